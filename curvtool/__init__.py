@@ -1,0 +1,70 @@
+"""Curvature of neural networks: Hessian eigenvalues, trace and input-output Jacobian norms, each with its error.
+
+    from curvtool import Problem, Hessian, eigenvalues
+    problem = Problem(model, (inputs, targets), "cross-entropy")
+    print(eigenvalues(Hessian(problem), k=5).values)
+
+Names are imported at their first use, so that `import curvtool` does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from curvtool.errors import CurvtoolError, Interrupted
+    from curvtool.estimators.eigenvalues import eigenvalues
+    from curvtool.estimators.jacobian_norms import jacobian_norms
+    from curvtool.estimators.trace import trace
+    from curvtool.operators.base import LinearOperator, MatrixOperator
+    from curvtool.operators.hessian import Hessian
+    from curvtool.operators.jacobian import InputJacobian
+    from curvtool.operators.products import hessian, hvp, jacobian, jvp, vjp
+    from curvtool.problem.problem import Problem
+
+_PLACES = {
+    "CurvtoolError": "errors",
+    "Interrupted": "errors",
+    "Problem": "problem.problem",
+    "LinearOperator": "operators.base",
+    "MatrixOperator": "operators.base",
+    "Hessian": "operators.hessian",
+    "InputJacobian": "operators.jacobian",
+    "eigenvalues": "estimators.eigenvalues",
+    "trace": "estimators.trace",
+    "jacobian_norms": "estimators.jacobian_norms",
+    "hvp": "operators.products",
+    "jvp": "operators.products",
+    "vjp": "operators.products",
+    "jacobian": "operators.products",
+    "hessian": "operators.products",
+}
+
+__all__ = [
+    "CurvtoolError",
+    "Hessian",
+    "InputJacobian",
+    "Interrupted",
+    "LinearOperator",
+    "MatrixOperator",
+    "Problem",
+    "eigenvalues",
+    "hessian",
+    "hvp",
+    "jacobian",
+    "jacobian_norms",
+    "jvp",
+    "trace",
+    "vjp",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

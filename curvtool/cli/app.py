@@ -1,0 +1,92 @@
+"""The program: its commands, and errors as exit status. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from curvtool.cli import eigs, inspect, jacnorm, trace
+from curvtool.errors import EXIT_BUG, EXIT_INTERRUPTED, CurvtoolError
+
+app = typer.Typer(
+    name="curvtool",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="The curvature of a neural network, from its checkpoint: eigenvalues and trace of the loss's Hessian, "
+    "norms of the input-output Jacobian, each with its error.",
+)
+app.command()(eigs.eigs)
+app.command()(trace.trace)
+app.command()(jacnorm.jacnorm)
+app.command()(inspect.inspect)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"curvtool {version('curvtool')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the program and ends the process with its status."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        app(standalone_mode=True)
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else int(bool(exit_.code))
+    except CurvtoolError as error:
+        _say(error)
+        return error.exit_status
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing had been computed yet\n")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone: nothing is left to say to it
+        sys.stderr.close()
+        return EXIT_BUG
+    except Exception as error:
+        return _report_bug(error)
+    return 0
+
+
+def _say(error: CurvtoolError) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    first, *rest = error.lines()
+    console.print(f"[bold red]error[/] [dim]{error.code}[/]: {escape(first)}")
+    for line in rest:
+        console.print("  " + escape(line))
+
+
+def _report_bug(error: Exception) -> int:
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="curvtool-", suffix=".log", delete=False, encoding="utf-8") as file:
+        file.write(" ".join(sys.argv) + "\n")
+        traceback.print_exception(error, file=file)
+    sys.stderr.write(
+        f"error CT000: a bug in curvtool: {type(error).__name__}: {str(error).strip().splitlines()[:1]}\n"
+        f"  the traceback is in {file.name}; please send it with the command that you typed\n"
+    )
+    return EXIT_BUG

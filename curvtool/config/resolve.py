@@ -1,0 +1,255 @@
+"""Fills the configuration: a flag before a variable before the project file before the default."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_origin
+
+from curvtool.config.schema import (
+    ANALYSES,
+    SECTIONS,
+    Analysis,
+    RunConfig,
+    Section,
+    flags_of,
+    plain_type,
+    type_hints,
+)
+from curvtool.errors import UsageError, suggest
+
+PROJECT_FILE = "curvtool.toml"
+_PATHS = (("model", "checkpoint"), ("data", "source"))
+
+
+def resolve(
+    kind: str,
+    flags: Mapping[str, Any],
+    *,
+    config_file: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> RunConfig:
+    """The configuration of a run of one analysis.
+
+    Args:
+        kind: `eigs`, `trace` or `jacnorm`.
+        flags: values by field name; None where the flag was not given.
+        config_file: a TOML file; `./curvtool.toml` where there is one, if None.
+        environment: variables, `os.environ` if None; `CURVTOOL_BATCH_SIZE` is `--batch-size`.
+
+    Raises:
+        UsageError: CT001 a value that makes no sense, CT002 an unknown key, CT008 a file that cannot be read.
+    """
+    environment = os.environ if environment is None else environment
+    path = _find(config_file, environment)
+    content = _read(path) if path else {}
+    _check_keys(content, path)
+    sources: dict[str, str] = {}
+    parts: dict[str, Any] = {}
+    for name, section in SECTIONS.items():
+        table = content.get(name, {})
+        parts[name] = _fill(section, name, table, flags, environment, str(path), sources)
+    tables = content.get("analysis", [])
+    table = next((entry for entry in tables if entry.get("kind") == kind), {})
+    analysis: Analysis = _fill(ANALYSES[kind], kind, table, flags, environment, str(path), sources)
+    folder = str(path.parent) if path else None
+    return RunConfig(**parts, analysis=analysis, sources=sources, folder=folder)
+
+
+def _find(config_file: str | None, environment: Mapping[str, str]) -> Path | None:
+    named = config_file or environment.get("CURVTOOL_CONFIG")
+    if named:
+        path = Path(named)
+        if not path.is_file():
+            raise UsageError(
+                "CT008",
+                f"the configuration {path} does not exist",
+                expected="a TOML file",
+                received="no such file",
+                remedy="--config FILE.toml",
+            )
+        return path
+    return Path(PROJECT_FILE) if Path(PROJECT_FILE).is_file() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(
+            "CT008",
+            f"{path} cannot be read as TOML",
+            expected="key = value, strings in quotes",
+            received=str(error),
+            remedy="mend that line",
+        ) from error
+
+
+def _check_keys(content: Mapping[str, Any], path: Path | None) -> None:
+    """Every key must be known: a misspelt one would silently leave its default."""
+
+    def refuse(key: str, known: list[str]) -> UsageError:
+        return UsageError(
+            "CT002",
+            f"unknown key {key!r} in {path}",
+            expected="a known key",
+            received=key,
+            remedy=suggest(key.rsplit(".", 1)[-1], known),
+        )
+
+    def table_of(value: Any, name: str) -> Mapping[str, Any]:
+        if isinstance(value, Mapping):
+            return value
+        raise UsageError(
+            "CT002",
+            f"{name!r} in {path} is not a table",
+            expected=f"[{name}]",
+            received=repr(value),
+            remedy=f"write it under a line [{name}]",
+        )
+
+    for name, value in content.items():
+        if name == "analysis":
+            if not isinstance(value, list):
+                raise UsageError(
+                    "CT002",
+                    f"'analysis' in {path} is not a list of tables",
+                    expected="[[analysis]]",
+                    received="[analysis]",
+                    remedy="write [[analysis]] with two brackets",
+                )
+            for entry in value:
+                kind = table_of(entry, "analysis").get("kind")
+                if kind not in ANALYSES:
+                    raise UsageError(
+                        "CT002",
+                        f"unknown analysis {kind!r} in {path}",
+                        expected=", ".join(ANALYSES),
+                        received=repr(kind),
+                        remedy=suggest(str(kind), list(ANALYSES)),
+                    )
+                known = ["kind", *(item.name for item in fields(ANALYSES[kind]))]
+                for key in entry:
+                    if key not in known:
+                        raise refuse(f"analysis.{key}", known)
+        elif name in SECTIONS:
+            known = [item.name for item in fields(SECTIONS[name])]  # type: ignore[arg-type]
+            for key in table_of(value, name):
+                if key not in known:
+                    raise refuse(f"{name}.{key}", known)
+        else:
+            raise refuse(name, [*SECTIONS, "analysis"])
+
+
+def _fill(
+    section: type[Section],
+    name: str,
+    table: Mapping[str, Any],
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    path: str,
+    sources: dict[str, str],
+) -> Any:
+    hints = type_hints(section)
+    values: dict[str, Any] = {}
+    for item in fields(section):  # type: ignore[arg-type]
+        annotation = hints[item.name]
+        variable = "CURVTOOL_" + _long_flag(item).upper().replace("-", "_")
+        if flags.get(item.name) not in (None, [], {}):
+            value, source = flags[item.name], "flag"
+        elif variable in environment:
+            value, source = _from_text(environment[variable], annotation, variable), variable
+        elif item.name in table:
+            value, source = _from_toml(table[item.name], annotation, f"{name}.{item.name} in {path}"), path
+            if (name, item.name) in _PATHS:
+                value = _beside(path, value)
+        else:
+            sources[f"{name}.{item.name}"] = "default"
+            continue
+        values[item.name] = value
+        sources[f"{name}.{item.name}"] = source
+    return section(**values)
+
+
+def _long_flag(item: Any) -> str:
+    flags = flags_of(item)
+    long = [flag for flag in flags if flag.startswith("--")]
+    return long[0].removeprefix("--") if long else str(item.name)
+
+
+def _beside(path: str, value: Any) -> Any:
+    """A relative file in a project file stands beside it; demo: names and references to code stay as they are."""
+    if not isinstance(value, str) or ":" in value or Path(value).is_absolute():
+        return value
+    return ",".join(str(Path(path).parent / part.strip()) for part in value.split(","))
+
+
+def _mistyped(where: str, expected: str, value: Any) -> UsageError:
+    return UsageError(
+        "CT001",
+        f"{where} has the wrong type",
+        expected=expected,
+        received=repr(value),
+        remedy=f"write a {expected}",
+    )
+
+
+def _from_text(text: str, annotation: Any, where: str) -> Any:
+    plain = plain_type(annotation)
+    try:
+        if plain is bool:
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}[
+                text.lower()
+            ]
+        if plain in (int, float):
+            return plain(text)
+    except (KeyError, ValueError):
+        raise _mistyped(where, plain.__name__, text) from None
+    if get_origin(plain) is list:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if get_origin(plain) is dict:
+        return parse_arguments([part for part in text.split(",") if part])
+    return text
+
+
+def _from_toml(value: Any, annotation: Any, where: str) -> Any:
+    plain = plain_type(annotation)
+    if plain is float and type(value) is int:
+        return float(value)
+    if plain is str and type(value) in (int, float):
+        return str(value)  # batch_size = 64
+    origin = get_origin(plain)
+    if origin is list and isinstance(value, str):
+        return [value]
+    expected = origin if origin in (list, dict) else plain if plain in (int, float, bool, str) else str
+    if type(value) is not expected:
+        raise _mistyped(where, expected.__name__, value)
+    return value
+
+
+def parse_arguments(pairs: list[str]) -> dict[str, Any]:
+    """`name=value` pairs; a value is read as JSON, else taken as a string.
+
+    Raises:
+        UsageError: CT001, a pair without `=`.
+    """
+    arguments: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise UsageError(
+                "CT001",
+                f"{pair!r} is no argument",
+                expected="name=value",
+                received=pair,
+                remedy="-K num_classes=10",
+            )
+        try:
+            arguments[name.strip()] = json.loads(text)
+        except json.JSONDecodeError:
+            arguments[name.strip()] = text
+    return arguments

@@ -1,0 +1,110 @@
+"""One tree of errors: each carries a code, an exit status, what was expected, what came, and the remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+EXIT_OK = 0
+EXIT_BUG = 1
+EXIT_USAGE = 2
+EXIT_LOAD = 3
+EXIT_NOT_CONVERGED = 4
+EXIT_DERIVATIVE = 5
+EXIT_INTERRUPTED = 130
+
+
+class CurvtoolError(Exception):
+    """A mistake or an impossible request, told so that the user can mend it.
+
+    Args:
+        code: the stable identifier, as `CT012`.
+        message: one sentence that says what is wrong.
+        expected: what the tool looked for.
+        received: what it found.
+        remedy: what to type or change.
+    """
+
+    exit_status = EXIT_BUG
+
+    def __init__(self, code: str, message: str, *, expected: str = "", received: str = "", remedy: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.expected = expected
+        self.received = received
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.code, self.message, self.expected, self.received, self.remedy))
+
+    def lines(self) -> list[str]:
+        """The message, what was expected, what came and the remedy, one a line."""
+        rows = [self.message]
+        if self.expected:
+            rows.append(f"expected: {self.expected}")
+        if self.received:
+            rows.append(f"received: {self.received}")
+        if self.remedy:
+            rows.append(f"try: {self.remedy}")
+        return rows
+
+    def __str__(self) -> str:
+        return "\n".join([f"[{self.code}] {self.message}", *(f"  {row}" for row in self.lines()[1:])])
+
+
+def _rebuild(
+    kind: type[CurvtoolError], code: str, message: str, expected: str, received: str, remedy: str
+) -> CurvtoolError:
+    return kind(code, message, expected=expected, received=received, remedy=remedy)
+
+
+class UsageError(CurvtoolError):
+    """CT001-CT009: a flag, a variable or a configuration key that makes no sense (exit 2)."""
+
+    exit_status = EXIT_USAGE
+
+
+class LoadError(CurvtoolError):
+    """CT010-CT039: model or data cannot be loaded, do not fit, or give a loss that is not finite (exit 3)."""
+
+    exit_status = EXIT_LOAD
+
+
+class OutOfMemory(LoadError):
+    """CT040: the device's or the machine's memory does not suffice (exit 3)."""
+
+
+class NotConverged(CurvtoolError):
+    """CT045: with `--strict`, a solver that did not converge or an interval that was not reached (exit 4)."""
+
+    exit_status = EXIT_NOT_CONVERGED
+
+
+class DerivativeError(CurvtoolError):
+    """CT050-CT059: the model has an operation without the derivative that is needed (exit 5)."""
+
+    exit_status = EXIT_DERIVATIVE
+
+
+class Interrupted(Exception):
+    """An estimator was stopped on the way; what it had computed so far travels in `partial`.
+
+    Args:
+        partial: the estimator's result as it stood, or None where there was nothing yet.
+        cause: what stopped it: a `CurvtoolError` or a `KeyboardInterrupt`.
+    """
+
+    def __init__(self, partial: Any, cause: BaseException) -> None:
+        super().__init__(str(cause))
+        self.partial = partial
+        self.cause = cause
+
+
+def suggest(word: str, known: list[str] | tuple[str, ...]) -> str:
+    """`did you mean 'x'?` where a known word is near, else the list of the known words."""
+    import difflib
+
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    if near:
+        return "did you mean " + " or ".join(repr(name) for name in near) + "?"
+    return "one of " + ", ".join(known)

@@ -1,0 +1,243 @@
+"""Frobenius and spectral norm of the input-output Jacobian of every example."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from curvtool.errors import CurvtoolError, Interrupted, UsageError
+from curvtool.estimators.cost import Cost
+from curvtool.estimators.observer import SILENT, Observer
+from curvtool.linalg.batched_lanczos import largest_eigenvalues
+from curvtool.linalg.space import VectorSpace
+from curvtool.operators.jacobian import InputJacobian
+from curvtool.operators.products import LinearizedFunction
+
+NORMS = ("both", "frobenius", "spectral")
+MAX_EXACT_OUTPUTS = 128  # backward passes of the whole data that an exact answer may take
+MAX_EXACT_TOP = 1024  # likewise for the few examples that are listed
+_NUM_PROBES = 16
+_SPECTRAL_RTOL = 1e-4  # of the squared norm
+_SPECTRAL_PRODUCTS = 60
+
+
+@dataclass(frozen=True)
+class JacobianNormsResult:
+    """Attributes:
+    frobenius: ||J_i||_F of every example, shape (N,), float64; None where it was not asked for.
+    spectral: ||J_i||_2 likewise.
+    frobenius_stderr: standard error of each Frobenius norm over its probes; None where exact.
+    spectral_error: estimated error of each spectral norm (residual of the Lanczos iteration); None where exact.
+    top: indices of the largest examples (by the spectral norm where there is one), descending.
+    exact: whether no probe took part: all rows of every Jacobian were computed.
+    top_exact: whether the norms of the examples in `top` were recomputed from all rows.
+    output_dim: C.
+    input_dim: d.
+    num_vjps: vector-Jacobian products of the whole data, fractions allowed.
+    num_jvps: Jacobian-vector products likewise.
+    converged: whether every spectral norm met its tolerance.
+    cost: data passes and time (no Hessian products).
+    """
+
+    frobenius: np.ndarray | None
+    spectral: np.ndarray | None
+    frobenius_stderr: np.ndarray | None
+    spectral_error: np.ndarray | None
+    top: tuple[int, ...]
+    exact: bool
+    top_exact: bool
+    output_dim: int
+    input_dim: int
+    num_vjps: float
+    num_jvps: float
+    converged: bool
+    cost: Cost
+
+
+@dataclass
+class _Batch:
+    """Norms of one batch of examples."""
+
+    frobenius: np.ndarray | None = None
+    spectral: np.ndarray | None = None
+    frobenius_stderr: np.ndarray | None = None
+    spectral_error: np.ndarray | None = None
+    num_vjps: float = 0.0
+    num_jvps: float = 0.0
+    converged: bool = True
+
+
+def jacobian_norms(
+    jacobian: InputJacobian,
+    *,
+    norm: str = "both",
+    top: int = 10,
+    max_exact_outputs: int = MAX_EXACT_OUTPUTS,
+    seed: int = 0,
+    observer: Observer = SILENT,
+) -> JacobianNormsResult:
+    """||J_i||_F and ||J_i||_2 of every example.
+
+    With few outputs exactly: all C rows by one backward pass each, the spectral norm as the root of the largest
+    eigenvalue of the Gram matrix J_i J_i^T in float64. With many: ||J||_F^2 = E ||J^T z||^2 over 16 Rademacher probes
+    with a standard error, and ||J||_2^2 by batched Lanczos on J J^T with the residual of each example. The examples
+    listed as the largest are then recomputed exactly where that is affordable, since a largest estimate is biased up.
+
+    Args:
+        jacobian: the operator.
+        norm: `both`, `frobenius` or `spectral`.
+        top: how many of the largest examples to list.
+        max_exact_outputs: the largest C that is done exactly.
+        seed: of probes and starts.
+        observer: hears progress.
+
+    Raises:
+        UsageError: CT001, unknown norm or a negative number.
+        Interrupted: stopped on the way; its `partial` has the examples done so far.
+    """
+    if norm not in NORMS:
+        raise UsageError("CT001", f"unknown norm {norm!r}", expected=", ".join(NORMS), received=norm)
+    if top < 0:
+        raise UsageError("CT001", "no such number of examples", expected="--top 0 or more", received=str(top))
+    begin = time.perf_counter()
+    problem = jacobian.problem
+    exact = jacobian.output_dim <= max_exact_outputs
+    batches: list[_Batch] = []
+    done = 0
+
+    def result(top_exact: bool, listed: tuple[int, ...]) -> JacobianNormsResult:
+        return JacobianNormsResult(
+            frobenius=_joined(batches, "frobenius"),
+            spectral=_joined(batches, "spectral"),
+            frobenius_stderr=_joined(batches, "frobenius_stderr"),
+            spectral_error=_joined(batches, "spectral_error"),
+            top=listed,
+            exact=exact,
+            top_exact=top_exact,
+            output_dim=jacobian.output_dim,
+            input_dim=jacobian.input_dim,
+            num_vjps=sum(b.num_vjps for b in batches),
+            num_jvps=sum(b.num_jvps for b in batches),
+            converged=all(b.converged for b in batches) and done == problem.num_samples,
+            cost=Cost(0.0, 0.0, 0.0, sum(b.num_vjps + b.num_jvps for b in batches), time.perf_counter() - begin),
+        )
+
+    observer.begin("Jacobian norms", problem.num_samples)
+    try:
+        for rows in problem.ranges(jacobian.batch_size):
+            share = len(rows) / problem.num_samples
+            if exact:
+                batch = _exact(jacobian, rows, norm)
+            else:
+                batch = _estimated(jacobian, rows, norm, seed)
+            batch.num_vjps *= share
+            batch.num_jvps *= share
+            batches.append(batch)
+            done = rows.stop
+            largest = max(float(v.max()) for v in (batch.spectral, batch.frobenius) if v is not None)
+            observer.advance(done, f"largest in batch {largest:.4g}", problem.num_samples - done)
+        whole = result(exact, ())
+        listed = _largest(whole, top)
+        if exact or jacobian.output_dim > MAX_EXACT_TOP or not listed:
+            return result(exact, listed)
+        _recompute(jacobian, batches, listed, norm)
+        return result(True, _largest(result(True, ()), top, among=listed))
+    except (CurvtoolError, KeyboardInterrupt) as stop:
+        partial = result(exact, ()) if batches else None
+        if partial is not None:
+            partial = result(exact, _largest(partial, top))
+        raise Interrupted(partial, stop) from stop
+
+
+def _exact(jacobian: InputJacobian, rows: range, norm: str) -> _Batch:
+    batch = _Batch(num_vjps=float(jacobian.output_dim))
+    frobenius, spectral = [], []
+    for linear, count in _linear_chunks(jacobian, rows):
+        matrices = jacobian.rows_of(linear, count)
+        gram = matrices.double() @ matrices.double().mT
+        if norm != "spectral":
+            frobenius.append(gram.diagonal(dim1=1, dim2=2).sum(1).sqrt())
+        if norm != "frobenius":
+            spectral.append(torch.linalg.eigvalsh(gram)[:, -1].clamp_min(0).sqrt())
+    batch.frobenius = torch.cat(frobenius).cpu().numpy() if frobenius else None
+    batch.spectral = torch.cat(spectral).cpu().numpy() if spectral else None
+    return batch
+
+
+def _linear_chunks(jacobian: InputJacobian, rows: range) -> Iterator[tuple[LinearizedFunction, int]]:
+    """The batch cut so that all rows of a piece's Jacobians, and their float64 copy, stay within half the budget."""
+    an_example = jacobian.output_dim * jacobian.input_dim * (jacobian.problem.dtype.itemsize + 16)
+    size = max(1, min(len(rows), jacobian.memory_budget // 2 // an_example))
+    for start in range(rows.start, rows.stop, size):
+        piece = range(start, min(start + size, rows.stop))
+        yield jacobian.linearize(piece), len(piece)
+
+
+def _estimated(jacobian: InputJacobian, rows: range, norm: str, seed: int) -> _Batch:
+    batch = _Batch()
+    linear = jacobian.linearize(rows)
+    num, dim = linear.output.shape
+    space = VectorSpace(num * dim, linear.output.dtype, linear.output.device)
+    with jacobian.problem.context(len(rows)):
+        if norm != "spectral":
+            squares = []
+            for probe in range(_NUM_PROBES):
+                signs = space.rademacher(space.generator(seed, 5, rows.start, probe)).view(num, dim)
+                squares.append(linear.vjp(signs).double().square().sum(1))
+            batch.num_vjps += _NUM_PROBES
+            drawn = torch.stack(squares).cpu().numpy()
+            mean, error = drawn.mean(0), drawn.std(0, ddof=1) / _NUM_PROBES**0.5
+            batch.frobenius = np.sqrt(mean)
+            batch.frobenius_stderr = error / (2 * np.maximum(batch.frobenius, 1e-300))  # the delta rule
+        if norm != "frobenius":
+            start = space.normal(space.generator(seed, 6, rows.start)).view(num, dim)
+            found = largest_eigenvalues(
+                lambda u: linear.jvp(linear.vjp(u)),
+                start,
+                rtol=_SPECTRAL_RTOL,
+                max_products=_SPECTRAL_PRODUCTS,
+            )
+            batch.spectral = found.values.sqrt().numpy()
+            # |sigma^2 - theta| <= r gives |sigma - sqrt(theta)| <= r / sqrt(theta)
+            batch.spectral_error = (found.residuals / found.values.sqrt().clamp_min(1e-300)).numpy()
+            batch.num_vjps += found.num_products
+            batch.num_jvps += found.num_products
+            batch.converged = bool(found.converged.all())
+    return batch
+
+
+def _joined(batches: list[_Batch], name: str) -> np.ndarray | None:
+    parts = [getattr(batch, name) for batch in batches]
+    return np.concatenate(parts) if parts and parts[0] is not None else None
+
+
+def _largest(result: JacobianNormsResult, top: int, among: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    key = result.spectral if result.spectral is not None else result.frobenius
+    assert key is not None
+    indices = np.arange(len(key)) if among is None else np.array(among, dtype=int)
+    order = indices[np.argsort(-key[indices], kind="stable")][:top]
+    return tuple(int(i) for i in order)
+
+
+def _recompute(jacobian: InputJacobian, batches: list[_Batch], listed: tuple[int, ...], norm: str) -> None:
+    """The exact norms of the listed examples, put in the place of their estimates."""
+    for index in listed:
+        exact = _exact(jacobian, range(index, index + 1), norm)
+        offset = index
+        for batch in batches:
+            held = batch.spectral if batch.spectral is not None else batch.frobenius
+            assert held is not None
+            if offset < len(held):
+                break
+            offset -= len(held)
+        for values, errors, new in (
+            (batch.frobenius, batch.frobenius_stderr, exact.frobenius),
+            (batch.spectral, batch.spectral_error, exact.spectral),
+        ):
+            if values is not None and errors is not None and new is not None:
+                values[offset], errors[offset] = new[0], 0.0
+        batch.num_vjps += exact.num_vjps / jacobian.problem.num_samples

@@ -1,0 +1,1 @@
+"""Algorithms on vectors: they know no model, no file and no terminal."""

@@ -1,0 +1,41 @@
+"""The loop over batches, written once: add up a map's sums, reduce once, divide by the global weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from curvtool.linalg.space import VectorSpace
+from curvtool.operators.products import Parts
+
+
+def mean_over_batches(
+    space: VectorSpace,
+    shapes: Sequence[torch.Size],
+    batches: Sequence[range],
+    batch_sum: Callable[[range], Parts],
+    total_weight: float,
+) -> torch.Tensor:
+    """(1/W) sum_b f(b) as one flat vector (P,).
+
+    Args:
+        space: the space of the result.
+        shapes: the parameters' shapes, in the order of the parts.
+        batches: the ranges of samples.
+        batch_sum: the map's sum over a batch, a part for each parameter (None: zeros).
+        total_weight: W.
+    """
+    total = space.zeros()
+    views = split(total, shapes)
+    for rows in batches:
+        pairs = [(view, part) for view, part in zip(views, batch_sum(rows), strict=True) if part is not None]
+        if pairs:
+            torch._foreach_add_([view for view, _ in pairs], [part for _, part in pairs])
+    return space.cluster.sum(total).div_(total_weight)
+
+
+def split(vector: torch.Tensor, shapes: Sequence[torch.Size]) -> list[torch.Tensor]:
+    """Views of a flat vector (P,) in the parameters' shapes."""
+    parts = vector.split([shape.numel() for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]

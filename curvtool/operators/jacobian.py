@@ -1,0 +1,99 @@
+"""The input-output Jacobian of a model, J_i = dz_i / dx_i, an example at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from curvtool.errors import DerivativeError
+from curvtool.operators.memory import default_budget
+from curvtool.operators.products import LinearizedFunction
+
+if TYPE_CHECKING:
+    from curvtool.problem.problem import Problem
+
+MAX_BATCH = 256
+
+
+class InputJacobian:
+    """J_i of shape (C, d) for every example i: C outputs (flattened), d input coordinates.
+
+    In evaluation mode the examples of a batch do not touch one another, so that one backward pass gives J_i^T u_i for
+    all of them. Tokens are differentiated by their embeddings.
+
+    Args:
+        problem: the model and its inputs; neither targets nor a loss are needed.
+        batch_size: examples a batch; None chooses one by the memory budget.
+        memory_budget: bytes for a batch's Jacobian rows; half of the free memory if None.
+
+    Attributes:
+        output_dim: C.
+        input_dim: d.
+    """
+
+    def __init__(self, problem: Problem, *, batch_size: int | None = None, memory_budget: int | None = None) -> None:
+        self.problem = problem
+        self.memory_budget = default_budget(problem.device) if memory_budget is None else memory_budget
+        problem.keep_data_on_device(self.memory_budget // 4)
+        sample = self.linearize(range(min(2, problem.num_samples)))
+        self.output_dim = sample.output.shape[1]
+        self.input_dim = sum(leaf[0].numel() for leaf in sample.leaves)
+        self._check_independent(sample)
+        self.batch_size = batch_size or min(MAX_BATCH, problem.num_samples)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, C, d)."""
+        return self.problem.num_samples, self.output_dim, self.input_dim
+
+    def linearize(self, rows: range) -> LinearizedFunction:
+        """The outputs of these examples with their graph; products with it inside `problem.context()`."""
+        with self.problem.context(len(rows)):
+            output, leaves = self.problem.input_function(self.problem.batch(rows))
+        return LinearizedFunction(output, leaves)
+
+    def vjp(self, rows: range, cotangent: torch.Tensor) -> torch.Tensor:
+        """J_i^T u_i for u of shape (n, C): shape (n, d)."""
+        linear = self.linearize(rows)
+        with self.problem.context(len(rows)):
+            return linear.vjp(cotangent)
+
+    def jvp(self, rows: range, tangent: torch.Tensor) -> torch.Tensor:
+        """J_i v_i for v of shape (n, d): shape (n, C)."""
+        linear = self.linearize(rows)
+        with self.problem.context(len(rows)):
+            return linear.jvp(tangent)
+
+    def materialize(self, rows: range | None = None) -> torch.Tensor:
+        """The dense Jacobians of these examples (all if None): shape (n, C, d); C backward passes."""
+        rows = rows or range(self.problem.num_samples)
+        return self.rows_of(self.linearize(rows), len(rows))
+
+    def rows_of(self, linear: LinearizedFunction, batch_size: int) -> torch.Tensor:
+        """All rows of a linearized batch's Jacobians, shape (n, C, d): an output at a time, all examples at once."""
+        rows = []
+        cotangent = torch.zeros_like(linear.output)
+        with self.problem.context(batch_size):
+            for index in range(self.output_dim):
+                cotangent[:, index] = 1
+                rows.append(linear.vjp(cotangent))
+                cotangent[:, index] = 0
+        return torch.stack(rows, dim=1)
+
+    def _check_independent(self, linear: LinearizedFunction) -> None:
+        """One product shows whether the first example's output depends on the second one's input."""
+        if len(linear.output) < 2:
+            return
+        cotangent = torch.zeros_like(linear.output)
+        cotangent[0] = 1
+        with self.problem.context(len(linear.output)):
+            reached = linear.vjp(cotangent)[1]
+        if bool((reached != 0).any()):
+            raise DerivativeError(
+                "CT051",
+                "one example's output depends on another example's input, so a Jacobian an example does not exist",
+                expected="examples that are independent in evaluation mode",
+                received="a derivative across examples that is not zero",
+                remedy="use layers with fixed statistics (BatchNorm with track_running_stats=True)",
+            )

@@ -1,0 +1,80 @@
+"""How much memory there is to use, and how much a graph holds: measured, not guessed."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SHARE_OF_FREE = 0.5
+_ASSUMED_FREE = 4 * 2**30  # where the system does not say
+
+
+def default_budget(device: torch.device) -> int:
+    """Bytes for kept graphs and vectors together: half of what is free on the device now."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free * SHARE_OF_FREE)
+    return int(_free_host_bytes() * SHARE_OF_FREE)
+
+
+def _free_host_bytes() -> int:
+    """What the machine has available, or the control group's limit less its use where that is less."""
+    free = _ASSUMED_FREE
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    for limit_file, usage_file in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            limit, usage = Path(limit_file).read_text().strip(), Path(usage_file).read_text().strip()
+        except OSError:
+            continue
+        if limit.isdigit():
+            free = min(free, max(int(limit) - int(usage), 0))
+    return free
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory in use so far: by tensors on a CUDA device, by the whole process on the host."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@contextmanager
+def saved_bytes(exclude: Callable[[], set[int]] = set) -> Iterator[Callable[[], int]]:
+    """Counts the bytes of the storages that autograd saves inside, each storage once.
+
+    Args:
+        exclude: data pointers of storages that do not count (the parameters).
+
+    Yields:
+        A function that gives the count so far.
+    """
+    seen: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # not the tensor itself: its graph would then hold itself
+
+    def unpack(tensor: Any) -> Any:
+        return tensor
+
+    def count() -> int:
+        left_out = exclude()
+        return sum(size for pointer, size in seen.items() if pointer not in left_out)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield count

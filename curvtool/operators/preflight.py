@@ -1,0 +1,146 @@
+"""Is the second derivative right here? A few products on a small batch, before every run.
+
+Some operations drop curvature without an error (a custom autograd function that is differentiable once), and float32
+rounds activations across the kinks of a ReLU. So, on the first samples: is the product symmetric, does it agree with a
+central difference of gradients in float64, and how far is the working dtype's product from the float64 one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from curvtool.errors import CurvtoolError, DerivativeError, OutOfMemory
+from curvtool.operators.hessian import Hessian
+from curvtool.operators.jacobian import InputJacobian
+
+if TYPE_CHECKING:
+    from curvtool.problem.problem import Problem
+
+NUM_SAMPLES = 32
+NUM_EXAMPLES = 16  # whose Jacobians are compared
+MAX_OUTPUTS = 128
+_STEPS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # of a unit direction: on ReLU networks larger ones cross kinks
+_AGREEMENT = 1e-3
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """Attributes:
+    num_samples: samples of the small batch.
+    symmetry: |<u, Hv> - <v, Hu>| / (||u|| ||Hv||) for random u, v, in the working dtype.
+    finite_difference: ||Hv - difference of gradients|| / ||Hv|| in float64; None where no two step sizes agreed.
+    noise_floor: relative distance of the working dtype's product from the float64 one; 0 in float64 itself.
+    unavailable: what could not be measured, by name, with the reason.
+    """
+
+    num_samples: int
+    symmetry: float | None
+    finite_difference: float | None
+    noise_floor: float | None
+    unavailable: dict[str, str]
+
+
+def preflight_hessian(problem: Problem, seed: int = 0) -> Preflight:
+    """Checks the Hessian product of the problem on its first samples.
+
+    Raises:
+        DerivativeError: CT053, two differences of gradients agree with each other and not with the product.
+    """
+    rows = range(min(NUM_SAMPLES, problem.num_samples))
+    unavailable: dict[str, str] = {}
+    try:
+        small = problem.restricted(rows, problem.dtype)
+        exact = problem.restricted(rows, torch.float64)
+        working = Hessian(small, batch_size=len(rows), mode="fresh", memory_budget=0)
+        reference = Hessian(exact, batch_size=len(rows), mode="fresh", memory_budget=0)
+        u, v = (_unit(reference, seed, number) for number in (0, 1))
+        u32, v32 = u.to(working.space.dtype), v.to(working.space.dtype)
+        image = working.matvec(v32)
+        symmetry = abs(float(u32 @ image) - float(v32 @ working.matvec(u32))) / max(float(image.norm()), 1e-300)
+        image64 = reference.matvec(v)
+        norm = float(image64.norm())
+        noise = float((image.double() - image64).norm()) / norm if norm else 0.0
+        difference = _finite_difference(reference, v, image64) if norm else 0.0
+    except (OutOfMemory, TypeError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        return Preflight(
+            len(rows),
+            None,
+            None,
+            None,
+            dict.fromkeys(("symmetry", "finite_difference", "noise_floor"), reason),
+        )
+    except DerivativeError:
+        raise
+    except CurvtoolError as error:  # the first samples may all be ignored by the loss
+        return Preflight(
+            len(rows),
+            None,
+            None,
+            None,
+            dict.fromkeys(("symmetry", "finite_difference", "noise_floor"), error.message),
+        )
+    if difference is None:
+        unavailable["finite_difference"] = "no two step sizes agreed (kinks on the way)"
+    elif difference > _AGREEMENT * 10:
+        raise DerivativeError(
+            "CT053",
+            "the second derivative of the model is wrong: an operation drops curvature without an error",
+            expected="a Hessian product equal to the difference of gradients, to 1 %",
+            received=f"a relative distance of {difference:.2g}",
+            remedy="write custom autograd functions (once_differentiable, raw kernels) in plain torch",
+        )
+    return Preflight(len(rows), symmetry, difference, noise, unavailable)
+
+
+def _unit(operator: Hessian, seed: int, number: int) -> torch.Tensor:
+    vector = operator.space.normal(operator.space.generator(seed, 7, number))
+    return vector / vector.norm()
+
+
+def _finite_difference(operator: Hessian, vector: torch.Tensor, image: torch.Tensor) -> float | None:
+    """Relative distance of H v from (g(theta + hv) - g(theta - hv)) / 2h, h shrunk until two steps agree."""
+    parameters = list(operator.problem.parameters.values())
+    parts = list(operator.by_parameter(vector).values())
+
+    def gradient_at(step: float) -> torch.Tensor:
+        with torch.no_grad():
+            for parameter, part in zip(parameters, parts, strict=True):
+                parameter.add_(part, alpha=step)
+        try:
+            return operator.loss_and_gradient()[1]
+        finally:
+            with torch.no_grad():
+                for parameter, part in zip(parameters, parts, strict=True):
+                    parameter.sub_(part, alpha=step)
+
+    last: torch.Tensor | None = None
+    for step in _STEPS:
+        difference = (gradient_at(step) - gradient_at(-step)) / (2 * step)
+        if last is not None and float((difference - last).norm()) <= _AGREEMENT * float(difference.norm()):
+            return float((difference - image).norm()) / float(image.norm())
+        last = difference
+    return None
+
+
+def preflight_jacobian(problem: Problem) -> Preflight:
+    """The noise floor of Jacobian norms: the largest relative difference from float64 over the first examples."""
+    rows = range(min(NUM_EXAMPLES, problem.num_samples))
+    missing = dict.fromkeys(("symmetry", "finite_difference"), "no Hessian product takes part")
+    try:
+        norms = []
+        for dtype in (problem.dtype, torch.float64):
+            jacobian = InputJacobian(problem.restricted(rows, dtype), memory_budget=2**30)
+            if jacobian.output_dim > MAX_OUTPUTS:
+                missing["noise_floor"] = f"more than {MAX_OUTPUTS} outputs"
+                return Preflight(len(rows), None, None, None, missing)
+            norms.append(jacobian.materialize().double().flatten(1).norm(dim=1).cpu().numpy())
+    except (OutOfMemory, TypeError, RuntimeError) as error:
+        missing["noise_floor"] = str(error).strip().splitlines()[0][:200]
+        return Preflight(len(rows), None, None, None, missing)
+    noise = float(np.max(np.abs(norms[0] - norms[1]) / np.maximum(norms[1], 1e-300)))
+    return Preflight(len(rows), None, None, noise, missing)

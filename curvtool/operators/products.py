@@ -1,0 +1,176 @@
+"""Hessian-, Jacobian- and vector-Jacobian products; the only file that differentiates twice.
+
+The functions without a class are for plain functions f of one tensor; nested, they give higher derivatives:
+
+    >>> import torch
+    >>> f = lambda x: torch.stack([x[0] + x[1], x[0] * x[1], x[0] ** 2])
+    >>> jacobian(f, torch.tensor([2.0, 3.0]))
+    tensor([[1., 1.],
+            [3., 2.],
+            [4., 0.]])
+    >>> hessian(lambda x: x[0] ** 2 + x[0] * x[1] + 3 * x[1] ** 2, torch.tensor([1.0, 2.0]))
+    tensor([[2., 1.],
+            [1., 6.]])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch.autograd import grad
+
+Function = Callable[[torch.Tensor], torch.Tensor]
+Parts = Sequence[torch.Tensor | None]
+
+
+class GradientGraph:
+    """The gradient of a scalar with its graph kept, so that each product with the Hessian is one more backward pass.
+
+    Reverse over reverse: g = dL/dtheta with its graph, then H v = d<g, v>/dtheta.
+
+    Args:
+        value: the scalar L, with its graph.
+        parameters: the leaves theta.
+    """
+
+    def __init__(self, value: torch.Tensor, parameters: Sequence[torch.Tensor]) -> None:
+        self.parameters = list(parameters)
+        self.value = value.detach()
+        if value.requires_grad:
+            gradient = grad(value, self.parameters, create_graph=True, allow_unused=True)
+        else:
+            gradient = ()
+        self.gradient: Parts = [None if g is None else g.detach() for g in gradient] or [None] * len(self.parameters)
+        # a part without a graph of its own is linear in theta: its rows of the Hessian are zero
+        self._curved = [(i, g) for i, g in enumerate(gradient) if g is not None and g.requires_grad]
+
+    def product(self, vector: Sequence[torch.Tensor], *, keep: bool = True) -> Parts:
+        """H v, a part for each parameter; None stands for zeros. Without `keep` the graph is given up."""
+        if not self._curved:
+            return [None] * len(self.parameters)
+        return grad(
+            [g for _, g in self._curved],
+            self.parameters,
+            [vector[i] for i, _ in self._curved],
+            retain_graph=keep,
+            allow_unused=True,
+        )
+
+
+def forward_over_reverse(
+    function: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+    parameters: Sequence[torch.Tensor],
+    vector: Sequence[torch.Tensor],
+) -> Parts:
+    """H v as the forward derivative of the gradient along v; keeps no graph of a gradient.
+
+    Args:
+        function: the scalar as a function of the parameters.
+        parameters: theta.
+        vector: v, in parts of the parameters' shapes.
+    """
+    with forward_ad.dual_level():
+        duals = [forward_ad.make_dual(p.detach().requires_grad_(), v) for p, v in zip(parameters, vector, strict=True)]
+        value = function(duals)
+        if not value.requires_grad:
+            return [None] * len(duals)
+        gradient = grad(value, duals, allow_unused=True)
+        return [None if g is None else forward_ad.unpack_dual(g).tangent for g in gradient]
+
+
+class LinearizedFunction:
+    """A function's output with its graph, so that every product with its Jacobian J is one backward pass.
+
+    The batched use: rows of `output` (n, C) depend each on the row of the same index of the `leaves` alone; then one
+    backward pass gives J_i^T u_i for every i at once.
+
+    Args:
+        output: (n, C), with its graph.
+        leaves: the tensors that it is differentiated by, each with n as its first dimension.
+    """
+
+    def __init__(self, output: torch.Tensor, leaves: Sequence[torch.Tensor]) -> None:
+        self.output, self.leaves = output, list(leaves)
+
+    def vjp(self, cotangent: torch.Tensor, *, create_graph: bool = False) -> torch.Tensor:
+        """J_i^T u_i for u of shape (n, C): shape (n, d), the leaves' coordinates one after the other."""
+        if not self.output.requires_grad:
+            return torch.cat([torch.zeros_like(leaf).flatten(1) for leaf in self.leaves], dim=1)
+        parts = grad(
+            self.output,
+            self.leaves,
+            cotangent,
+            retain_graph=True,
+            create_graph=create_graph,
+            materialize_grads=True,
+        )
+        return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+    def jvp(self, tangent: torch.Tensor) -> torch.Tensor:
+        """J_i v_i for v of shape (n, d): shape (n, C), by differentiating u -> J^T u, which is linear in u."""
+        dummy = torch.zeros_like(self.output, requires_grad=True)
+        pulled = self.vjp(dummy, create_graph=True)
+        if not pulled.requires_grad:
+            return torch.zeros_like(self.output)
+        (pushed,) = grad(pulled, dummy, tangent, materialize_grads=True)
+        return pushed
+
+
+def _variable(x: torch.Tensor) -> torch.Tensor:
+    """A variable to differentiate by; inside another derivative it stays tied to the outer one."""
+    return x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+
+
+def vjp(function: Function, x: torch.Tensor, cotangent: torch.Tensor) -> torch.Tensor:
+    """J(x)^T u for f: R^n -> R^m; the shape of x."""
+    with torch.enable_grad():
+        variable = _variable(x)
+        return _gradient(function(variable), variable, cotangent, x.requires_grad or cotangent.requires_grad)
+
+
+def jvp(function: Function, x: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
+    """J(x) v for f: R^n -> R^m; the shape of f(x)."""
+    with torch.enable_grad():
+        variable = _variable(x)
+        output = function(variable)
+        dummy = torch.zeros_like(output, requires_grad=True)
+        pulled = _gradient(output, variable, dummy, True)
+        return _gradient(pulled, dummy, tangent, x.requires_grad or tangent.requires_grad)
+
+
+def hvp(function: Function, x: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """H(x) v for f: R^n -> R; the shape of x."""
+    with torch.enable_grad():
+        variable = _variable(x)
+        gradient = _gradient(function(variable), variable, None, True)
+        return _gradient(gradient, variable, vector, x.requires_grad or vector.requires_grad)
+
+
+def jacobian(function: Function, x: torch.Tensor) -> torch.Tensor:
+    """The Jacobian df_i/dx_j, shape (*f(x).shape, *x.shape)."""
+    with torch.enable_grad():
+        variable = _variable(x)
+        output = function(variable)
+        rows = [_gradient(entry, variable, None, x.requires_grad) for entry in output.reshape(-1)]
+    return torch.stack(rows).reshape(*output.shape, *x.shape)
+
+
+def hessian(function: Function, x: torch.Tensor) -> torch.Tensor:
+    """The Hessian d2f/dx_i dx_j of a scalar function, shape (*x.shape, *x.shape)."""
+
+    def gradient(variable: torch.Tensor) -> torch.Tensor:
+        return _gradient(function(variable), variable, None, True)
+
+    return jacobian(gradient, x)
+
+
+def _gradient(
+    output: torch.Tensor, variable: torch.Tensor, cotangent: torch.Tensor | None, create_graph: bool
+) -> torch.Tensor:
+    """Zero where the output does not depend on the variable (constant or linear functions are not errors)."""
+    if not output.requires_grad:
+        return torch.zeros_like(variable)
+    (result,) = grad(output, variable, cotangent, create_graph=create_graph, retain_graph=True, materialize_grads=True)
+    return result

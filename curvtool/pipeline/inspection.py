@@ -1,0 +1,91 @@
+"""What a file is and holds, found out without executing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from curvtool.errors import LoadError
+from curvtool.problem import checkpoint, data
+from curvtool.report.model import Inspection, TensorEntry
+
+_DATA_FORMATS = {"npz", "other"}
+
+
+def inspect_file(path: Path) -> Inspection:
+    """The format, tensors and imports of a checkpoint or a data file.
+
+    Raises:
+        LoadError: CT010 not there, CT011 torn.
+    """
+    kind = checkpoint.sniff(path)
+    tensors: list[TensorEntry] = []
+    under: str | None = None
+    others: list[str] = []
+    imports: list[str] = []
+    role: Literal["checkpoint", "data", "unknown"] = "unknown"
+    if kind.format == "npz" or path.suffix in {".npy", ".npz"}:
+        role = "data"
+        tensors = [TensorEntry(name=n, shape=list(s), dtype=d) for n, s, d in data.describe(path)]
+    elif kind.format == "safetensors":
+        role = "checkpoint"
+        under = ""
+        entries = checkpoint.safetensors_entries(path)
+        tensors = [TensorEntry(name=n, shape=list(s), dtype=d) for n, (s, d) in entries.items()]
+    elif kind.loadable:
+        role = "checkpoint"
+        imports = checkpoint.unsafe_globals(path)
+        try:
+            content = checkpoint.read(path)
+            weights, under = checkpoint.state_dict(content)
+            tensors = [_entry(name, tensor) for name, tensor in weights.items()]
+            if isinstance(content, Mapping) and under:
+                others = [str(key) for key in content if key != under]
+        except LoadError as error:
+            if error.code not in {"CT015", "CT011"} or "cannot be read" in error.message:
+                raise
+    if role == "checkpoint" and tensors and {t.name for t in tensors} & {*data.INPUT_KEYS} and len(tensors) <= 4:
+        role = "data"
+    floating = [t for t in tensors if t.dtype.lower().startswith(("float", "bfloat", "f16", "f32", "f64", "bf16"))]
+    reasons = {}
+    if role != "checkpoint" or not tensors:
+        reasons["num_params"] = "no weights were read"
+    if under is None:
+        reasons["weights_under"] = "no weights were read"
+    return Inspection(
+        path=str(path),
+        format=kind.format,
+        description=kind.description,
+        safe=kind.safe and not imports,
+        size_bytes=path.stat().st_size,
+        role=role,
+        weights_under=under,
+        other_keys=others,
+        num_params=None if "num_params" in reasons else sum(prod(t.shape) for t in floating),
+        tensors=tensors,
+        would_import=imports,
+        next_command=_next_command(path, kind, role, tensors, imports),
+        unavailable=reasons,
+    )
+
+
+def _entry(name: str, tensor: torch.Tensor) -> TensorEntry:
+    return TensorEntry(name=name, shape=list(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
+
+
+def _next_command(
+    path: Path, kind: checkpoint.FileKind, role: str, tensors: list[TensorEntry], imports: list[str]
+) -> str:
+    if role == "data":
+        return f"curvtool eigs MODEL --factory module:Net --data {path}"
+    if role == "checkpoint" and tensors:
+        return f"curvtool eigs {path} --factory module:Net --data DATA"
+    if imports:
+        return f"curvtool eigs {path} --trust --data DATA   (only if you trust whoever made the file)"
+    if kind.format in {"torchscript", "torch-export"}:
+        return "save the state_dict() of the original module, and name its class with --factory"
+    return "not a checkpoint or data file that curvtool reads"

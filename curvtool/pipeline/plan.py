@@ -1,0 +1,87 @@
+"""What a run would do and cost, without doing it (`--dry-run`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from curvtool.config.schema import EigsConfig, JacnormConfig, RunConfig
+from curvtool.estimators.by_lanczos import basis_size
+from curvtool.estimators.jacobian_norms import MAX_EXACT_OUTPUTS
+from curvtool.estimators.observer import SILENT, Observer
+from curvtool.operators.hessian import Hessian
+from curvtool.operators.jacobian import InputJacobian
+from curvtool.pipeline import settings
+from curvtool.pipeline.records import dtype_name
+from curvtool.problem.problem import Problem
+from curvtool.report import model as report
+
+
+def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
+    """What the run would do: sizes, and the measured time of one product times a typical number of them."""
+    loaded = settings.load(config, observer)
+    problem, analysis = loaded.problem, config.analysis
+    budget = settings.memory_budget(config, problem.device)
+    notes: list[str] = []
+    if isinstance(analysis, JacnormConfig):
+        jacobian = InputJacobian(problem, batch_size=settings.batch_size(config), memory_budget=budget)
+        exact = jacobian.output_dim <= MAX_EXACT_OUTPUTS
+        expected = float(jacobian.output_dim if exact else 16 + 2 * 15)
+        rows = range(min(jacobian.batch_size, problem.num_samples))
+        one = torch.zeros(len(rows), jacobian.output_dim, dtype=problem.dtype, device=problem.device)
+        seconds = _seconds(lambda: jacobian.vjp(rows, one), problem) * problem.num_samples / len(rows)
+        graph_bytes, vectors, batch_size, mode = (
+            0,
+            jacobian.output_dim * jacobian.input_dim * len(rows) * one.itemsize,
+            jacobian.batch_size,
+            "vjp",
+        )
+        notes.append("exact: every row of every Jacobian" if exact else "by probes and Lanczos, with errors")
+    else:
+        hessian = Hessian(
+            problem, batch_size=settings.batch_size(config), mode=config.compute.hvp, memory_budget=budget
+        )
+        rows = hessian.batches[0]
+        parts = list(hessian.by_parameter(hessian.space.zeros() + 1).values())
+        hessian.execution.product(rows, parts)  # makes the graph that later products share
+        seconds = _seconds(lambda: hessian.execution.product(rows, parts), problem) * problem.num_samples / len(rows)
+        if isinstance(analysis, EigsConfig):
+            expected = 3.0 * analysis.k * (2 if analysis.which == "be" else 1) + 3
+            basis = basis_size(hessian, analysis.k, analysis.which or "la", budget // 2)
+            notes.append("well separated largest eigenvalues; smallest or clustered ones take several times as many")
+        else:
+            expected, basis = 10 * (0.05 / analysis.rtol) ** 2, 1
+            notes.append("passes grow as 1/rtol^2 and depend on the spectrum")
+        vectors = (basis + 4) * hessian.space.vector_bytes
+        per_sample = hessian.execution.calibration.graph_bytes_per_sample
+        graph_bytes = min(per_sample * problem.num_samples, hessian.execution.graph_budget)
+        batch_size, mode = hessian.batch_size, hessian.execution.describe()
+    return report.Plan(
+        kind=analysis.kind,
+        model=loaded.model_name,
+        num_params=problem.num_params,
+        num_trainable=sum(p.numel() for p in problem.parameters.values()),
+        num_samples=problem.num_samples,
+        device=str(problem.device),
+        dtype=dtype_name(problem),
+        batch_size=batch_size,
+        ad_mode=mode,
+        expected_products=expected,
+        seconds_per_product=seconds,
+        expected_seconds=seconds * expected,
+        graph_bytes=graph_bytes,
+        vector_bytes=vectors,
+        memory_budget=budget,
+        notes=notes,
+    )
+
+
+def _seconds(function: Callable[[], Any], problem: Problem) -> float:
+    begin = time.perf_counter()
+    function()
+    if problem.device.type == "cuda":
+        torch.cuda.synchronize(problem.device)
+    return time.perf_counter() - begin

@@ -1,0 +1,186 @@
+"""From the configuration to a loaded problem, its device and its budgets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from curvtool.config.schema import JacnormConfig, RunConfig, parse_bytes
+from curvtool.errors import LoadError, UsageError
+from curvtool.estimators.observer import SILENT, Observer
+from curvtool.operators.memory import default_budget
+from curvtool.problem import checkpoint, demo
+from curvtool.problem import data as data_sources
+from curvtool.problem.data import Data
+from curvtool.problem.factory import call, is_reference, resolve
+from curvtool.problem.losses import CrossEntropy, Loss, get_loss
+from curvtool.problem.problem import Problem
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A problem and what its report says of where it came from."""
+
+    problem: Problem
+    model_name: str
+    checkpoint_sha256: str | None
+    notes: tuple[str, ...]
+
+
+def load(config: RunConfig, observer: Observer = SILENT) -> Loaded:
+    """Model, data and loss of a configuration, loaded and compared with each other.
+
+    Raises:
+        LoadError, UsageError: what is missing or does not fit, and what to type.
+    """
+    device = pick_device(config.compute.device)
+    name = config.model.checkpoint
+    if name is None:
+        given = [flag for flag, value in (("--factory", config.model.factory), ("--data", config.data.source)) if value]
+        if given:
+            raise UsageError(
+                "CT009",
+                f"{' and '.join(given)} without a model",
+                expected="a checkpoint before the flags",
+                received="none",
+                remedy=f"curvtool {config.analysis.kind} model.pt {given[0]} …",
+            )
+        observer.notice(
+            "no model given: running on the embedded example demo:digits (1,797 handwritten digits); "
+            "your own: curvtool " + config.analysis.kind + " model.pt --factory module:Net --data data.npz"
+        )
+        name = demo.NAME
+    elif name.startswith("demo:") and name != demo.NAME:
+        raise UsageError(
+            "CT001",
+            f"no example {name!r}",
+            expected=demo.NAME,
+            received=name,
+            remedy=f"curvtool {config.analysis.kind}",
+        )
+    module, path = _module(config, name)
+    data = _data(config, name)
+    data = data.subset(config.data.num_samples, config.data.subset_seed)
+    for note in data.notes:
+        observer.notice(f"data: {note}")
+    loss = None if isinstance(config.analysis, JacnormConfig) else _loss(config)
+    problem = Problem(
+        module,
+        data,
+        loss,
+        reduction=config.loss.reduction,
+        include=config.params.include,
+        exclude=config.params.exclude,
+        device=device,
+        dtype=getattr(torch, config.compute.dtype) if config.compute.dtype else None,
+        output_key=config.model.output_key,
+        tf32=config.compute.tf32,
+    )
+    problem.check()
+    return Loaded(problem, name, checkpoint.sha256(path) if path else None, data.notes)
+
+
+def pick_device(text: str) -> torch.device:
+    """The device of a `--device` value; `auto` is CUDA where there is one.
+
+    Raises:
+        UsageError: CT004, no such device, or CUDA asked for and absent.
+    """
+    if text == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise UsageError(
+            "CT004",
+            f"unknown device {text!r}",
+            expected="auto, cpu, cuda or cuda:N",
+            received=text,
+            remedy="--device auto",
+        ) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        reason = "this torch is built without CUDA" if torch.version.cuda is None else "no CUDA device is visible"
+        raise UsageError(
+            "CT004",
+            "CUDA was asked for and is not available",
+            expected="a CUDA device",
+            received=reason,
+            remedy="--device cpu; or install a CUDA build of torch, and look at nvidia-smi and CUDA_VISIBLE_DEVICES",
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            "CT004",
+            f"there is no device {text}",
+            expected=f"cuda:0 to cuda:{torch.cuda.device_count() - 1}",
+            received=text,
+            remedy="--device cuda:0",
+        )
+    return device
+
+
+def _module(config: RunConfig, name: str) -> tuple[torch.nn.Module, Path | None]:  # noqa: TID251
+    if name == demo.NAME:
+        return checkpoint.load_model(demo.WEIGHTS, demo.digits_net())[0], demo.WEIGHTS
+    path = Path(name)
+    checkpoint.sniff(path)  # a missing file is told before a missing factory
+    made = None
+    if config.model.factory is not None:
+        folder = Path(config.folder) if config.folder else None
+        factory = resolve(config.model.factory, "factory", folder)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.compute.seed)
+            made = call(factory, config.model.factory, config.model.factory_args)
+        if not hasattr(made, "state_dict") or not hasattr(made, "forward"):
+            raise LoadError(
+                "CT016",
+                f"the factory {config.model.factory} returned no module",
+                expected="a torch.nn.Module",
+                received=type(made).__name__,
+                remedy="return the model from the factory",
+            )
+    module, _ = checkpoint.load_model(path, made, weights=config.model.weights, trust=config.model.trust)
+    return module, path
+
+
+def _data(config: RunConfig, name: str) -> Data:
+    source = config.data.source
+    keys: dict[str, Any] = {"input_key": config.data.input_key, "target_key": config.data.target_key}
+    if (source is None and name == demo.NAME) or source == demo.NAME:
+        return demo.digits()
+    if source is None:
+        raise LoadError(
+            "CT020",
+            "no data given",
+            expected="the samples over which the loss is a mean",
+            received="no --data",
+            remedy="--data data.npz (with arrays inputs and targets), or --data package.module:callable",
+        )
+    if is_reference(source) and not Path(source).exists():
+        factory = resolve(source, "data", Path(config.folder) if config.folder else None)
+        with torch.random.fork_rng(devices=[]):  # a shuffling loader draws its order here: the same for the same seed
+            torch.manual_seed(config.compute.seed)
+            made = call(factory, source, {}, "data factory")
+            return data_sources.from_object(made, num_samples=config.data.num_samples, **keys)
+    return data_sources.from_path(source, **keys)
+
+
+def _loss(config: RunConfig) -> Loss:
+    name = config.loss.name
+    if is_reference(name):
+        return get_loss(resolve(name, "loss", Path(config.folder) if config.folder else None))
+    loss = get_loss(name)
+    return CrossEntropy(config.loss.ignore_index) if isinstance(loss, CrossEntropy) else loss
+
+
+def batch_size(config: RunConfig) -> int | None:
+    """Samples a batch; None for auto."""
+    return None if config.data.batch_size == "auto" else int(config.data.batch_size)
+
+
+def memory_budget(config: RunConfig, device: torch.device) -> int:
+    """Bytes for graphs and vectors together."""
+    text = config.compute.memory_budget
+    return parse_bytes(text) if text is not None else default_budget(device)

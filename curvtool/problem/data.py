@@ -1,0 +1,376 @@
+"""Data: any source becomes finite tensors in a fixed order, held in host memory.
+
+The Hessian is a sum over the data, so a shuffled, endless or freshly augmented source would change the matrix between
+two products. A source is therefore read once, in its order, and kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from curvtool.errors import LoadError, suggest
+from curvtool.problem import checkpoint
+from curvtool.problem.tree import Tree, concatenate, map_tensors, named_tensors
+
+INPUT_KEYS = ("inputs", "input", "x", "X", "images", "image", "data", "features", "input_ids", "pixel_values")
+TARGET_KEYS = ("targets", "target", "y", "Y", "labels", "label")
+_SIDE_INPUTS = ("attention_mask", "token_type_ids", "position_ids")
+_SUFFIXES = (".npz", ".npy", ".safetensors", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Inputs and targets of N samples in a fixed order.
+
+    Attributes:
+        inputs: a tensor, or a dict or tuple of tensors, each with N as its first dimension.
+        targets: likewise, or None where the source has none.
+        notes: how the source was read, a line each (keys that were guessed, samples that were taken).
+    """
+
+    inputs: Tree
+    targets: Tree | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        sizes = {name or "inputs": len(t) if t.dim() else -1 for name, t in named_tensors(self.inputs)}
+        if self.targets is not None:
+            sizes |= {
+                f"targets.{n}" if n else "targets": len(t) if t.dim() else -1 for n, t in named_tensors(self.targets)
+            }
+        if not sizes or max(sizes.values()) <= 0:
+            raise LoadError(
+                "CT023",
+                "the data are empty",
+                expected="at least one sample",
+                received=str(sizes or "no tensors"),
+                remedy="check the path and --num-samples",
+            )
+        if len(set(sizes.values())) > 1:
+            raise LoadError(
+                "CT021",
+                "inputs and targets have different numbers of samples",
+                expected="one length along the first dimension",
+                received=", ".join(f"{name}: {size}" for name, size in sizes.items()),
+                remedy="name the right arrays with --input-key and --target-key",
+            )
+        for name, tensor in named_tensors({"inputs": self.inputs, "targets": self.targets}):
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                row = int(torch.nonzero(~torch.isfinite(tensor.reshape(len(tensor), -1)).all(1))[0])
+                raise LoadError(
+                    "CT025",
+                    f"the data hold NaN or infinity: {name}, row {row}",
+                    expected="finite numbers",
+                    received=f"a value that is not finite in row {row} (the first row is 0)",
+                    remedy="drop or mend that row",
+                )
+
+    def __len__(self) -> int:
+        return len(next(named_tensors(self.inputs))[1])
+
+    def rows(self, start: int, stop: int) -> tuple[Tree, Tree]:
+        """Inputs and targets of the samples `start` to `stop`, as views."""
+        return map_tensors(lambda t: t[start:stop], self.inputs), map_tensors(lambda t: t[start:stop], self.targets)
+
+    def subset(self, num_samples: int | None, seed: int | None = None) -> Data:
+        """The first `num_samples`, or that many drawn without replacement by `seed`, in the data's order."""
+        if num_samples is None or (num_samples >= len(self) and seed is None):
+            return self
+        num = min(num_samples, len(self))
+        if seed is None:
+            index = torch.arange(num)
+        else:
+            index = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:num].sort().values
+        note = f"{num} of {len(self)} samples" + (f", drawn by seed {seed}" if seed is not None else ", the first")
+        take = lambda tree: map_tensors(lambda t: t[index], tree)  # noqa: E731
+        return Data(take(self.inputs), take(self.targets), (*self.notes, note))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names, dtypes, shapes and bytes, in order."""
+        digest = hashlib.sha256()
+        for name, tensor in named_tensors({"inputs": self.inputs, "targets": self.targets}):
+            digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def from_object(
+    source: Any,
+    *,
+    input_key: str | None = None,
+    target_key: str | None = None,
+    num_samples: int | None = None,
+) -> Data:
+    """Data from what Python code has at hand.
+
+    Args:
+        source: a `Data`, `(inputs, targets)`, a dict with both by name, a Dataset, a DataLoader, or any finite
+            iterable of `(inputs, targets)` batches.
+        input_key: the name of the inputs in a dict; guessed from the usual names if None.
+        target_key: likewise for the targets.
+        num_samples: stop reading batches once there are this many.
+
+    Raises:
+        LoadError: CT021 where the source has no form known here, CT023 where it is empty.
+    """
+    if isinstance(source, Data):
+        return source
+    if isinstance(source, torch.Tensor):
+        return Data(source)
+    if isinstance(source, Mapping):
+        return _from_mapping(source, input_key, target_key)
+    if isinstance(source, tuple) and len(source) == 2 and _is_tensors(source[0]):
+        return Data(*source)
+    if isinstance(source, IterableDataset) and num_samples is None:
+        raise LoadError(
+            "CT021",
+            "an iterable data set may never end",
+            expected="a finite source",
+            received=type(source).__name__,
+            remedy="add --num-samples N",
+        )
+    if isinstance(source, Dataset):
+        source = DataLoader(source, batch_size=256, shuffle=False, collate_fn=default_collate)
+    if isinstance(source, Iterable) and not isinstance(source, (str, bytes)):
+        return _from_batches(source, input_key, target_key, num_samples)
+    raise LoadError(
+        "CT021",
+        "the data have no form known here",
+        expected="tensors, a dict of tensors, a Dataset, a DataLoader or batches",
+        received=type(source).__name__,
+        remedy="return (inputs, targets) from the data factory",
+    )
+
+
+def _is_tensors(tree: Any) -> bool:
+    return next(named_tensors(tree), None) is not None
+
+
+def _from_batches(
+    source: Iterable[Any], input_key: str | None, target_key: str | None, num_samples: int | None
+) -> Data:
+    parts: list[Data] = []
+    count = 0
+    for batch in source:
+        if isinstance(batch, Mapping):
+            part = _from_mapping(batch, input_key, target_key)
+        elif isinstance(batch, (tuple, list)) and len(batch) == 2:
+            part = Data(batch[0], batch[1])
+        elif isinstance(batch, (tuple, list)) and len(batch) > 2:
+            part = Data(tuple(batch[:-1]), batch[-1])  # several inputs, the targets last
+        elif _is_tensors(batch):
+            part = Data(batch[0] if isinstance(batch, (tuple, list)) else batch)
+        else:
+            raise LoadError(
+                "CT021",
+                "a batch holds no tensors",
+                expected="(inputs, targets) or a dict of tensors",
+                received=type(batch).__name__,
+                remedy="convert the items to tensors in the Dataset",
+            )
+        parts.append(part)
+        count += len(part)
+        if num_samples is not None and count >= num_samples:
+            break
+    if not parts:
+        raise LoadError(
+            "CT023",
+            "the data are empty",
+            expected="at least one batch",
+            received="none",
+            remedy="check the source",
+        )
+    try:
+        inputs = concatenate([part.inputs for part in parts])
+        targets = concatenate([part.targets for part in parts])
+    except (RuntimeError, KeyError, IndexError) as error:
+        raise LoadError(
+            "CT021",
+            "the batches do not have one shape",
+            expected="samples of one shape",
+            received=str(error).splitlines()[0],
+            remedy="pad the samples to one length in the collate function",
+        ) from error
+    return Data(inputs, targets, parts[0].notes)
+
+
+def _from_mapping(content: Mapping[str, Any], input_key: str | None, target_key: str | None) -> Data:
+    """Picks inputs and targets out of named arrays; the names are the caller's, or guessed from the usual ones."""
+    arrays = {str(k): torch.as_tensor(v) for k, v in content.items() if isinstance(v, (torch.Tensor, np.ndarray, list))}
+    names = list(arrays)
+    for flag, key in (("--input-key", input_key), ("--target-key", target_key)):
+        if key is not None and key not in arrays:
+            raise LoadError(
+                "CT021",
+                f"the data have no {key!r}",
+                expected=f"{flag} {key}",
+                received=", ".join(names) or "nothing",
+                remedy=suggest(key, names or ["(empty)"]),
+            )
+    notes: list[str] = []
+    if input_key is None:
+        found = [key for key in INPUT_KEYS if key in arrays and key != target_key]
+        if not found:
+            raise LoadError(
+                "CT021",
+                "cannot tell which array holds the inputs",
+                expected=f"one of {', '.join(INPUT_KEYS)}",
+                received=", ".join(names) or "nothing",
+                remedy=f"--input-key {names[0]}" if names else "check the file",
+            )
+        input_key = found[0]
+        notes.append(f"inputs from {input_key!r}")
+    if target_key is None:
+        target_key = next((key for key in TARGET_KEYS if key in arrays and key != input_key), None)
+        if target_key is not None:
+            notes.append(f"targets from {target_key!r}")
+    side = {key: arrays[key] for key in _SIDE_INPUTS if key in arrays and key not in {input_key, target_key}}
+    inputs: Tree = {input_key: arrays[input_key], **side} if side else arrays[input_key]
+    return Data(inputs, arrays[target_key] if target_key is not None else None, tuple(notes))
+
+
+def from_path(text: str, *, input_key: str | None = None, target_key: str | None = None) -> Data:
+    """Data from a file (.npz, .npy, .safetensors, .pt), a pair `x.npy,y.npy`, or a folder that holds one of them.
+
+    Nothing in a file is executed: NumPy files are read without pickles, torch files with `weights_only`.
+
+    Raises:
+        LoadError: CT020 not there, CT021 not data or keys not found.
+    """
+    if "," in text and not Path(text).exists():
+        paths = [Path(part.strip()) for part in text.split(",")]
+        if len(paths) != 2:
+            raise LoadError(
+                "CT021",
+                "a pair of files is two",
+                expected="inputs.npy,targets.npy",
+                received=text,
+                remedy="two paths",
+            )
+        return Data(_array(paths[0]), _array(paths[1]))
+    path = Path(text)
+    if not path.exists():
+        near = sorted(p.name for p in path.parent.glob("*") if p.suffix in _SUFFIXES) if path.parent.is_dir() else []
+        raise LoadError(
+            "CT020",
+            f"the data {path} do not exist",
+            expected="a file or folder, or package.module:callable",
+            received="no such path",
+            remedy=suggest(path.name, near) if near else "check the path",
+        )
+    if path.is_dir():
+        return _from_folder(path, input_key, target_key)
+    return _from_mapping_or_tensor(_read(path), path, input_key, target_key)
+
+
+def _from_mapping_or_tensor(content: Any, path: Path, input_key: str | None, target_key: str | None) -> Data:
+    if isinstance(content, torch.Tensor):  # x.npy: its targets stand beside it under a usual name
+        if path.stem in INPUT_KEYS:
+            beside = [path.with_name(f"{name}.npy") for name in TARGET_KEYS]
+            found = next((p for p in beside if p.exists()), None)
+            if found is not None:
+                return Data(content, _array(found), (f"targets from {found.name}",))
+        return Data(content)
+    if isinstance(content, Mapping):
+        return _from_mapping(content, input_key, target_key)
+    return from_object(content, input_key=input_key, target_key=target_key)
+
+
+def _from_folder(path: Path, input_key: str | None, target_key: str | None) -> Data:
+    arrays = {p.stem: p for p in sorted(path.glob("*.npy"))}
+    wanted = [key for key in (input_key, *INPUT_KEYS) if key in arrays]
+    if wanted:
+        return _from_mapping({name: _array(p) for name, p in arrays.items()}, input_key, target_key)
+    files = [p for p in sorted(path.iterdir()) if p.suffix in _SUFFIXES and p.suffix != ".npy"]
+    if len(files) == 1:
+        return _from_mapping_or_tensor(_read(files[0]), files[0], input_key, target_key)
+    raise LoadError(
+        "CT021",
+        f"cannot tell which file in {path} holds the data",
+        expected="inputs.npy and targets.npy, or one .npz, .safetensors or .pt",
+        received=", ".join(p.name for p in sorted(path.iterdir())[:8]) or "an empty folder",
+        remedy=f"--data {files[0]}" if files else "name the file",
+    )
+
+
+def _array(path: Path) -> torch.Tensor:
+    content = _read(path)
+    if not isinstance(content, torch.Tensor):
+        raise LoadError(
+            "CT021",
+            f"{path} is not one array",
+            expected="a .npy file",
+            received=path.suffix,
+            remedy="--data FILE.npz",
+        )
+    return content
+
+
+def _read(path: Path) -> Any:
+    if not path.exists():
+        raise LoadError(
+            "CT020",
+            f"the data {path} do not exist",
+            expected="a file",
+            received="no such path",
+            remedy="check the path",
+        )
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: _tensor(archive[name], name) for name in archive.files}
+        if path.suffix == ".npy":
+            return _tensor(np.load(path, mmap_mode="c", allow_pickle=False), path.name)
+        if path.suffix in {".safetensors", ".pt", ".pth"}:
+            return checkpoint.read(path)
+    except LoadError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        pickled = "allow_pickle" in str(error)
+        raise LoadError(
+            "CT021",
+            f"{path} cannot be read as data",
+            expected="arrays of numbers" if pickled else f"a whole {path.suffix} file",
+            received="pickled Python objects" if pickled else str(error).splitlines()[0][:200],
+            remedy="save plain arrays: np.savez(path, inputs=x, targets=y)",
+        ) from error
+    raise LoadError(
+        "CT021",
+        f"{path} has no data format known here",
+        expected=", ".join(_SUFFIXES),
+        received=path.suffix or "no suffix",
+        remedy="np.savez('data.npz', inputs=x, targets=y), or a factory: --data package.module:callable",
+    )
+
+
+def _tensor(array: np.ndarray, name: str) -> torch.Tensor:
+    if array.dtype.kind not in "fiub":
+        raise LoadError(
+            "CT021",
+            f"the array {name!r} holds no numbers",
+            expected="floats, integers or booleans",
+            received=str(array.dtype),
+            remedy="encode it as numbers",
+        )
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return torch.from_numpy(array if array.ndim else array.reshape(1))
+
+
+def describe(path: Path) -> Sequence[tuple[str, tuple[int, ...], str]]:
+    """Names, shapes and dtypes of the arrays in a data file."""
+    content = _read(path)
+    return [
+        (name or path.name, tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in named_tensors(content)
+    ]

@@ -1,0 +1,101 @@
+"""References to a user's own code, as `package.module:callable` or `package.module:Class.method`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from curvtool.errors import LoadError, UsageError, suggest
+
+
+def is_reference(text: str) -> bool:
+    """Whether the text reads as `package.module:callable` (a path with a colon in it does not)."""
+    module, colon, attribute = text.partition(":")
+    return bool(colon) and all(part.isidentifier() for path in (module, attribute) for part in path.split("."))
+
+
+def resolve(reference: str, what: str = "factory", folder: Path | None = None) -> Callable[..., Any]:
+    """Imports what `reference` names; the working folder, and `folder` after it, are importable.
+
+    Raises:
+        UsageError: CT001, not of the form `package.module:callable`.
+        LoadError: CT013, the module or the attribute cannot be imported or is not callable.
+    """
+    if not is_reference(reference):
+        raise UsageError(
+            "CT001",
+            f"the {what} {reference!r} is not a reference to code",
+            expected="package.module:callable, as models:resnet20 for resnet20() in ./models.py",
+            received=reference,
+            remedy=f"--{what} {Path(reference).stem or 'models'}:NAME" if what == "factory" else "add :NAME",
+        )
+    module_name, _, attribute = reference.partition(":")
+    for place in [folder.resolve() if folder else None, Path.cwd()]:
+        if place and str(place) not in sys.path:
+            sys.path.insert(0, str(place))
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        if module_name == missing or module_name.startswith(missing + "."):
+            nearby = sorted(p.stem for p in Path.cwd().glob("*.py")) or ["no .py file in this folder"]
+            remedy = f"run from the folder that holds {missing}.py ({suggest(missing, nearby)}), or set PYTHONPATH"
+        else:
+            remedy = f"pip install {missing}"
+        raise LoadError(
+            "CT013",
+            f"cannot import the {what} {reference!r}",
+            expected=f"an importable module {module_name}",
+            received=str(error),
+            remedy=remedy,
+        ) from error
+    except Exception as error:  # the user's module fails in its own way: say where
+        raise LoadError(
+            "CT013",
+            f"the module {module_name} of the {what} fails on import",
+            received=f"{type(error).__name__}: {error}",
+            remedy=f"python -c 'import {module_name}'",
+        ) from error
+    path = module_name
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            public = [name for name in vars(found) if not name.startswith("_")]
+            raise LoadError(
+                "CT013",
+                f"{path} has no {part!r}",
+                expected=f"the {what} {reference}",
+                received=f"no such name in {path}",
+                remedy=suggest(part, public[:20]),
+            )
+        found, path = getattr(found, part), f"{path}.{part}"
+    if not callable(found):
+        raise LoadError(
+            "CT013",
+            f"the {what} {reference} is not callable",
+            expected="a function or a class",
+            received=type(found).__name__,
+            remedy="name a function that returns it",
+        )
+    return found
+
+
+def call(function: Callable[..., Any], reference: str, arguments: dict[str, Any], what: str = "factory") -> Any:
+    """Calls a user's factory; what it raises becomes CT016 with the exception's own words and place."""
+    try:
+        return function(**arguments)
+    except Exception as error:
+        frame, line = error.__traceback__, ""
+        while frame is not None:
+            line = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}"
+            frame = frame.tb_next
+        given = ", ".join(f"{k}={v!r}" for k, v in arguments.items()) or "no arguments"
+        raise LoadError(
+            "CT016",
+            f"the {what} {reference} failed",
+            expected=f"{reference}({given}) to return",
+            received=f"{type(error).__name__}: {error} ({line})",
+            remedy="pass its arguments with -K name=value (values are read as JSON)" if what == "factory" else "",
+        ) from error

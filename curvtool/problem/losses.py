@@ -1,0 +1,248 @@
+"""Losses: each knows its sum over a batch and the weight that makes the mean of the whole data torch's own.
+
+With l_i the loss of sample i and w_i its weight, L = (1/W) sum_i l_i and W = sum_i w_i: batches are summed and divided
+once by the global weight, so that a ragged last batch or unequal token counts change nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from curvtool.errors import LoadError, UsageError, suggest
+
+
+class Loss(ABC):
+    """One loss: `sum` over a batch and the batch's `weight`."""
+
+    name: str
+    needs_integer_targets = False
+
+    @abstractmethod
+    def sum(self, output: torch.Tensor, target: Any) -> torch.Tensor:
+        """Sum of the losses of a batch, a scalar that can be differentiated twice."""
+
+    @abstractmethod
+    def weight(self, target: Any) -> float:
+        """What the sum is divided by in the mean over this batch alone (samples, tokens or elements)."""
+
+    def check_targets(self, output: torch.Tensor, target: torch.Tensor) -> None:
+        """Raises `LoadError` where targets cannot belong to an output of this shape; any do, unless a loss says so."""
+        return
+
+
+class CrossEntropy(Loss):
+    """Softmax cross-entropy on logits; targets are class indices or class probabilities.
+
+    Classes stand in dimension 1 as torch has them, or last where the targets have the shape of the output less its
+    last dimension (tokens). The weight is the number of targets other than `ignore_index`.
+    """
+
+    name = "cross-entropy"
+
+    def __init__(self, ignore_index: int = -100) -> None:
+        self.ignore_index = ignore_index
+
+    def sum(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """`sum_i -log softmax(z_i)[y_i]` over the targets that count."""
+        output = self._classes_second(output, target)
+        if not target.is_floating_point():
+            target = target.long()
+        return functional.cross_entropy(output, target, ignore_index=self.ignore_index, reduction="sum")
+
+    def weight(self, target: torch.Tensor) -> float:
+        """The number of targets that count."""
+        if target.is_floating_point():
+            return float(target.numel() // target.shape[1])
+        return float((target != self.ignore_index).sum())
+
+    @staticmethod
+    def _classes_second(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        torch_shape = (output.shape[0], *output.shape[2:])
+        if tuple(target.shape) != torch_shape and target.shape == output.shape[:-1]:
+            return output.movedim(-1, 1)
+        return output
+
+    def check_targets(self, output: torch.Tensor, target: torch.Tensor) -> None:
+        """Class indices as whole numbers within the output's classes, one a position."""
+        if target.is_floating_point():
+            if target.shape == output.shape:
+                return
+            raise LoadError(
+                "CT028",
+                "cross-entropy cannot use these targets",
+                expected=f"class indices (int64), or probabilities of shape {tuple(output.shape)}",
+                received=f"{target.dtype} of shape {tuple(target.shape)}",
+                remedy="store the targets as int64; for real-valued targets use --loss mse",
+            )
+        logits = self._classes_second(output, target)
+        if logits.dim() < 2 or tuple(target.shape) != (logits.shape[0], *logits.shape[2:]):
+            raise LoadError(
+                "CT028",
+                "the model's output does not fit the targets",
+                expected=f"targets of shape {(output.shape[0], *output.shape[2:])} or {tuple(output.shape[:-1])} "
+                f"for an output of shape {tuple(output.shape)}",
+                received=f"targets of shape {tuple(target.shape)}",
+                remedy="pass --output-key or --target-key, or another --loss",
+            )
+        num_classes = logits.shape[1]
+        bad = ((target < 0) | (target >= num_classes)) & (target != self.ignore_index)
+        if bool(bad.any()):
+            where = torch.nonzero(bad)[0].tolist()
+            raise LoadError(
+                "CT022",
+                f"label out of range in row {where[0]} (the first row is 0)",
+                expected=f"0 to {num_classes - 1} ({num_classes} outputs), or the ignored {self.ignore_index}",
+                received=f"{int(target[tuple(where)])}" + (f" at position {where[1:]} of the row" if where[1:] else ""),
+                remedy="check the labels (do they start at 1?) and the number of classes of the factory's model",
+            )
+
+
+class _Elementwise(Loss):
+    """A loss that is a mean over elements; its weight is their number."""
+
+    def weight(self, target: torch.Tensor) -> float:
+        """The number of elements (torch's mean divides by samples x outputs)."""
+        return float(target.numel())
+
+    def check_targets(self, output: torch.Tensor, target: torch.Tensor) -> None:
+        """One target an output; (n,) and (n, 1) are the same, and nothing is broadcast."""
+        if _aligned(output, target) is None:
+            raise LoadError(
+                "CT028",
+                f"the model's output does not fit the targets of {self.name}",
+                expected=f"targets of shape {tuple(output.shape)}",
+                received=f"targets of shape {tuple(target.shape)}",
+                remedy="pass --output-key or --target-key, or another --loss; shapes are not broadcast",
+            )
+
+
+def _aligned(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor | None:
+    """The target in the output's shape where they differ only by trailing dimensions of size one."""
+    if output.shape == target.shape:
+        return target
+
+    def core(shape: torch.Size) -> list[int]:
+        sizes = list(shape)
+        while len(sizes) > 1 and sizes[-1] == 1:
+            sizes.pop()
+        return sizes
+
+    return target.reshape(output.shape) if core(output.shape) == core(target.shape) else None
+
+
+class BCEWithLogits(_Elementwise):
+    """Binary cross-entropy on logits, `-y log s(z) - (1-y) log(1-s(z))`, mean over all elements."""
+
+    name = "bce-with-logits"
+
+    def sum(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Sum over samples and outputs."""
+        aligned = _aligned(output, target)
+        assert aligned is not None, "shapes were checked"
+        return functional.binary_cross_entropy_with_logits(output, aligned.to(output.dtype), reduction="sum")
+
+    def check_targets(self, output: torch.Tensor, target: torch.Tensor) -> None:
+        """Targets between 0 and 1, one an output."""
+        super().check_targets(output, target)
+        bad = (target < 0) | (target > 1)
+        if bool(bad.any()):
+            row = torch.nonzero(bad)[0].tolist()
+            raise LoadError(
+                "CT022",
+                f"target out of range in row {row[0]} (the first row is 0)",
+                expected="0 to 1 for bce-with-logits",
+                received=str(target[tuple(row)].item()),
+                remedy="use --loss cross-entropy for class indices",
+            )
+
+
+class MSE(_Elementwise):
+    """Squared error, `(z - y)^2`, mean over all elements."""
+
+    name = "mse"
+
+    def sum(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Sum over samples and outputs."""
+        aligned = _aligned(output, target)
+        assert aligned is not None, "shapes were checked"
+        return functional.mse_loss(output, aligned.to(output.dtype), reduction="sum")
+
+
+class CallableLoss(Loss):
+    """A user's `loss(output, target)`: one number a sample, or the mean of the batch; the weight is the samples."""
+
+    def __init__(self, function: Callable[..., torch.Tensor], name: str) -> None:
+        self.function, self.name = function, name
+
+    def sum(self, output: Any, target: Any) -> torch.Tensor:
+        """Sum of one number a sample, or the returned mean times the number of samples."""
+        value = self.function(output, target)
+        if not isinstance(value, torch.Tensor):
+            raise LoadError(
+                "CT028",
+                f"the loss {self.name} returned no tensor",
+                expected="a tensor: one number a sample, or the batch's mean",
+                received=type(value).__name__,
+                remedy="return a torch tensor that depends on the output",
+            )
+        num_samples = int(self.weight(target))
+        if value.dim() == 0:
+            return value * num_samples
+        if value.shape[0] != num_samples or value.numel() != num_samples:
+            raise LoadError(
+                "CT028",
+                f"the loss {self.name} returned a tensor of shape {tuple(value.shape)}",
+                expected=f"a scalar (the batch's mean) or {num_samples} numbers, one a sample",
+                received=f"{value.numel()} numbers",
+                remedy="reduce over outputs and positions inside the loss",
+            )
+        return value.sum()
+
+    def weight(self, target: Any) -> float:
+        """The number of samples."""
+        while not isinstance(target, torch.Tensor):
+            target = next(iter(target.values())) if isinstance(target, dict) else target[0]
+        return float(target.shape[0])
+
+
+_BY_NAME: dict[str, type[Loss]] = {
+    "cross-entropy": CrossEntropy,
+    "bce-with-logits": BCEWithLogits,
+    "mse": MSE,
+}
+LOSS_NAMES = tuple(_BY_NAME)
+
+
+def get_loss(name: str | Loss | Callable[..., torch.Tensor], **options: Any) -> Loss:
+    """The loss of a name (`cross-entropy`, `bce-with-logits`, `mse`), a `Loss`, or a callable `loss(output, target)`.
+
+    Raises:
+        UsageError: CT003, unknown name or an option that the loss does not have.
+    """
+    if isinstance(name, Loss):
+        return name
+    if callable(name):
+        return CallableLoss(name, getattr(name, "__qualname__", type(name).__name__))
+    canonical = name.strip().lower().replace("_", "-")
+    if canonical not in _BY_NAME:
+        raise UsageError(
+            "CT003",
+            f"unknown loss {name!r}",
+            expected=f"{', '.join(LOSS_NAMES)}, or package.module:callable",
+            received=name,
+            remedy=suggest(canonical, LOSS_NAMES),
+        )
+    try:
+        return _BY_NAME[canonical](**options)
+    except TypeError as error:
+        raise UsageError(
+            "CT003",
+            f"the loss {canonical} does not take these options",
+            received=str(error),
+            remedy="leave them out",
+        ) from None

@@ -1,0 +1,394 @@
+"""The problem: a model, its data and its loss as pure functions of the parameters and of a range of samples."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from curvtool.errors import DerivativeError, LoadError, OutOfMemory, UsageError
+from curvtool.problem.data import Data, from_object
+from curvtool.problem.losses import Loss, get_loss
+from curvtool.problem.select import select_parameters
+from curvtool.problem.tree import Tree, map_tensors, named_tensors, num_bytes
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class Problem:
+    """L(theta) = (1/W) sum_i l_i(theta) over the samples of a data set.
+
+    The model's parameters and buffers are copied, so that later training does not change what is measured, and the
+    module itself is never modified: it runs in evaluation mode (no dropout, BatchNorm by its running statistics)
+    only while it is called from here.
+
+    Args:
+        model: the module; wrappers of `torch.compile` and `DataParallel` are taken off.
+        data: `(inputs, targets)`, a dict of tensors, a Dataset, a DataLoader or batches; read once, in its order.
+        loss: `cross-entropy`, `bce-with-logits`, `mse`, a callable `loss(output, target)` or a `Loss`; None where only
+            the input-output Jacobian is wanted.
+        reduction: `mean` divides by the global weight W (as torch's mean over all data at once), `sum` by nothing.
+        include: shell patterns of parameters that take part (all trainable ones if empty).
+        exclude: shell patterns of parameters that do not.
+        device: where to compute; the model's own device if None.
+        dtype: what to compute in; the model's own if None, float32 for half-precision weights.
+        output_key: which entry of a dict or tuple output is the prediction; `logits` or the first tensor if None.
+        tf32: allow TensorFloat-32 products on CUDA (off, they lose 13 of 23 bits).
+
+    Raises:
+        LoadError: CT023 to CT028 where data, model and loss do not fit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        loss: str | Loss | Callable[..., torch.Tensor] | None = "cross-entropy",
+        *,
+        reduction: str = "mean",
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        output_key: str | None = None,
+        tf32: bool = False,
+    ) -> None:
+        if reduction not in {"mean", "sum"}:
+            raise UsageError("CT001", f"unknown reduction {reduction!r}", expected="mean or sum", received=reduction)
+        self.model = _unwrap(model)
+        self.data = from_object(data)
+        self.loss = get_loss(loss) if loss is not None else None
+        self.reduction, self.output_key, self.tf32 = reduction, output_key, tf32
+        chosen = select_parameters(self.model, include, exclude)
+        first = next(iter(chosen.values()))
+        self.device = torch.device(device) if device is not None else first.device
+        self.dtype = dtype or (torch.float32 if first.dtype in _HALF else first.dtype)
+        self.num_params = sum(p.numel() for p in self.model.parameters())
+        try:
+            self.parameters = {name: self._snapshot(p).requires_grad_() for name, p in chosen.items()}
+            fixed = dict(self.model.named_buffers()) | {
+                name: p for name, p in self.model.named_parameters() if name not in chosen
+            }
+            self._constants = {name: self._snapshot(t) for name, t in fixed.items()}
+        except (RuntimeError, MemoryError) as error:
+            if _is_out_of_memory(error):
+                raise self.out_of_memory(0) from error
+            raise
+        self._dict_inputs_by_name = _takes_keywords(self.model, self.data.inputs)
+        self._has_rnn = any(isinstance(m, nn.RNNBase) for m in self.model.modules())
+        self.total_weight = self._weight_of(self.data.targets) if self.loss is not None and reduction == "mean" else 1.0
+
+    def _snapshot(self, tensor: torch.Tensor) -> torch.Tensor:
+        dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+        return tensor.detach().to(device=self.device, dtype=dtype, copy=True)
+
+    def _weight_of(self, targets: Tree | None) -> float:
+        assert self.loss is not None
+        if targets is None:
+            raise LoadError(
+                "CT021",
+                f"the loss {self.loss.name} needs targets, and the data have none",
+                expected="inputs and targets",
+                received="inputs alone",
+                remedy="name them with --target-key; jacnorm needs none",
+            )
+        weight = self.loss.weight(targets)
+        if weight == 0:
+            raise LoadError(
+                "CT023",
+                "no target counts: the weight of the data is 0",
+                expected="at least one target other than ignore_index",
+                received="only ignored targets",
+                remedy="check --target-key and --ignore-index",
+            )
+        return weight
+
+    # the samples
+
+    @property
+    def num_samples(self) -> int:
+        """The number N of samples."""
+        return len(self.data)
+
+    def ranges(self, size: int) -> list[range]:
+        """The samples cut into consecutive ranges of `size`, the last one shorter."""
+        return [range(start, min(start + size, self.num_samples)) for start in range(0, self.num_samples, size)]
+
+    def batch(self, rows: range) -> tuple[Tree, Tree | None]:
+        """Inputs and targets of these samples on the device, floating inputs in the working dtype."""
+
+        def place(tensor: torch.Tensor) -> torch.Tensor:
+            dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+            return tensor.to(device=self.device, dtype=dtype, non_blocking=True)
+
+        inputs, targets = self.data.rows(rows.start, rows.stop)
+        return map_tensors(place, inputs), map_tensors(place, targets)
+
+    def keep_data_on_device(self, budget_bytes: int) -> None:
+        """Moves all samples to the device once, where they fit the budget; later batches are then views."""
+        inputs, targets = self.data.inputs, self.data.targets
+        on_device = all(t.device == self.device for _, t in named_tensors({"x": inputs, "y": targets}))
+        if not on_device and num_bytes({"x": inputs, "y": targets}) <= budget_bytes:
+            move = lambda tree: map_tensors(lambda t: t.to(self.device), tree)  # noqa: E731
+            self.data = Data(move(inputs), move(targets), self.data.notes)
+
+    def restricted(self, rows: range, dtype: torch.dtype) -> Problem:
+        """The same problem on these samples alone, computed in another dtype."""
+        other = copy.copy(self)
+        other.dtype = dtype
+        other.parameters = {name: other._snapshot(p).requires_grad_() for name, p in self.parameters.items()}
+        other._constants = {name: other._snapshot(t) for name, t in self._constants.items()}
+        other.data = Data(*self.data.rows(rows.start, rows.stop))
+        if self.loss is not None and self.reduction == "mean":
+            other.total_weight = other._weight_of(other.data.targets)
+        return other
+
+    # the functions
+
+    def forward(self, parameters: Mapping[str, torch.Tensor], inputs: Tree) -> Any:
+        """The model's raw output on a batch, with these parameters, in evaluation mode."""
+        state = {**self._constants, **parameters}
+        args: tuple[Any, ...] = inputs if isinstance(inputs, tuple) else (inputs,)
+        kwargs: dict[str, Any] = {}
+        if isinstance(inputs, Mapping) and self._dict_inputs_by_name:
+            args, kwargs = (), dict(inputs)
+        with _evaluation(self.model):
+            return functional_call(self.model, state, args, kwargs)
+
+    def prediction(self, output: Any) -> torch.Tensor:
+        """The one tensor of a model's output that the loss reads.
+
+        Raises:
+            LoadError: CT028, the output holds no such tensor.
+        """
+        if isinstance(output, torch.Tensor) and self.output_key is None:
+            return output
+        entries = dict(output.items()) if hasattr(output, "items") else None
+        if entries is None and isinstance(output, (tuple, list)):
+            entries = {str(i): value for i, value in enumerate(output)}
+        key = self.output_key
+        if entries is not None and key is None:
+            tensors = [name for name, value in entries.items() if isinstance(value, torch.Tensor)]
+            key = "logits" if "logits" in tensors else next(iter(tensors), None)
+        found = entries.get(key) if entries is not None and key is not None else None
+        if not isinstance(found, torch.Tensor):
+            held = ", ".join(map(str, entries)) if entries is not None else type(output).__name__
+            raise LoadError(
+                "CT028",
+                "cannot tell which part of the model's output is the prediction",
+                expected=f"a tensor{f' under {key!r}' if key else ''}",
+                received=held,
+                remedy="--output-key NAME (or a number for a tuple)",
+            )
+        return found
+
+    def loss_sum(self, parameters: Mapping[str, torch.Tensor], batch: tuple[Tree, Tree | None]) -> torch.Tensor:
+        """Sum of the losses of a batch, a scalar; divide by `total_weight` once, after summing over all batches."""
+        assert self.loss is not None
+        return self.loss.sum(self.prediction(self.forward(parameters, batch[0])), batch[1])
+
+    def input_function(self, batch: tuple[Tree, Tree | None]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Prediction (n, C) and the leaves it is differentiated by: floating inputs, or the embeddings of tokens.
+
+        Raises:
+            DerivativeError: CT052, integer inputs that no embedding layer of the model reads.
+        """
+        leaves: list[torch.Tensor] = []
+
+        def leaf(tensor: torch.Tensor) -> torch.Tensor:
+            if not tensor.is_floating_point():
+                return tensor
+            leaves.append(tensor.detach().requires_grad_())
+            return leaves[-1]
+
+        inputs = map_tensors(leaf, batch[0])
+        frozen = {name: p.detach() for name, p in self.parameters.items()}
+        if leaves:
+            output = self.forward(frozen, inputs)
+        else:
+            ids = {t.data_ptr() for _, t in named_tensors(inputs)}
+
+            def at_embedding(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
+                if args and isinstance(args[0], torch.Tensor) and args[0].data_ptr() in ids and not leaves:
+                    leaves.append(output.detach().requires_grad_())
+                    return leaves[-1]
+                return None
+
+            hooks = [m.register_forward_hook(at_embedding) for m in self.model.modules() if isinstance(m, nn.Embedding)]
+            try:
+                output = self.forward(frozen, inputs)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+        if not leaves:
+            raise DerivativeError(
+                "CT052",
+                "the inputs are integers, and no embedding layer of the model reads them",
+                expected="floating inputs, or tokens that an nn.Embedding looks up",
+                received="integer inputs",
+                remedy="give the inputs as floats",
+            )
+        return self.prediction(output).flatten(1), leaves
+
+    # around them
+
+    @contextlib.contextmanager
+    def context(self, batch_size: int = 0) -> Iterator[None]:
+        """Everything a product needs around it: attention with a second derivative, no TF32, errors told in words.
+
+        Raises:
+            DerivativeError: CT050, an operation inside has no such derivative.
+            OutOfMemory: CT040, an allocation inside failed; it names the batch size to try.
+        """
+        matmul = torch.backends.cuda.matmul
+        before = matmul.allow_tf32
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(
+                torch.backends.cudnn.flags(
+                    enabled=not self._has_rnn and torch.backends.cudnn.enabled,
+                    allow_tf32=self.tf32,
+                    deterministic=True,
+                )
+            )
+            matmul.allow_tf32 = self.tf32
+            try:
+                with torch.enable_grad():
+                    yield
+            except (RuntimeError, MemoryError) as error:
+                if _is_out_of_memory(error):
+                    raise self.out_of_memory(batch_size) from error
+                told = _translate(error)
+                if told is None:
+                    raise
+                raise told from error
+            finally:
+                matmul.allow_tf32 = before
+
+    def out_of_memory(self, batch_size: int) -> OutOfMemory:
+        """The error for a batch that did not fit, with the size to try."""
+        try_size = max(1, batch_size // 2)
+        return OutOfMemory(
+            "CT040",
+            f"out of memory on {self.device}" + (f" with batches of {batch_size}" if batch_size else ""),
+            expected="parameters, one batch's graph and the vectors to fit",
+            received=f"{sum(p.numel() for p in self.parameters.values()):,} parameters in {self.dtype}",
+            remedy=f"--batch-size {try_size}"
+            if batch_size > 1
+            else "a larger device, or --params to take fewer layers",
+        )
+
+    def check(self) -> None:
+        """Runs one small batch forward, and compares all targets with its output's shape.
+
+        Raises:
+            LoadError: CT024 inputs do not fit the model, CT028 output and targets, CT022 a label out of range.
+        """
+        rows = range(min(2, self.num_samples))
+        batch = self.batch(rows)
+        try:
+            with self.context(), torch.no_grad():
+                output = self.forward(self.parameters, batch[0])
+        except (LoadError, DerivativeError, OutOfMemory):
+            raise
+        except Exception as error:  # the user's module fails in its own way
+            shapes = ", ".join(f"{name or 'inputs'} {tuple(t.shape)} {t.dtype}" for name, t in named_tensors(batch[0]))
+            raise LoadError(
+                "CT024",
+                "the model fails on the inputs",
+                expected="inputs that the model's forward takes",
+                received=f"{shapes}; {type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
+                remedy="check --input-key and the shape (channels first? flattened?), and the factory's arguments",
+            ) from error
+        if self.loss is None:
+            return
+        prediction = self.prediction(output)
+        targets = self.data.targets
+        if not isinstance(targets, torch.Tensor):
+            return
+        if len(prediction) != len(rows):
+            raise LoadError(
+                "CT028",
+                "the model's output has another number of rows than its input",
+                expected=f"{len(rows)} rows",
+                received=f"output of shape {tuple(prediction.shape)}",
+                remedy="the first dimension must be the samples'",
+            )
+        shape = (len(targets), *prediction.shape[1:])
+        self.loss.check_targets(torch.empty(shape, device="meta"), targets)
+
+    def find_non_finite(self) -> int | None:
+        """The first sample whose own loss is not finite, or None."""
+        with self.context(), torch.no_grad():
+            for row in range(self.num_samples):
+                if not bool(torch.isfinite(self.loss_sum(self.parameters, self.batch(range(row, row + 1))))):
+                    return row
+        return None
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    """Takes off `torch.compile` and the data-parallel wrappers, which have no second derivative."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def _takes_keywords(model: nn.Module, inputs: Tree) -> bool:
+    """Whether the forward of the model takes the dictionary's entries as keywords (else it takes the dictionary)."""
+    if not isinstance(inputs, Mapping):
+        return False
+    try:
+        inspect.signature(model.forward).bind(**inputs)
+    except TypeError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time of a call; the modules' own modes come back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """CUDA's error is a type of its own; the CPU allocator's is told by its words alone."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _translate(error: BaseException) -> DerivativeError | None:
+    """What torch says where an operation has no (second) derivative, as an error with a way out."""
+    text = str(error)
+    signs = (
+        "is not implemented",
+        "ouble backward",
+        "does not support forward AD",
+        "once_differentiable",
+        "not differentiable",
+    )
+    if not any(sign in text for sign in signs):
+        return None
+    return DerivativeError(
+        "CT050",
+        "an operation in the model has no second derivative",
+        expected="operations that can be differentiated twice",
+        received=text.strip().splitlines()[0][:300],
+        remedy="replace the operation by one written in plain torch operations (in the factory)",
+    )

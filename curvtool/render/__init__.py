@@ -1,0 +1,1 @@
+"""Renderers: each takes a report and computes nothing."""

@@ -1,0 +1,1 @@
+"""The report: the one thing that renderers and other programs read."""

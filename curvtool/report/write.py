@@ -1,0 +1,49 @@
+"""Writing a file so that it is either the old one or the whole new one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from curvtool.errors import UsageError
+
+
+def check_writable(path: Path) -> None:
+    """Before anything is computed: whether a file can be made there.
+
+    Raises:
+        UsageError: CT007, the folder does not exist or cannot be written to.
+    """
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(
+            "CT007",
+            f"cannot write {path}",
+            expected="a file name in a folder that exists and can be written to",
+            received="a folder"
+            if path.is_dir()
+            else f"{folder} " + ("is read-only" if folder.is_dir() else "does not exist"),
+            remedy=f"mkdir -p {folder}" if not folder.is_dir() else "another path",
+        )
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """A temporary file in the same folder, flushed to the disk, then put in the place of `path` at once."""
+    folder = path.absolute().parent
+    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
