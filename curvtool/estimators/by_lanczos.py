@@ -47,7 +47,7 @@ def by_lanczos(
         max_basis or basis_size(operator, k, which, memory_budget),
         space.generator(seed, 1),
     )
-    keep = _keep(k, which)
+    keep = keep_for(k, which)
     in_a_row = 0
     pairs: RitzPairs | None = None
     trend = Trend(rtol)
@@ -109,14 +109,14 @@ def _eigenvalues(pairs: RitzPairs, index: np.ndarray, rtol: float, floor: float)
     )
 
 
-def _keep(k: int, which: str) -> Callable[[RitzPairs, int], np.ndarray]:
+def keep_for(k: int, which: str) -> Callable[[RitzPairs, int], np.ndarray]:
     """The pairs that survive a restart: the wanted ones and their neighbours, from the wanted ends."""
 
     def keep(pairs: RitzPairs, number: int) -> np.ndarray:
         wanted = 2 * k if which == "be" else k
         number = min(max(number, wanted + 1), len(pairs.values) - 1)
         if which == "be":
-            return pairs.wanted((number + 1) // 2, "be")[:number]
+            return pairs.wanted(max(number // 2, k), "be")  # never cut: the wanted ones stand at both ends
         return pairs.wanted(number, which)
 
     return keep

@@ -15,7 +15,6 @@ from curvtool.linalg.intervals import Interval, look_error, stratified_interval,
 from curvtool.operators.base import LinearOperator
 
 _DEGREES_WANTED = 32  # of freedom at the first look, so that its interval is not wide for want of them
-_MOST_GROWTH = 8  # passes from one look to the next
 
 
 @dataclass(frozen=True)
@@ -114,10 +113,14 @@ def _one_pass(operator: LinearOperator, number: int, seed: int) -> np.ndarray:
 
 
 def _plan(interval: Interval, num: int, look: int, target: float) -> int:
-    """Passes at which the interval of the next look should be as narrow as the target, with a tenth to spare."""
+    """Passes at which the interval of the next look should be as narrow as the target.
+
+    A standard deviation of the estimated variance, sqrt(2 / degrees) of it, is to spare: further looks cost width.
+    """
     quantile = student_t_quantile(1.0 - look_error(look) / 2, interval.degrees)
-    wanted = num * (quantile * interval.stderr / target) ** 2 * 1.1 if target > 0 else math.inf
-    return max(num + 1, math.ceil(min(wanted, num * _MOST_GROWTH)))
+    spare = 1 + math.sqrt(2 / interval.degrees)
+    wanted = num * (quantile * interval.stderr / target) ** 2 * spare if target > 0 else math.inf
+    return max(num + 1, math.ceil(min(wanted, num * 1000)))
 
 
 def _running(passes: list[np.ndarray]) -> str:

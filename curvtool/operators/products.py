@@ -154,7 +154,7 @@ def jacobian(function: Function, x: torch.Tensor) -> torch.Tensor:
         variable = _variable(x)
         output = function(variable)
         rows = [_gradient(entry, variable, None, x.requires_grad) for entry in output.reshape(-1)]
-    return torch.stack(rows).reshape(*output.shape, *x.shape)
+    return torch.stack(rows).reshape((*output.shape, *x.shape))
 
 
 def hessian(function: Function, x: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,139 @@
+"""Eigenvalues of real Hessians, the honesty of their errors, and stopping on the way."""
+
+import numpy as np
+import pytest
+import torch
+
+from cases import CASES
+from curvtool import CurvtoolError, Hessian, Interrupted, MatrixOperator, eigenvalues
+from oracles import dense_hessian
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_both_ends_of_every_case(case):
+    true = torch.linalg.eigvalsh(dense_hessian(case))
+    operator = Hessian(case.problem(), batch_size=case.batch_size)
+    result = eigenvalues(operator, 2, which="be", rtol=1e-10)
+    assert result.converged
+    scale = float(true.abs().max())
+    assert np.allclose(result.values, [true[-1], true[-2], true[1], true[0]], rtol=1e-8, atol=1e-12 * scale)
+    for pair in result.eigenvalues:
+        assert float((true - pair.value).abs().min()) <= pair.error_bound + 1e-12 * scale
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_float32(case):
+    true = torch.linalg.eigvalsh(dense_hessian(case)).flip(0)[:2].numpy()
+    result = eigenvalues(Hessian(case.problem(torch.float32), batch_size=case.batch_size), 2, rtol=1e-5)
+    assert np.allclose(result.values, true, rtol=1e-4, atol=1e-5 * abs(true).max())
+
+
+@pytest.mark.parametrize("case", CASES[:6], ids=str)
+def test_power_iteration_keeps_the_sign(case):
+    true = torch.linalg.eigvalsh(dense_hessian(case))
+    top = true[torch.argsort(-true.abs())][:2].numpy()
+    result = eigenvalues(Hessian(case.problem()), 2, method="power", rtol=1e-7, max_passes=20000)
+    assert result.converged and result.which == "lm"
+    assert np.allclose(result.values, top, rtol=1e-6)
+
+
+def spectrum(values, seed):
+    generator = torch.Generator().manual_seed(seed)
+    q, _ = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=torch.float64))
+    return MatrixOperator(q @ torch.diag(torch.as_tensor(values, dtype=torch.float64)) @ q.T)
+
+
+def test_true_residuals_are_reported():
+    operator = spectrum(np.geomspace(1e-4, 10, 150), 0)
+    result = eigenvalues(operator, 4, rtol=1e-3)
+    for pair, vector in zip(result.eigenvalues, result.vectors, strict=True):
+        true = float((operator.matrix @ vector - pair.value * vector).norm())
+        assert pair.residual_norm == pytest.approx(true, rel=1e-6, abs=1e-11)
+    assert result.check_discrepancy < 1e-11
+    assert result.cost.check_hvps == 1 and result.cost.num_hvps == result.cost.solver_hvps + 1
+
+
+def test_closing_check_sees_products_that_do_not_repeat():
+    operator = spectrum(np.geomspace(1e-4, 10, 150), 0)
+    exact, calls = operator.matvec, []
+
+    def drifting(vector):
+        calls.append(1)
+        return exact(vector) * (1 + 1e-3 * len(calls))
+
+    operator.matvec = drifting
+    result = eigenvalues(operator, 3)
+    assert result.check_discrepancy > 1e-3
+    assert all(pair.residual_norm > 1e-3 for pair in result.eigenvalues)
+
+
+def test_bounds_hold_and_no_leading_pair_is_missed():
+    """Over 400 starts on networks' Hessians: every value within rtol of the eigenvalue of its rank."""
+    for case in (CASES[0], CASES[4]):
+        matrix = dense_hessian(case)
+        true = torch.linalg.eigvalsh(matrix).flip(0)[:3].numpy()
+        operator = MatrixOperator(matrix)
+        for seed in range(200):
+            result = eigenvalues(operator, 3, rtol=1e-3, seed=seed)
+            assert result.converged
+            assert np.all(np.abs(np.array(result.values) - true) <= 1e-3 * np.abs(true) + 1e-12), seed
+
+
+def test_what_did_not_converge_says_so():
+    operator = spectrum(np.linspace(0, 1, 300), 0)
+    result = eigenvalues(operator, 5, max_passes=8)
+    assert not result.converged and not any(pair.converged for pair in result.eigenvalues)
+    assert len(result.eigenvalues) == 5
+    assert eigenvalues(operator, 5, max_passes=2).eigenvalues  # fewer products than pairs: what there is
+
+
+def test_error_follows_the_tolerance():
+    operator = spectrum(np.geomspace(1e-6, 1, 400), 3)
+    products = [eigenvalues(operator, 3, rtol=rtol).cost.solver_hvps for rtol in (1e-2, 1e-5, 1e-10)]
+    assert products[0] < products[1] < products[2]
+
+
+def test_seed_decides_everything():
+    operator = spectrum(np.geomspace(1e-4, 10, 100), 0)
+    first, again, other = (eigenvalues(operator, 3, seed=seed) for seed in (1, 1, 2))
+    assert first.values == again.values
+    assert first.values != other.values
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"k": 0},
+        {"k": 101},
+        {"which": "xx"},
+        {"method": "qr"},
+        {"rtol": 0.0},
+        {"rtol": 1.0},
+        {"method": "power", "which": "la"},
+        {"k": 51, "which": "be"},
+    ],
+)
+def test_senseless_arguments_are_refused(arguments):
+    with pytest.raises(CurvtoolError) as caught:
+        eigenvalues(spectrum(np.ones(100), 0), **arguments)
+    assert caught.value.exit_status == 2 and caught.value.expected
+
+
+@pytest.mark.parametrize("method", ["lanczos", "power"])
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), CurvtoolError("CT040", "out of memory")])
+def test_nothing_computed_is_lost(method, stop):
+    operator = spectrum(np.concatenate([np.geomspace(1e-4, 1, 100), [30.0, 10.0]]), 0)
+    exact, calls = operator.matvec, []
+
+    def failing(vector):
+        calls.append(1)
+        if len(calls) > 9:
+            raise stop
+        return exact(vector)
+
+    operator.matvec = failing
+    with pytest.raises(Interrupted) as caught:
+        eigenvalues(operator, 3, method=method, rtol=1e-12)
+    assert caught.value.cause is stop
+    assert caught.value.partial.values[0] == pytest.approx(30.0, rel=1e-2)
+    assert not caught.value.partial.converged

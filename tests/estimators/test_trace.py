@@ -1,0 +1,138 @@
+"""The trace: unbiased, and an interval that covers though the run stops itself."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cases import CASES
+from curvtool import CurvtoolError, Hessian, Interrupted, MatrixOperator, Problem, trace
+from oracles import dense_hessian
+
+
+def digits_terms(group=64, hidden=5):
+    """The Hessians of groups of handwritten digits under a small trained network, float64, their sum the whole."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x = torch.from_numpy(digits.data / 16).reshape(-1, 8, 8)[:, ::2, ::2].reshape(-1, 16)
+    y = torch.from_numpy(digits.target)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(16, hidden), torch.nn.Tanh(), torch.nn.Linear(hidden, 10)).double()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(150):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    terms = []
+    for start in range(0, len(x), group):
+        rows = slice(start, start + group)
+        share = len(x[rows]) / len(x)
+        terms.append(Hessian(Problem(model, (x[rows], y[rows]))).materialize() * share)
+    return terms
+
+
+@pytest.fixture(scope="module")
+def terms():
+    return digits_terms()
+
+
+def exact_deviation(terms):
+    """Standard deviation of one pass: sum over terms of 2 (||A||_F^2 - sum A_ii^2)."""
+    return math.sqrt(sum(2 * float(t.square().sum() - t.diagonal().square().sum()) for t in terms))
+
+
+@pytest.mark.parametrize("rtol", [0.05, pytest.param(0.02, marks=pytest.mark.slow)])
+def test_interval_covers_and_is_not_wide(terms, rtol):
+    """300 runs, each stopping itself: 93 to 99 % cover, and half-widths are at most 1.5 times the exact ones."""
+    operator = MatrixOperator(terms)
+    true, deviation = float(operator.matrix.trace()), exact_deviation(terms)
+    covered, widths, errors = 0, [], []
+    for seed in range(300):
+        result = trace(operator, rtol=rtol, seed=seed)
+        low, high = result.ci95
+        covered += low <= true <= high
+        widths.append((high - low) / 2 / (1.96 * deviation / math.sqrt(result.num_passes)))
+        errors.append(result.value - true)
+        assert result.converged and (high - low) / 2 <= rtol * abs(result.value)
+    assert 0.93 <= covered / 300 <= 0.99
+    assert np.mean(widths) <= 1.5 and np.percentile(widths, 95) <= 1.5
+    assert abs(np.mean(errors)) <= 4 * np.std(errors) / math.sqrt(300)  # unbiased
+
+
+@pytest.mark.parametrize("num_terms", [1, 3])
+def test_interval_covers_with_few_groups(terms, num_terms):
+    """One group, or three: the degrees of freedom come from the passes instead."""
+    size = -(-len(terms) // num_terms)
+    merged = [torch.stack(terms[i : i + size]).sum(0) for i in range(0, len(terms), size)]
+    operator = MatrixOperator(merged)
+    true = float(operator.matrix.trace())
+    results = [trace(operator, rtol=0.1, seed=seed) for seed in range(300)]
+    covered = sum(r.ci95[0] <= true <= r.ci95[1] for r in results) / 300
+    assert 0.93 <= covered <= 0.995
+    deviation = exact_deviation(merged)
+    widths = [(r.ci95[1] - r.ci95[0]) / 2 / (1.96 * deviation / math.sqrt(r.num_passes)) for r in results]
+    assert np.mean(widths) <= 1.5
+
+
+def test_far_fewer_passes_than_a_shared_probe(terms):
+    """A probe a group of samples: the variance of a pass falls manifold against a probe shared by all data."""
+    whole = torch.stack(terms).sum(0)
+    assert exact_deviation([whole]) / exact_deviation(terms) > 4
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_case(case):
+    true = float(dense_hessian(case).trace())
+    operator = Hessian(case.problem(), batch_size=3, group_size=4)
+    result = trace(operator, rtol=0.2, max_passes=400)
+    assert abs(result.value - true) <= 5 * result.stderr + 1e-9 * abs(true)
+    assert result.num_terms == operator.num_terms
+
+
+def test_groups_are_fixed_by_the_data_not_by_the_batch():
+    values = [
+        trace(Hessian(CASES[0].problem(), batch_size=size, group_size=4), max_passes=10).value for size in (1, 3, 4, 10)
+    ]
+    assert np.allclose(values, values[0], rtol=1e-10)
+
+
+def test_no_spread_is_no_error():
+    result = trace(MatrixOperator(torch.diag(torch.arange(10.0, dtype=torch.float64))))
+    assert result.value == 45.0 and result.ci95 == (45.0, 45.0) and result.converged
+
+
+def test_wider_than_asked_for_says_so(terms):
+    result = trace(MatrixOperator(terms), rtol=1e-4, max_passes=6)
+    assert not result.converged and result.num_passes == 6
+    assert result.ci95[0] < float(torch.stack(terms).sum(0).trace()) < result.ci95[1]
+
+
+def test_seed_decides_everything(terms):
+    operator = MatrixOperator(terms)
+    assert trace(operator, seed=3).value == trace(operator, seed=3).value
+    assert trace(operator, seed=3).value != trace(operator, seed=4).value
+
+
+def test_nothing_computed_is_lost(terms):
+    operator = MatrixOperator(terms)
+    exact, calls = operator.term_quadratic_form, []
+
+    def failing(term, probe):
+        calls.append(1)
+        if len(calls) > 4.5 * operator.num_terms:
+            raise KeyboardInterrupt
+        return exact(term, probe)
+
+    operator.term_quadratic_form = failing
+    with pytest.raises(Interrupted) as caught:
+        trace(operator, rtol=1e-3)
+    assert caught.value.partial.num_passes == 4
+    assert caught.value.partial.ci95[0] < float(operator.matrix.trace()) < caught.value.partial.ci95[1]
+
+
+@pytest.mark.parametrize("arguments", [{"rtol": 0}, {"rtol": 2.0}, {"max_passes": 1}])
+def test_senseless_arguments_are_refused(terms, arguments):
+    with pytest.raises(CurvtoolError, match="CT001"):
+        trace(MatrixOperator(terms), **arguments)

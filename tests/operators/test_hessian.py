@@ -1,0 +1,144 @@
+"""The Hessian operator against the dense oracle over the table of cases."""
+
+import pytest
+import torch
+
+from cases import CASES, conv_batchnorm
+from curvtool import CurvtoolError, Hessian, Problem
+from oracles import dense_hessian, relative
+
+MODES = ["kept", "fresh", "forward"]
+
+
+@pytest.fixture(scope="module")
+def dense():
+    return {case.name: dense_hessian(case) for case in CASES}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_equals_dense_hessian_on_ragged_batches(case, mode, dense):
+    operator = Hessian(case.problem(), batch_size=case.batch_size, mode=mode)
+    assert relative(operator.materialize(), dense[case.name]) < 1e-10
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_symmetric(case):
+    operator = Hessian(case.problem(), batch_size=case.batch_size)
+    u, v = (operator.space.normal(operator.space.generator(i)) for i in range(2))
+    left, right = float(u @ (operator @ v)), float(v @ (operator @ u))
+    assert abs(left - right) <= 1e-10 * float(u.norm() * (operator @ v).norm())
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_batches_change_nothing(case):
+    whole = Hessian(case.problem(), batch_size=1000)
+    ragged = Hessian(case.problem(), batch_size=case.batch_size)
+    v = whole.space.normal(whole.space.generator(3))
+    assert relative(ragged @ v, whole @ v) < 1e-10
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_float32_is_close(case, dense):
+    operator = Hessian(case.problem(torch.float32), batch_size=case.batch_size)
+    assert operator.materialize().dtype == torch.float32
+    assert relative(operator.materialize().double(), dense[case.name]) < 1e-4
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_terms_add_up(case, dense):
+    """The quadratic forms of the groups, with one vector for all, add up to that of the whole."""
+    operator = Hessian(case.problem(), batch_size=3, group_size=4)
+    z = operator.space.rademacher(operator.space.generator(5))
+    total = sum(float(operator.term_quadratic_form(t, z)) for t in range(operator.num_terms))
+    assert total == pytest.approx(float(z @ dense[case.name] @ z), rel=1e-9, abs=1e-12)
+    assert operator.data_passes == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_loss_and_gradient(case):
+    model, inputs, targets = case.make(torch.float64)
+    problem = case.problem()
+    loss, gradient = Hessian(problem, batch_size=case.batch_size).loss_and_gradient()
+    true = case.mean_loss(model.eval(), inputs, targets)
+    parameters = [p for name, p in model.named_parameters() if name in problem.parameters]
+    flat = torch.cat([g.reshape(-1) for g in torch.autograd.grad(true, parameters, materialize_grads=True)])
+    assert loss == pytest.approx(true.item(), rel=1e-12)
+    assert relative(gradient, flat) < 1e-10
+
+
+def test_unused_parameter_has_zero_rows():
+    case = next(c for c in CASES if c.name == "unused-frozen")
+    operator = Hessian(case.problem(), batch_size=4)
+    matrix = operator.materialize()
+    names = operator.by_parameter(matrix[0])
+    assert "frozen.weight" not in names
+    offsets = torch.arange(operator.space.dim, dtype=torch.float64)
+    rows = operator.by_parameter(offsets)["unused.weight"].reshape(-1).long()
+    assert torch.equal(matrix[rows], torch.zeros_like(matrix[rows]))
+    assert torch.equal(matrix[:, rows], torch.zeros_like(matrix[:, rows]))
+
+
+def test_loss_linear_in_the_parameters_has_zero_hessian():
+    model = torch.nn.Linear(3, 1).double()
+    problem = Problem(model, (torch.randn(5, 3).double(), torch.zeros(5)), lambda z, y: z.squeeze(1))
+    for mode in MODES:
+        assert torch.equal(Hessian(problem, mode=mode).materialize(), torch.zeros(4, 4, dtype=torch.float64))
+
+
+def test_materialize_refuses_beyond_its_budget():
+    operator = Hessian(CASES[0].problem())
+    with pytest.raises(CurvtoolError, match="CT006"):
+        operator.materialize(max_bytes=1000)
+
+
+def test_budget_decides_which_graphs_are_kept():
+    problem = CASES[0].problem()
+    per_sample = Hessian(problem, batch_size=1).execution.calibration.graph_bytes_per_sample
+    assert per_sample > 0
+    v = torch.ones(Hessian(problem).space.dim, dtype=torch.float64)
+    for share, kept in ((0.0, 0), (0.45, 4), (2.0, 10)):
+        budget = int(2 * per_sample * 10 * share)
+        operator = Hessian(problem, batch_size=1, memory_budget=budget)
+        operator.execution.calibration.seconds.pop("forward", None)
+        operator @ v
+        assert len(operator.execution._graphs) == kept
+
+
+def test_auto_mode_is_measured_on_the_model():
+    calibration = Hessian(CASES[0].problem()).execution.calibration
+    assert set(calibration.seconds) == {"kept", "fresh", "forward"}
+    assert all(seconds > 0 for seconds in calibration.seconds.values())
+
+
+def test_forward_mode_that_fails_is_left_out():
+    """The Huber loss has no forward derivative of its gradient; reverse over reverse goes on without it."""
+    model = torch.nn.Linear(3, 1).double()
+    loss = lambda z, y: torch.nn.functional.huber_loss(z.squeeze(1), y, reduction="none")
+    problem = Problem(model, (torch.randn(5, 3).double(), torch.zeros(5).double()), loss)
+    operator = Hessian(problem)
+    if "forward" in operator.execution.calibration.seconds:
+        pytest.skip("this torch has the derivative")
+    assert "forward" in operator.execution.calibration.rejected
+    assert torch.isfinite(operator.materialize()).all()
+
+
+def test_users_model_is_left_alone():
+    model, x, y = conv_batchnorm(torch.float64)
+    model.train()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    problem = Problem(model, (x, y))
+    operator = Hessian(problem, batch_size=4)
+    operator @ torch.ones(operator.space.dim, dtype=torch.float64)
+    assert all(module.training for module in model.modules())
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+def test_no_second_derivative_is_told():
+    model = torch.nn.Sequential(torch.nn.EmbeddingBag(5, 3), torch.nn.Linear(3, 2))
+    problem = Problem(model, (torch.randint(0, 5, (4, 3)), torch.tensor([0, 1, 0, 1])))
+    operator = Hessian(problem, batch_size=2, mode="fresh")
+    with pytest.raises(CurvtoolError) as caught:
+        operator @ torch.ones(operator.space.dim)
+    assert caught.value.code == "CT050" and caught.value.exit_status == 5
