@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-
 from cases import Case
+
 from curvtool import Problem
 
 

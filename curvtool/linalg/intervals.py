@@ -66,10 +66,10 @@ class Interval:
 def look_error(look: int, alpha: float = 0.05) -> float:
     """The error probability spent on the `look`-th look (from 0), summing to `alpha` over all looks.
 
-    Three tenths on the pilot, half on the second look, which is planned to be the last, and the rest halved from look
+    A fifth on the pilot, most of it on the second look, which is planned to be the last, and the rest halved from look
     to look: by the union bound the chance that any of the intervals misses is at most alpha.
     """
-    return alpha * (0.3, 0.5)[look] if look < 2 else alpha * 0.1 * 0.5 ** (look - 2)
+    return alpha * (0.2, 0.65)[look] if look < 2 else alpha * 0.075 * 0.5 ** (look - 2)
 
 
 def stratified_interval(samples: np.ndarray, look: int, alpha: float = 0.05) -> Interval:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-
 from cases import CASES
-from curvtool import CurvtoolError, Hessian, Interrupted, MatrixOperator, eigenvalues
 from oracles import dense_hessian
+
+from curvtool import CurvtoolError, Hessian, Interrupted, MatrixOperator, eigenvalues
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from cases import conv_batchnorm, dictionary, tied
 from torch import nn
 
-from cases import conv_batchnorm, dictionary, tied
 from curvtool import CurvtoolError, InputJacobian, Interrupted, Problem, jacobian_norms
 
 

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-
 from cases import CASES
-from curvtool import CurvtoolError, Hessian, Interrupted, MatrixOperator, Problem, trace
 from oracles import dense_hessian
+
+from curvtool import CurvtoolError, Hessian, Interrupted, MatrixOperator, Problem, trace
 
 
 def digits_terms(group=64, hidden=5):

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-
 from cases import CASES, conv_batchnorm
-from curvtool import CurvtoolError, Hessian, Problem
 from oracles import dense_hessian, relative
+
+from curvtool import CurvtoolError, Hessian, Problem
 
 MODES = ["kept", "fresh", "forward"]
 

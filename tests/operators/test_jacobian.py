@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from cases import conv_batchnorm, dictionary, regression, tied
+from oracles import dense_jacobian, relative
 from torch import nn
 
-from cases import conv_batchnorm, dictionary, regression, tied
 from curvtool import CurvtoolError, InputJacobian, Problem
-from oracles import dense_jacobian, relative
 
 
 def test_equals_dense_jacobian():

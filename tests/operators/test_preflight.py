@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from cases import CASES, conv_batchnorm
 from torch import nn
 
-from cases import CASES, conv_batchnorm
 from curvtool import CurvtoolError, Problem
 from curvtool.operators.preflight import preflight_hessian, preflight_jacobian
 
