@@ -1,4 +1,4 @@
-"""The table of cases: small problems, each with its loss written down once more by torch alone, over all data at once."""
+"""The table of cases: small problems, each with its loss once more by torch alone, over all data at once."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from curvtool.errors import CurvtoolError, Interrupted
 from curvtool.estimators.cost import Meter
 from curvtool.estimators.eigenpairs import Eigenvalue, EigenvaluesResult
@@ -29,7 +31,9 @@ def by_power(
         order = sorted(range(len(found)), key=lambda i: -abs(found[i].value))
         ordered = tuple(found[i] for i in order)
         whole = len(found) == k and all(e.converged for e in found)
-        return EigenvaluesResult(ordered, vectors[order], "lm", "power", whole, None, meter.cost())
+        return EigenvaluesResult(
+            ordered, torch.stack([vectors[i] for i in order]), "lm", "power", whole, None, meter.cost()
+        )
 
     try:
         for index in range(k):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from curvtool.errors import CurvtoolError, OutOfMemory
-from curvtool.operators.memory import default_budget, saved_bytes
+from curvtool.operators.memory import default_budget, saved_bytes, storage_id
 from curvtool.operators.products import GradientGraph, Parts, forward_over_reverse
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Execution:
         rows = range(min(CALIBRATION_SAMPLES, self.problem.num_samples))
         space_generator = torch.Generator().manual_seed(0)
         vector = [torch.randn(p.shape, generator=space_generator).to(p) for p in self.parameters]
-        ours = {p.untyped_storage().data_ptr() for p in self.parameters}
+        ours = {storage_id(p) for p in self.parameters}
         with self.problem.context(len(rows)):
             with saved_bytes(lambda: ours) as count:
                 graph = self._build(rows)

@@ -52,12 +52,17 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def storage_id(tensor: torch.Tensor) -> int:
+    """One number for all tensors that share a storage; also where a device gives no address of its data."""
+    return int(tensor.untyped_storage()._cdata)
+
+
 @contextmanager
 def saved_bytes(exclude: Callable[[], set[int]] = set) -> Iterator[Callable[[], int]]:
     """Counts the bytes of the storages that autograd saves inside, each storage once.
 
     Args:
-        exclude: data pointers of storages that do not count (the parameters).
+        exclude: ids of storages that do not count (the parameters).
 
     Yields:
         A function that gives the count so far.
@@ -65,8 +70,7 @@ def saved_bytes(exclude: Callable[[], set[int]] = set) -> Iterator[Callable[[], 
     seen: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
+        seen[storage_id(tensor)] = tensor.untyped_storage().nbytes()
         return tensor.detach()  # not the tensor itself: its graph would then hold itself
 
     def unpack(tensor: Any) -> Any:

@@ -213,10 +213,11 @@ class Problem:
         if leaves:
             output = self.forward(frozen, inputs)
         else:
-            ids = {t.data_ptr() for _, t in named_tensors(inputs)}
+            ids = {t.untyped_storage()._cdata for _, t in named_tensors(inputs)}
 
             def at_embedding(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
-                if args and isinstance(args[0], torch.Tensor) and args[0].data_ptr() in ids and not leaves:
+                ids_of = getattr(args[0], "untyped_storage", None) if args else None
+                if ids_of is not None and ids_of()._cdata in ids and not leaves:
                     leaves.append(output.detach().requires_grad_())
                     return leaves[-1]
                 return None
