@@ -86,7 +86,8 @@ def _section_parameters(section: type[Section], panel: str) -> list[inspect.Para
             continue  # the argument
         plain = plain_type(hints[item.name])
         default = item.default
-        shown = str(default) if isinstance(default, (int, float, str)) and not isinstance(default, bool) else False
+        is_shown = isinstance(default, (int, float, str)) and not isinstance(default, bool)
+        shown = f" (default {default})" if is_shown else ""
         details: dict[str, Any] = {
             "help": item.metadata["help"] + shown,
             "rich_help_panel": panel,

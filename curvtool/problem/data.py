@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -334,7 +335,7 @@ def _read(path: Path) -> Any:
             return checkpoint.read(path)
     except LoadError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         pickled = "allow_pickle" in str(error)
         raise LoadError(
             "CT021",

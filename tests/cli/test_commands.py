@@ -1,0 +1,307 @@
+"""The program as a user meets it: results on stdout, the rest on stderr, each mistake with its status and remedy."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+
+import curvtool
+from curvtool.cli import app
+from curvtool.operators.hessian import Hessian
+from curvtool.operators.jacobian import InputJacobian
+
+FACTORIES = """
+import torch
+def net(width=4, classes=3):
+    return torch.nn.Sequential(torch.nn.Linear(5, width), torch.nn.Tanh(), torch.nn.Linear(width, classes))
+def frozen():
+    return net().requires_grad_(False)
+def broken():
+    raise ValueError("no such size")
+def nothing():
+    return 3
+def loss(z, y):
+    return ((z - y) ** 2).sum(1)
+def data():
+    g = torch.Generator().manual_seed(0)
+    pairs = torch.utils.data.TensorDataset(torch.randn(40, 5, generator=g), torch.randint(0, 3, (40,), generator=g))
+    return torch.utils.data.DataLoader(pairs, batch_size=7, shuffle=True)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A user's folder: a checkpoint, data and code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("models_here",):
+        sys.modules.pop(name, None)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "models_here.py").write_text(FACTORIES)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))
+    torch.save(model.state_dict(), "net.pt")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(50, 5)).astype(np.float32), rng.integers(0, 3, 50)
+    np.savez("data.npz", inputs=x, targets=y)
+    np.savez("labels.npz", inputs=x, targets=y + 1)
+    np.savez("huge.npz", inputs=x / np.abs(x).max() * 3e38, targets=y)
+    np.savez("shape.npz", inputs=x[:, :3], targets=y)
+    np.savez("empty.npz", inputs=x[:0], targets=y[:0])
+    np.savez("inputs.npz", inputs=x)
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the program in this process: status, stdout, stderr."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["curvtool", *map(str, words)])
+        status = app._run()
+        out = capsys.readouterr()
+        assert "Traceback" not in out.err
+        return status, out.out, out.err
+
+    return call
+
+
+MODEL = ("net.pt", "--factory", "models_here:net", "--data", "data.npz")
+
+
+@pytest.mark.parametrize("kind", ["eigs", "trace", "jacnorm"])
+def test_json_alone_on_stdout_and_valid(folder, run, kind):
+    more = ["--rtol", "0.9"] if kind == "trace" else []  # an untrained network: its trace is small beside its spread
+    status, out, _ = run(kind, *MODEL, "--json", "-", *more)
+    assert status == 0
+    report = json.loads(out)
+    schema = json.loads((Path(curvtool.__file__).parent / "report" / "schema.json").read_text())
+    jsonschema.validate(report, schema)
+    assert report["status"] == "complete" and report["analyses"][0]["kind"] == kind
+    assert report["provenance"]["config_sources"]["model.factory"] == "flag"
+
+
+def test_numbers_are_those_of_the_library(folder, run):
+    report = json.loads(run("eigs", *MODEL, "-k", "3", "--json", "-")[1])
+    import models_here
+
+    model = models_here.net()
+    model.load_state_dict(torch.load("net.pt", weights_only=True))
+    data = np.load("data.npz")
+    problem = curvtool.Problem(
+        model, (torch.tensor(data["inputs"]), torch.tensor(data["targets"])), dtype=torch.float64
+    )
+    true = torch.linalg.eigvalsh(Hessian(problem).materialize()).flip(0)[:3]
+    found = [pair["value"] for pair in report["analyses"][0]["eigenvalues"]]
+    assert np.allclose(found, true, rtol=1e-4)
+    assert report["problem"]["loss_value"] == pytest.approx(Hessian(problem).loss_and_gradient()[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["eigs", "trace", "jacnorm"])
+def test_tables_fit_80_columns(folder, run, kind):
+    status, out, _ = run(kind, *MODEL)
+    assert status == 0 and len(out.splitlines()) > 5
+    assert max(len(line) for line in out.splitlines()) <= 80 and "…" not in out
+
+
+def test_without_a_model_the_example_runs_and_says_so(folder, run):
+    status, out, err = run("jacnorm", "--num-samples", "20")
+    assert status == 0 and "demo:digits" in err and "demo:digits" in out
+    assert run("jacnorm", "--num-samples", "20", "-q")[2] == ""
+
+
+def test_files_by_suffix(folder, run):
+    assert run("eigs", *MODEL, "-o", "e.csv", "--json", "e.json")[0] == 0
+    rows = list(csv.DictReader(io.StringIO(Path("e.csv").read_text())))
+    pairs = json.loads(Path("e.json").read_text())["analyses"][0]["eigenvalues"]
+    assert [float(row["eigenvalue"]) for row in rows] == [pair["value"] for pair in pairs]
+    assert run("trace", *MODEL, "-o", "t.md")[0] == 0 and "| trace |" in Path("t.md").read_text()
+    assert run("jacnorm", *MODEL, "--per-example", "n.csv", "--format", "csv")[0] == 0
+    assert len(Path("n.csv").read_text().splitlines()) == 51
+
+
+def test_dry_run_computes_nothing(folder, run, monkeypatch):
+    monkeypatch.setattr("curvtool.pipeline.run.run", None)
+    status, out, _ = run("eigs", *MODEL, "--dry-run")
+    assert status == 0 and "products expected" in out
+    plan = json.loads(run("trace", *MODEL, "--dry-run", "--json", "-")[1])
+    assert plan["status"] == "dry_run" and plan["num_params"] == 39
+
+
+def test_same_seed_same_values(folder, run):
+    value = lambda *more: json.loads(run("trace", *MODEL, "--json", "-", *more)[1])["analyses"][0]["value"]
+    assert value("--seed", "1") == value("--seed", "1") != value("--seed", "2")
+    shuffled = [*MODEL[:-1], "models_here:data", "--json", "-"]
+    prints = [json.loads(run("trace", *shuffled)[1])["provenance"]["data_fingerprint"] for _ in range(2)]
+    assert prints[0] == prints[1]
+
+
+def test_project_file(folder, run):
+    Path("curvtool.toml").write_text(
+        '[model]\ncheckpoint="net.pt"\nfactory="models_here:net"\n[data]\nsource="data.npz"\n[[analysis]]\nkind="eigs"\nk=2\n'
+    )
+    report = json.loads(run("eigs", "--json", "-")[1])
+    assert len(report["analyses"][0]["eigenvalues"]) == 2
+    assert report["provenance"]["config_sources"]["eigs.k"] == "curvtool.toml"
+
+
+def test_inspect(folder, run):
+    status, out, _ = run("inspect", "net.pt")
+    assert status == 0 and "0.weight" in out and "--factory" in out
+    assert json.loads(run("inspect", "data.npz", "--json", "-")[1])["role"] == "data"
+
+
+def words(*changes, base=MODEL):
+    return ["eigs", *base, *changes]
+
+
+MISTAKES = {
+    "unknown flag": (words("--kk", "3"), 2, "No such option"),
+    "unknown loss": (words("--loss", "crossentropy"), 2, "CT003"),
+    "unknown device": (words("--device", "abacus"), 2, "CT004"),
+    "unknown choice": (words("--dtype", "float31"), 2, "float32"),
+    "no such parameter": (words("--params", "conv*"), 2, "CT001"),
+    "bad suffix": (words("-o", "x.xlsx"), 2, "CT005"),
+    "no folder": (words("--json", "no/where.json"), 2, "CT007"),
+    "too many eigenvalues": (words("-k", "500"), 2, "CT001"),
+    "factory without a model": (["eigs", "--factory", "models_here:net"], 2, "CT009"),
+    "no reference": (words(base=("net.pt", "--factory", "models_here", "--data", "data.npz")), 2, "CT001"),
+    "missing file": (words(base=("nte.pt", *MODEL[1:])), 3, "CT010"),
+    "not a checkpoint": (words(base=("models_here.py", *MODEL[1:])), 3, "CT011"),
+    "needs a factory": (["eigs", "net.pt", "--data", "data.npz"], 3, "CT012"),
+    "no such module": (words(base=("net.pt", "--factory", "modles:net", "--data", "data.npz")), 3, "CT013"),
+    "no such function": (words(base=("net.pt", "--factory", "models_here:nett", "--data", "data.npz")), 3, "CT013"),
+    "keys do not fit": (words("-K", "width=9"), 3, "CT014"),
+    "broken factory": (words(base=("net.pt", "--factory", "models_here:broken", "--data", "data.npz")), 3, "CT016"),
+    "no module": (words(base=("net.pt", "--factory", "models_here:nothing", "--data", "data.npz")), 3, "CT016"),
+    "no data": (["eigs", "net.pt", "--factory", "models_here:net"], 3, "CT020"),
+    "data missing": (words(base=(*MODEL[:-1], "dta.npz")), 3, "CT020"),
+    "no targets": (words(base=(*MODEL[:-1], "inputs.npz")), 3, "CT021"),
+    "label out of range": (words(base=(*MODEL[:-1], "labels.npz")), 3, "CT022"),
+    "empty data": (words(base=(*MODEL[:-1], "empty.npz")), 3, "CT023"),
+    "inputs do not fit": (words(base=(*MODEL[:-1], "shape.npz")), 3, "CT024"),
+    "loss not finite": (words("--loss", "models_here:loss", "--target-key", "inputs", base=(*MODEL[:-1], "huge.npz")), 3, "CT02"),
+    "nothing trainable": (words(base=("net.pt", "--factory", "models_here:frozen", "--data", "data.npz")), 3, "CT027"),
+    "not converged, strict": (words("--max-passes", "3", "--strict"), 4, "CT045"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes(folder, run, mistake):
+    arguments, expected, sign = MISTAKES[mistake]
+    status, out, err = run(*arguments)
+    assert status == expected, err
+    assert sign in err
+    assert out == "" or "strict" in mistake
+    if sign.startswith("CT") and "strict" not in mistake:
+        assert 2 <= len([line for line in err.splitlines() if line.strip()]) <= 7
+
+
+def test_loss_that_is_not_finite_names_the_sample(folder, run):
+    x = np.ones((20, 5), np.float32)
+    y = np.ones((20, 3), np.float32)
+    y[6] = 3e38
+    np.savez("over.npz", inputs=x, targets=y)
+    status, _, err = run("eigs", *MODEL[:-1], "over.npz", "--loss", "mse")
+    assert status == 3 and "CT026" in err and "row 6" in err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
+def test_cuda_asked_for_and_absent(folder, run):
+    status, _, err = run(*words("--device", "cuda"))
+    assert status == 2 and "CT004" in err and "--device cpu" in err
+
+
+def test_whole_module_needs_trust(folder, run):
+    import models_here
+
+    torch.save(models_here.net(), "whole.pt")
+    status, _, err = run("eigs", "whole.pt", "--data", "data.npz")
+    assert status == 3 and "CT015" in err and "--trust" in err
+    assert run("eigs", "whole.pt", "--data", "data.npz", "--trust")[0] == 0
+
+
+def test_out_of_memory_names_the_batch_size(folder, run, monkeypatch):
+    from curvtool.operators.products import GradientGraph
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(GradientGraph, "product", fail)
+    status, _, err = run("eigs", *MODEL, "--batch-size", "32", "--hvp", "kept")
+    assert status == 3 and "CT040" in err and "--batch-size 16" in err
+
+
+def failing_after(method, calls, error):
+    counted = []
+
+    def fail(self, *args, **kwargs):
+        counted.append(1)
+        if len(counted) > calls:
+            raise error
+        return method(self, *args, **kwargs)
+
+    return fail
+
+
+@pytest.mark.parametrize("error,expected", [(KeyboardInterrupt(), 130), (curvtool.CurvtoolError("CT040", "full"), 1)])
+@pytest.mark.parametrize("kind", ["eigs", "trace", "jacnorm"])
+def test_nothing_computed_is_lost(folder, run, monkeypatch, kind, error, expected):
+    if kind == "jacnorm":
+        monkeypatch.setattr(InputJacobian, "rows_of", failing_after(InputJacobian.rows_of, 4, error))
+    elif kind == "trace":
+        method = Hessian.term_quadratic_form
+        monkeypatch.setattr(Hessian, "term_quadratic_form", failing_after(method, 9, error))
+    else:
+        monkeypatch.setattr(Hessian, "matvec", failing_after(Hessian.matvec, 10, error))
+    more = ["--batch-size", "10"] if kind == "jacnorm" else []
+    status, out, err = run(kind, *MODEL, "--json", "r.json", *more)
+    assert status == expected
+    report = json.loads(Path("r.json").read_text())
+    assert report["status"] == "partial" and "CT204" in err
+    assert len(out.splitlines()) > 5  # the table of what there is
+    analysis = report["analyses"][0]
+    if kind == "eigs":
+        assert len(analysis["eigenvalues"]) == 5 and not any(e["converged"] for e in analysis["eigenvalues"])
+    elif kind == "trace":
+        assert analysis["ci95"] is not None and analysis["num_passes"] == 4
+    else:
+        assert 0 < analysis["num_examples"] < 50
+
+
+def test_a_bug_leaves_its_traceback_in_a_file(folder, run, monkeypatch):
+    def bug(*_, **__):
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("curvtool.pipeline.run.run", bug)
+    status, _, err = run("eigs", *MODEL)
+    assert status == 1 and "ZeroDivisionError" in err
+    path = next(word.rstrip(";") for word in err.split() if word.rstrip(";").endswith(".log"))
+    assert "Traceback" in Path(path).read_text()
+    Path(path).unlink()
+
+
+def python(*arguments):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_help_and_import_load_nothing_heavy():
+    code = (
+        "import sys, curvtool, curvtool.cli.app; "
+        "print([m for m in ('torch', 'pydantic', 'numpy', 'rich.console') if m in sys.modules])"
+    )
+    assert python("-c", code).stdout.strip() in ("[]", "['rich.console']")
+
+
+def test_module_is_the_same_program():
+    done = python("-m", "curvtool", "--version")
+    assert done.returncode == 0 and done.stdout.startswith("curvtool ")
+    done = python("-m", "curvtool", "eigs", "nowhere.pt")
+    assert done.returncode == 3 and done.stdout == "" and "CT010" in done.stderr

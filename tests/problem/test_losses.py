@@ -1,0 +1,91 @@
+"""Sums and weights reproduce torch's means; targets that cannot be are told by their row."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from curvtool import CurvtoolError, Problem
+from curvtool.problem.losses import get_loss
+
+G = torch.Generator().manual_seed(0)
+LOGITS = torch.randn(10, 4, generator=G, dtype=torch.float64)
+LABELS = torch.randint(0, 4, (10,), generator=G)
+IGNORED = torch.where(torch.arange(10) % 3 == 0, -100, LABELS)
+TOKENS, TOKEN_LABELS = LOGITS.reshape(2, 5, 4), LABELS.reshape(2, 5)
+REAL = torch.randn(10, 4, generator=G, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "name,output,target,mean",
+    [
+        ("cross-entropy", LOGITS, LABELS, F.cross_entropy(LOGITS, LABELS)),
+        ("cross_entropy", LOGITS, LABELS.to(torch.int32), F.cross_entropy(LOGITS, LABELS)),
+        ("cross-entropy", LOGITS, IGNORED, F.cross_entropy(LOGITS, IGNORED)),
+        ("cross-entropy", LOGITS, REAL.softmax(1), F.cross_entropy(LOGITS, REAL.softmax(1))),
+        ("cross-entropy", TOKENS, TOKEN_LABELS, F.cross_entropy(LOGITS, LABELS)),
+        ("cross-entropy", TOKENS.movedim(2, 1), TOKEN_LABELS, F.cross_entropy(LOGITS, LABELS)),
+        ("mse", LOGITS, REAL, F.mse_loss(LOGITS, REAL)),
+        ("mse", LOGITS[:, :1], REAL[:, 0], F.mse_loss(LOGITS[:, 0], REAL[:, 0])),
+        ("bce-with-logits", LOGITS, REAL.sigmoid(), F.binary_cross_entropy_with_logits(LOGITS, REAL.sigmoid())),
+        (
+            "bce-with-logits",
+            LOGITS[:, 0],
+            LABELS % 2,
+            F.binary_cross_entropy_with_logits(LOGITS[:, 0], LABELS.double() % 2),
+        ),
+    ],
+)
+def test_ragged_batches_give_torchs_mean(name, output, target, mean):
+    loss = get_loss(name)
+    loss.check_targets(output, target)
+    parts = list(zip(output.split(3), target.split(3), strict=True))
+    total = sum(loss.sum(z, y) for z, y in parts) / sum(loss.weight(y) for _, y in parts)
+    assert float(total) == pytest.approx(float(mean), rel=1e-12)
+
+
+def test_callable_mean_or_per_sample():
+    for function in (lambda z, y: ((z - y) ** 2).mean(), lambda z, y: ((z - y) ** 2).mean(1)):
+        loss = get_loss(function)
+        parts = list(zip(LOGITS.split(3), REAL.split(3), strict=True))
+        total = sum(loss.sum(z, y) for z, y in parts) / sum(loss.weight(y) for _, y in parts)
+        assert float(total) == pytest.approx(float(F.mse_loss(LOGITS, REAL)), rel=1e-12)
+    with pytest.raises(CurvtoolError, match="CT028"):
+        get_loss(lambda z, y: (z - y) ** 2).sum(LOGITS, REAL)
+    with pytest.raises(CurvtoolError, match="CT028"):
+        get_loss(lambda z, y: 1.0).sum(LOGITS, REAL)
+
+
+@pytest.mark.parametrize(
+    "name,output,target,code",
+    [
+        ("cross-entropy", LOGITS, LABELS + 1, "CT022"),
+        ("cross-entropy", LOGITS, LABELS - 1, "CT022"),
+        ("cross-entropy", LOGITS, REAL[:, 0], "CT028"),
+        ("cross-entropy", LOGITS, LABELS.reshape(5, 2), "CT028"),
+        ("mse", LOGITS, REAL[:, 0], "CT028"),
+        ("mse", LOGITS[:, 0], REAL, "CT028"),
+        ("bce-with-logits", LOGITS, REAL * 5, "CT022"),
+    ],
+)
+def test_targets_that_cannot_be(name, output, target, code):
+    with pytest.raises(CurvtoolError, match=code):
+        get_loss(name).check_targets(output, target)
+
+
+def test_label_out_of_range_names_its_row():
+    labels = LABELS.clone()
+    labels[7] = 9
+    problem = Problem(torch.nn.Linear(4, 4).double(), (LOGITS, labels))
+    with pytest.raises(CurvtoolError, match="row 7"):
+        problem.check()
+
+
+def test_unknown_loss_has_a_suggestion():
+    with pytest.raises(CurvtoolError) as caught:
+        get_loss("crossentropy")
+    assert caught.value.code == "CT003" and "cross-entropy" in caught.value.remedy
+
+
+def test_only_ignored_targets():
+    with pytest.raises(CurvtoolError, match="CT023"):
+        Problem(torch.nn.Linear(4, 4).double(), (LOGITS, torch.full((10,), -100)))
