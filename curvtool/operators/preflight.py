@@ -20,7 +20,8 @@ from curvtool.operators.jacobian import InputJacobian
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
-NUM_SAMPLES = 32
+NUM_SAMPLES = 32  # for symmetry and noise
+NUM_DIFFERENCED = 8  # for the differences of gradients, of which there are up to ten
 NUM_EXAMPLES = 16  # whose Jacobians are compared
 MAX_OUTPUTS = 128
 _STEPS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # of a unit direction: on ReLU networks larger ones cross kinks
@@ -64,7 +65,13 @@ def preflight_hessian(problem: Problem, seed: int = 0) -> Preflight:
         image64 = reference.matvec(v)
         norm = float(image64.norm())
         noise = float((image.double() - image64).norm()) / norm if norm else 0.0
-        difference = _finite_difference(reference, v, image64) if norm else 0.0
+        few = Hessian(
+            problem.restricted(range(min(NUM_DIFFERENCED, len(rows))), torch.float64),
+            batch_size=NUM_DIFFERENCED,
+            mode="fresh",
+            memory_budget=0,
+        )
+        difference = _finite_difference(few, v)
     except (OutOfMemory, TypeError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         return Preflight(
@@ -102,10 +109,13 @@ def _unit(operator: Hessian, seed: int, number: int) -> torch.Tensor:
     return vector / vector.norm()
 
 
-def _finite_difference(operator: Hessian, vector: torch.Tensor, image: torch.Tensor) -> float | None:
+def _finite_difference(operator: Hessian, vector: torch.Tensor) -> float | None:
     """Relative distance of H v from (g(theta + hv) - g(theta - hv)) / 2h, h shrunk until two steps agree."""
     parameters = list(operator.problem.parameters.values())
     parts = list(operator.by_parameter(vector).values())
+    image = operator.matvec(vector)
+    if not bool(image.any()):
+        return 0.0
 
     def gradient_at(step: float) -> torch.Tensor:
         with torch.no_grad():

@@ -187,7 +187,7 @@ MISTAKES = {
     "label out of range": (words(base=(*MODEL[:-1], "labels.npz")), 3, "CT022"),
     "empty data": (words(base=(*MODEL[:-1], "empty.npz")), 3, "CT023"),
     "inputs do not fit": (words(base=(*MODEL[:-1], "shape.npz")), 3, "CT024"),
-    "loss not finite": (words("--loss", "models_here:loss", "--target-key", "inputs", base=(*MODEL[:-1], "huge.npz")), 3, "CT02"),
+    "loss not finite": (words(base=(*MODEL[:-1], "huge.npz")), 3, "CT026"),
     "nothing trainable": (words(base=("net.pt", "--factory", "models_here:frozen", "--data", "data.npz")), 3, "CT027"),
     "not converged, strict": (words("--max-passes", "3", "--strict"), 4, "CT045"),
 }  # fmt: skip
