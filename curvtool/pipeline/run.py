@@ -173,7 +173,8 @@ def _jacobian_run(config: RunConfig, loaded: Loaded, observer: Observer, warning
         if stop.partial is None:
             raise stop.cause from None
         result, stopped = stop.partial, stop.cause
-    checks = dataclasses.replace(checks, noise_floor=_with_listed(checks.noise_floor, problem, result))
+    if stopped is None:
+        checks = dataclasses.replace(checks, noise_floor=_with_listed(checks.noise_floor, problem, result))
     if checks.noise_floor is not None and checks.noise_floor > 1e-3:
         warnings.append(
             report.Warning(
