@@ -100,6 +100,17 @@ class Interrupted(Exception):
         self.cause = cause
 
 
+def not_finite(where: str) -> DerivativeError:
+    """CT054: a product came out as NaN or infinity though the loss and its gradient are finite."""
+    return DerivativeError(
+        "CT054",
+        f"{where} is not finite",
+        expected="finite products with the Hessian",
+        received="NaN or infinity, though the loss and its gradient are finite",
+        remedy="look for square roots, norms or divisions at 0 in the model; --dtype float64 helps against overflow",
+    )
+
+
 def suggest(word: str, known: list[str] | tuple[str, ...]) -> str:
     """`did you mean 'x'?` where a known word is near, else the list of the known words."""
     import difflib

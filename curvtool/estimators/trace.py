@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from curvtool.errors import CurvtoolError, Interrupted, UsageError
+from curvtool.errors import CurvtoolError, Interrupted, UsageError, not_finite
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.linalg.intervals import Interval, look_error, stratified_interval, student_t_quantile
@@ -109,7 +109,10 @@ def _one_pass(operator: LinearOperator, number: int, seed: int) -> np.ndarray:
     for term in range(operator.num_terms):
         probe = operator.space.rademacher(operator.space.generator(seed, 4, number, term))
         forms.append(operator.term_quadratic_form(term, probe))
-    return torch.stack(forms).to(device="cpu", dtype=torch.float64).numpy()
+    numbers = torch.stack(forms).to(device="cpu", dtype=torch.float64).numpy()
+    if not np.isfinite(numbers).all():
+        raise not_finite("a quadratic form of the Hessian")
+    return numbers
 
 
 def _plan(interval: Interval, num: int, look: int, target: float) -> int:

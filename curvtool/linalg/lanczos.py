@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from curvtool.errors import not_finite
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.linalg.space import VectorSpace
 
@@ -70,6 +71,8 @@ class Lanczos:
         norm = self.space.norm(vector)
         torch.div(vector, norm, out=self.basis[j + 1])
         numbers = torch.cat([column, norm.reshape(1)]).to(device="cpu", dtype=torch.float64).numpy()
+        if not np.isfinite(numbers).all():
+            raise not_finite("a Hessian product")
         self.projected[: j + 1, j] = self.projected[j, : j + 1] = numbers[:-1]
         self.size, self.num_steps, self.last_norm = j + 1, self.num_steps + 1, float(numbers[-1])
         if self.exhausted:

@@ -6,7 +6,7 @@ import torch
 from cases import CASES
 from oracles import dense_hessian
 
-from curvtool import CurvtoolError, Hessian, Interrupted, MatrixOperator, eigenvalues
+from curvtool import CurvtoolError, Hessian, Interrupted, MatrixOperator, eigenvalues, trace
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -137,3 +137,12 @@ def test_nothing_computed_is_lost(method, stop):
     assert caught.value.cause is stop
     assert caught.value.partial.values[0] == pytest.approx(30.0, rel=1e-2)
     assert not caught.value.partial.converged
+
+
+@pytest.mark.parametrize("solve", [eigenvalues, lambda a: eigenvalues(a, method="power"), trace])
+def test_products_that_are_not_finite_are_told(solve):
+    matrix = torch.eye(20, dtype=torch.float64)
+    matrix[3, 3] = float("nan")
+    with pytest.raises(Interrupted) as caught:
+        solve(MatrixOperator(matrix))
+    assert caught.value.cause.code == "CT054" and caught.value.cause.exit_status == 5
