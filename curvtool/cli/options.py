@@ -81,7 +81,7 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 def _section_parameters(section: type[Section], panel: str) -> list[inspect.Parameter]:
     hints = type_hints(section)
     found = []
-    for item in fields(section):  # type: ignore[arg-type]
+    for item in fields(section):
         if item.name == "checkpoint":
             continue  # the argument
         plain = plain_type(hints[item.name])

@@ -137,7 +137,7 @@ def _check_keys(content: Mapping[str, Any], path: Path | None) -> None:
                     if key not in known:
                         raise refuse(f"analysis.{key}", known)
         elif name in SECTIONS:
-            known = [item.name for item in fields(SECTIONS[name])]  # type: ignore[arg-type]
+            known = [item.name for item in fields(SECTIONS[name])]
             for key in table_of(value, name):
                 if key not in known:
                     raise refuse(f"{name}.{key}", known)
@@ -156,7 +156,7 @@ def _fill(
 ) -> Any:
     hints = type_hints(section)
     values: dict[str, Any] = {}
-    for item in fields(section):  # type: ignore[arg-type]
+    for item in fields(section):
         annotation = hints[item.name]
         variable = "CURVTOOL_" + _long_flag(item).upper().replace("-", "_")
         if flags.get(item.name) not in (None, [], {}):

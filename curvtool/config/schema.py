@@ -31,12 +31,13 @@ def setting(default: Any, help: str, *flags: str, minimum: float | None = None, 
     return field(default=default, metadata=metadata)
 
 
+@dataclass(frozen=True)
 class Section:
     """A group of settings; checks choices and least values when it is made."""
 
     def __post_init__(self) -> None:
         hints = type_hints(type(self))
-        for item in fields(self):  # type: ignore[arg-type]
+        for item in fields(self):
             value, flag = getattr(self, item.name), flags_of(item)[0]
             choices = choices_of(hints[item.name])
             if choices and value is not None and value not in choices:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from curvtool.errors import CurvtoolError, OutOfMemory
-from curvtool.operators.memory import default_budget, saved_bytes, storage_id
+from curvtool.operators.memory import default_budget, saved_bytes
 from curvtool.operators.products import GradientGraph, Parts, forward_over_reverse
+from curvtool.problem.tree import storage_id
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem

@@ -24,7 +24,7 @@ class InputJacobian:
 
     Args:
         problem: the model and its inputs; neither targets nor a loss are needed.
-        batch_size: examples a batch; None chooses one by the memory budget.
+        batch_size: examples a batch; at most 256 if None.
         memory_budget: bytes for a batch's Jacobian rows; half of the free memory if None.
 
     Attributes:

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from curvtool.problem.tree import storage_id
+
 SHARE_OF_FREE = 0.5
 _ASSUMED_FREE = 4 * 2**30  # where the system does not say
 
@@ -50,11 +52,6 @@ def peak_bytes(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def storage_id(tensor: torch.Tensor) -> int:
-    """One number for all tensors that share a storage; also where a device gives no address of its data."""
-    return int(tensor.untyped_storage()._cdata)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 
 from curvtool.errors import LoadError
-from curvtool.problem import checkpoint, data
+from curvtool.problem import checkpoint, data_files, sniff
+from curvtool.problem.data import INPUT_KEYS
 from curvtool.report.model import Inspection, TensorEntry
 
 _DATA_FORMATS = {"npz", "other"}
@@ -22,7 +23,7 @@ def inspect_file(path: Path) -> Inspection:
     Raises:
         LoadError: CT010 not there, CT011 torn.
     """
-    kind = checkpoint.sniff(path)
+    kind = sniff.sniff(path)
     tensors: list[TensorEntry] = []
     under: str | None = None
     others: list[str] = []
@@ -30,15 +31,15 @@ def inspect_file(path: Path) -> Inspection:
     role: Literal["checkpoint", "data", "unknown"] = "unknown"
     if kind.format == "npz" or path.suffix in {".npy", ".npz"}:
         role = "data"
-        tensors = [TensorEntry(name=n, shape=list(s), dtype=d) for n, s, d in data.describe(path)]
+        tensors = [TensorEntry(name=n, shape=list(s), dtype=d) for n, s, d in data_files.describe(path)]
     elif kind.format == "safetensors":
         role = "checkpoint"
         under = ""
-        entries = checkpoint.safetensors_entries(path)
+        entries = sniff.safetensors_entries(path)
         tensors = [TensorEntry(name=n, shape=list(s), dtype=d) for n, (s, d) in entries.items()]
     elif kind.loadable:
         role = "checkpoint"
-        imports = checkpoint.unsafe_globals(path)
+        imports = sniff.unsafe_globals(path)
         try:
             content = checkpoint.read(path)
             weights, under = checkpoint.state_dict(content)
@@ -48,7 +49,7 @@ def inspect_file(path: Path) -> Inspection:
         except LoadError as error:
             if error.code not in {"CT015", "CT011"} or "cannot be read" in error.message:
                 raise
-    if role == "checkpoint" and tensors and {t.name for t in tensors} & {*data.INPUT_KEYS} and len(tensors) <= 4:
+    if role == "checkpoint" and tensors and {t.name for t in tensors} & {*INPUT_KEYS} and len(tensors) <= 4:
         role = "data"
     floating = [t for t in tensors if t.dtype.lower().startswith(("float", "bfloat", "f16", "f32", "f64", "bf16"))]
     reasons = {}
@@ -77,9 +78,7 @@ def _entry(name: str, tensor: torch.Tensor) -> TensorEntry:
     return TensorEntry(name=name, shape=list(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
 
 
-def _next_command(
-    path: Path, kind: checkpoint.FileKind, role: str, tensors: list[TensorEntry], imports: list[str]
-) -> str:
+def _next_command(path: Path, kind: sniff.FileKind, role: str, tensors: list[TensorEntry], imports: list[str]) -> str:
     if role == "data":
         return f"curvtool eigs MODEL --factory module:Net --data {path}"
     if role == "checkpoint" and tensors:

@@ -12,10 +12,9 @@ from curvtool.config.schema import JacnormConfig, RunConfig, parse_bytes
 from curvtool.errors import LoadError, UsageError
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.memory import default_budget
-from curvtool.problem import checkpoint, demo
-from curvtool.problem import data as data_sources
-from curvtool.problem.data import Data
-from curvtool.problem.factory import call, is_reference, resolve
+from curvtool.problem import checkpoint, data_files, demo, sniff
+from curvtool.problem.data import Data, from_object
+from curvtool.problem.factory import call, is_reference, make_module, resolve
 from curvtool.problem.losses import CrossEntropy, Loss, get_loss
 from curvtool.problem.problem import Problem
 
@@ -26,7 +25,7 @@ class Loaded:
 
     problem: Problem
     model_name: str
-    checkpoint_sha256: str | None
+    checkpoint_sha256: str
     notes: tuple[str, ...]
 
 
@@ -61,7 +60,18 @@ def load(config: RunConfig, observer: Observer = SILENT) -> Loaded:
             received=name,
             remedy=f"curvtool {config.analysis.kind}",
         )
-    module, path = _module(config, name)
+    if name == demo.NAME:
+        module, path = demo.trained_digits_net(), demo.WEIGHTS
+    else:
+        path = Path(name)
+        sniff.sniff(path)  # a missing file is told before a missing factory
+        factory, folder = config.model.factory, _folder(config)
+        made = (
+            make_module(factory, config.model.factory_args, folder, config.compute.seed)
+            if factory is not None
+            else None
+        )
+        module, _ = checkpoint.load_model(path, made, weights=config.model.weights, trust=config.model.trust)
     data = _data(config, name)
     data = data.subset(config.data.num_samples, config.data.subset_seed)
     for note in data.notes:
@@ -80,7 +90,7 @@ def load(config: RunConfig, observer: Observer = SILENT) -> Loaded:
         tf32=config.compute.tf32,
     )
     problem.check()
-    return Loaded(problem, name, checkpoint.sha256(path) if path else None, data.notes)
+    return Loaded(problem, name, sniff.sha256(path), data.notes)
 
 
 def pick_device(text: str) -> torch.device:
@@ -121,28 +131,9 @@ def pick_device(text: str) -> torch.device:
     return device
 
 
-def _module(config: RunConfig, name: str) -> tuple[torch.nn.Module, Path | None]:  # noqa: TID251
-    if name == demo.NAME:
-        return checkpoint.load_model(demo.WEIGHTS, demo.digits_net())[0], demo.WEIGHTS
-    path = Path(name)
-    checkpoint.sniff(path)  # a missing file is told before a missing factory
-    made = None
-    if config.model.factory is not None:
-        folder = Path(config.folder) if config.folder else None
-        factory = resolve(config.model.factory, "factory", folder)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.compute.seed)
-            made = call(factory, config.model.factory, config.model.factory_args)
-        if not hasattr(made, "state_dict") or not hasattr(made, "forward"):
-            raise LoadError(
-                "CT016",
-                f"the factory {config.model.factory} returned no module",
-                expected="a torch.nn.Module",
-                received=type(made).__name__,
-                remedy="return the model from the factory",
-            )
-    module, _ = checkpoint.load_model(path, made, weights=config.model.weights, trust=config.model.trust)
-    return module, path
+def _folder(config: RunConfig) -> Path | None:
+    """The project file's folder, whose modules are importable."""
+    return Path(config.folder) if config.folder else None
 
 
 def _data(config: RunConfig, name: str) -> Data:
@@ -159,18 +150,18 @@ def _data(config: RunConfig, name: str) -> Data:
             remedy="--data data.npz (with arrays inputs and targets), or --data package.module:callable",
         )
     if is_reference(source) and not Path(source).exists():
-        factory = resolve(source, "data", Path(config.folder) if config.folder else None)
+        factory = resolve(source, "data", _folder(config))
         with torch.random.fork_rng(devices=[]):  # a shuffling loader draws its order here: the same for the same seed
             torch.manual_seed(config.compute.seed)
             made = call(factory, source, {}, "data factory")
-            return data_sources.from_object(made, num_samples=config.data.num_samples, **keys)
-    return data_sources.from_path(source, **keys)
+            return from_object(made, num_samples=config.data.num_samples, **keys)
+    return data_files.from_path(source, **keys)
 
 
 def _loss(config: RunConfig) -> Loss:
     name = config.loss.name
     if is_reference(name):
-        return get_loss(resolve(name, "loss", Path(config.folder) if config.folder else None))
+        return get_loss(resolve(name, "loss", _folder(config)))
     loss = get_loss(name)
     return CrossEntropy(config.loss.ignore_index) if isinstance(loss, CrossEntropy) else loss
 

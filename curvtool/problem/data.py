@@ -7,11 +7,9 @@ two products. A source is therefore read once, in its order, and kept.
 from __future__ import annotations
 
 import hashlib
-import pickle
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,13 +17,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from curvtool.errors import LoadError, suggest
-from curvtool.problem import checkpoint
 from curvtool.problem.tree import Tree, concatenate, map_tensors, named_tensors
 
 INPUT_KEYS = ("inputs", "input", "x", "X", "images", "image", "data", "features", "input_ids", "pixel_values")
 TARGET_KEYS = ("targets", "target", "y", "Y", "labels", "label")
 _SIDE_INPUTS = ("attention_mask", "token_type_ids", "position_ids")
-_SUFFIXES = (".npz", ".npy", ".safetensors", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -92,8 +88,15 @@ class Data:
         else:
             index = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:num].sort().values
         note = f"{num} of {len(self)} samples" + (f", drawn by seed {seed}" if seed is not None else ", the first")
-        take = lambda tree: map_tensors(lambda t: t[index], tree)  # noqa: E731
-        return Data(take(self.inputs), take(self.targets), (*self.notes, note))
+        return replace(self.take(index.tolist()), notes=(*self.notes, note))
+
+    def take(self, rows: Sequence[int]) -> Data:
+        """These samples, in the order given: views for a range, else a copy."""
+        if isinstance(rows, range) and rows.step == 1:
+            return Data(*self.rows(rows.start, rows.stop), self.notes)
+        # not an index tensor, which would have to be moved to the data's device
+        pick = partial(map_tensors, lambda t: torch.stack([t[row] for row in rows]))
+        return Data(pick(self.inputs), pick(self.targets), self.notes)
 
     def fingerprint(self) -> str:
         """SHA-256 over names, dtypes, shapes and bytes, in order."""
@@ -128,7 +131,7 @@ def from_object(
     if isinstance(source, torch.Tensor):
         return Data(source)
     if isinstance(source, Mapping):
-        return _from_mapping(source, input_key, target_key)
+        return from_mapping(source, input_key, target_key)
     if isinstance(source, tuple) and len(source) == 2 and _is_tensors(source[0]):
         return Data(*source)
     if isinstance(source, IterableDataset) and num_samples is None:
@@ -163,7 +166,7 @@ def _from_batches(
     count = 0
     for batch in source:
         if isinstance(batch, Mapping):
-            part = _from_mapping(batch, input_key, target_key)
+            part = from_mapping(batch, input_key, target_key)
         elif isinstance(batch, (tuple, list)) and len(batch) == 2:
             part = Data(batch[0], batch[1])
         elif isinstance(batch, (tuple, list)) and len(batch) > 2:
@@ -204,7 +207,7 @@ def _from_batches(
     return Data(inputs, targets, parts[0].notes)
 
 
-def _from_mapping(content: Mapping[str, Any], input_key: str | None, target_key: str | None) -> Data:
+def from_mapping(content: Mapping[str, Any], input_key: str | None, target_key: str | None) -> Data:
     """Picks inputs and targets out of named arrays; the names are the caller's, or guessed from the usual ones."""
     arrays = {str(k): torch.as_tensor(v) for k, v in content.items() if isinstance(v, (torch.Tensor, np.ndarray, list))}
     names = list(arrays)
@@ -237,141 +240,3 @@ def _from_mapping(content: Mapping[str, Any], input_key: str | None, target_key:
     side = {key: arrays[key] for key in _SIDE_INPUTS if key in arrays and key not in {input_key, target_key}}
     inputs: Tree = {input_key: arrays[input_key], **side} if side else arrays[input_key]
     return Data(inputs, arrays[target_key] if target_key is not None else None, tuple(notes))
-
-
-def from_path(text: str, *, input_key: str | None = None, target_key: str | None = None) -> Data:
-    """Data from a file (.npz, .npy, .safetensors, .pt), a pair `x.npy,y.npy`, or a folder that holds one of them.
-
-    Nothing in a file is executed: NumPy files are read without pickles, torch files with `weights_only`.
-
-    Raises:
-        LoadError: CT020 not there, CT021 not data or keys not found.
-    """
-    if "," in text and not Path(text).exists():
-        paths = [Path(part.strip()) for part in text.split(",")]
-        if len(paths) != 2:
-            raise LoadError(
-                "CT021",
-                "a pair of files is two",
-                expected="inputs.npy,targets.npy",
-                received=text,
-                remedy="two paths",
-            )
-        return Data(_array(paths[0]), _array(paths[1]))
-    path = Path(text)
-    if not path.exists():
-        near = sorted(p.name for p in path.parent.glob("*") if p.suffix in _SUFFIXES) if path.parent.is_dir() else []
-        raise LoadError(
-            "CT020",
-            f"the data {path} do not exist",
-            expected="a file or folder, or package.module:callable",
-            received="no such path",
-            remedy=suggest(path.name, near) if near else "check the path",
-        )
-    if path.is_dir():
-        return _from_folder(path, input_key, target_key)
-    return _from_mapping_or_tensor(_read(path), path, input_key, target_key)
-
-
-def _from_mapping_or_tensor(content: Any, path: Path, input_key: str | None, target_key: str | None) -> Data:
-    if isinstance(content, torch.Tensor):  # x.npy: its targets stand beside it under a usual name
-        if path.stem in INPUT_KEYS:
-            beside = [path.with_name(f"{name}.npy") for name in TARGET_KEYS]
-            found = next((p for p in beside if p.exists()), None)
-            if found is not None:
-                return Data(content, _array(found), (f"targets from {found.name}",))
-        return Data(content)
-    if isinstance(content, Mapping):
-        return _from_mapping(content, input_key, target_key)
-    return from_object(content, input_key=input_key, target_key=target_key)
-
-
-def _from_folder(path: Path, input_key: str | None, target_key: str | None) -> Data:
-    arrays = {p.stem: p for p in sorted(path.glob("*.npy"))}
-    wanted = [key for key in (input_key, *INPUT_KEYS) if key in arrays]
-    if wanted:
-        return _from_mapping({name: _array(p) for name, p in arrays.items()}, input_key, target_key)
-    files = [p for p in sorted(path.iterdir()) if p.suffix in _SUFFIXES and p.suffix != ".npy"]
-    if len(files) == 1:
-        return _from_mapping_or_tensor(_read(files[0]), files[0], input_key, target_key)
-    raise LoadError(
-        "CT021",
-        f"cannot tell which file in {path} holds the data",
-        expected="inputs.npy and targets.npy, or one .npz, .safetensors or .pt",
-        received=", ".join(p.name for p in sorted(path.iterdir())[:8]) or "an empty folder",
-        remedy=f"--data {files[0]}" if files else "name the file",
-    )
-
-
-def _array(path: Path) -> torch.Tensor:
-    content = _read(path)
-    if not isinstance(content, torch.Tensor):
-        raise LoadError(
-            "CT021",
-            f"{path} is not one array",
-            expected="a .npy file",
-            received=path.suffix,
-            remedy="--data FILE.npz",
-        )
-    return content
-
-
-def _read(path: Path) -> Any:
-    if not path.exists():
-        raise LoadError(
-            "CT020",
-            f"the data {path} do not exist",
-            expected="a file",
-            received="no such path",
-            remedy="check the path",
-        )
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                return {name: _tensor(archive[name], name) for name in archive.files}
-        if path.suffix == ".npy":
-            return _tensor(np.load(path, mmap_mode="c", allow_pickle=False), path.name)
-        if path.suffix in {".safetensors", ".pt", ".pth"}:
-            return checkpoint.read(path)
-    except LoadError:
-        raise
-    except (OSError, ValueError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        pickled = "allow_pickle" in str(error)
-        raise LoadError(
-            "CT021",
-            f"{path} cannot be read as data",
-            expected="arrays of numbers" if pickled else f"a whole {path.suffix} file",
-            received="pickled Python objects" if pickled else str(error).splitlines()[0][:200],
-            remedy="save plain arrays: np.savez(path, inputs=x, targets=y)",
-        ) from error
-    raise LoadError(
-        "CT021",
-        f"{path} has no data format known here",
-        expected=", ".join(_SUFFIXES),
-        received=path.suffix or "no suffix",
-        remedy="np.savez('data.npz', inputs=x, targets=y), or a factory: --data package.module:callable",
-    )
-
-
-def _tensor(array: np.ndarray, name: str) -> torch.Tensor:
-    if array.dtype.kind not in "fiub":
-        raise LoadError(
-            "CT021",
-            f"the array {name!r} holds no numbers",
-            expected="floats, integers or booleans",
-            received=str(array.dtype),
-            remedy="encode it as numbers",
-        )
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64)
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    return torch.from_numpy(array if array.ndim else array.reshape(1))
-
-
-def describe(path: Path) -> Sequence[tuple[str, tuple[int, ...], str]]:
-    """Names, shapes and dtypes of the arrays in a data file."""
-    content = _read(path)
-    return [
-        (name or path.name, tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in named_tensors(content)
-    ]

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from curvtool.errors import LoadError, UsageError, suggest
 
 
@@ -99,3 +102,24 @@ def call(function: Callable[..., Any], reference: str, arguments: dict[str, Any]
             received=f"{type(error).__name__}: {error} ({line})",
             remedy="pass its arguments with -K name=value (values are read as JSON)" if what == "factory" else "",
         ) from error
+
+
+def make_module(reference: str, arguments: dict[str, Any], folder: Path | None, seed: int) -> nn.Module:
+    """The model that the user's factory makes, its random draws seeded and the global generator left as it was.
+
+    Raises:
+        LoadError: CT016, the factory fails or returns something else; and those of `resolve`.
+    """
+    factory = resolve(reference, "factory", folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = call(factory, reference, arguments)
+    if not isinstance(made, nn.Module):
+        raise LoadError(
+            "CT016",
+            f"the factory {reference} returned no module",
+            expected="a torch.nn.Module",
+            received=type(made).__name__,
+            remedy="return the model from the factory",
+        )
+    return made

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from operator import methodcaller
 from typing import Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curvtool.errors import DerivativeError, LoadError, OutOfMemory, UsageError
+from curvtool.problem.context import differentiable, is_out_of_memory
 from curvtool.problem.data import Data, from_object
+from curvtool.problem.inputs import call_with_leaves
 from curvtool.problem.losses import Loss, get_loss
+from curvtool.problem.module import evaluation, select_prediction, takes_keywords, unwrap
 from curvtool.problem.select import select_parameters
 from curvtool.problem.tree import Tree, map_tensors, named_tensors, num_bytes
 
@@ -62,7 +65,7 @@ class Problem:
     ) -> None:
         if reduction not in {"mean", "sum"}:
             raise UsageError("CT001", f"unknown reduction {reduction!r}", expected="mean or sum", received=reduction)
-        self.model = _unwrap(model)
+        self.model = unwrap(model)
         self.data = from_object(data)
         self.loss = get_loss(loss) if loss is not None else None
         self.reduction, self.output_key, self.tf32 = reduction, output_key, tf32
@@ -78,10 +81,10 @@ class Problem:
             }
             self._constants = {name: self._snapshot(t) for name, t in fixed.items()}
         except (RuntimeError, MemoryError) as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise self.out_of_memory(0) from error
             raise
-        self._dict_inputs_by_name = _takes_keywords(self.model, self.data.inputs)
+        self._dict_inputs_by_name = takes_keywords(self.model, self.data.inputs)
         self._has_rnn = any(isinstance(m, nn.RNNBase) for m in self.model.modules())
         self.total_weight = self._weight_of(self.data.targets) if self.loss is not None and reduction == "mean" else 1.0
 
@@ -136,16 +139,16 @@ class Problem:
         inputs, targets = self.data.inputs, self.data.targets
         on_device = all(t.device == self.device for _, t in named_tensors({"x": inputs, "y": targets}))
         if not on_device and num_bytes({"x": inputs, "y": targets}) <= budget_bytes:
-            move = lambda tree: map_tensors(lambda t: t.to(self.device), tree)  # noqa: E731
+            move = partial(map_tensors, methodcaller("to", self.device))
             self.data = Data(move(inputs), move(targets), self.data.notes)
 
-    def restricted(self, rows: range, dtype: torch.dtype) -> Problem:
+    def restricted(self, rows: Sequence[int], dtype: torch.dtype) -> Problem:
         """The same problem on these samples alone, computed in another dtype."""
         other = copy.copy(self)
         other.dtype = dtype
         other.parameters = {name: other._snapshot(p).requires_grad_() for name, p in self.parameters.items()}
         other._constants = {name: other._snapshot(t) for name, t in self._constants.items()}
-        other.data = Data(*self.data.rows(rows.start, rows.stop))
+        other.data = self.data.take(rows)
         if self.loss is not None and self.reduction == "mean":
             other.total_weight = other._weight_of(other.data.targets)
         return other
@@ -159,7 +162,7 @@ class Problem:
         kwargs: dict[str, Any] = {}
         if isinstance(inputs, Mapping) and self._dict_inputs_by_name:
             args, kwargs = (), dict(inputs)
-        with _evaluation(self.model):
+        with evaluation(self.model):
             return functional_call(self.model, state, args, kwargs)
 
     def prediction(self, output: Any) -> torch.Tensor:
@@ -168,26 +171,7 @@ class Problem:
         Raises:
             LoadError: CT028, the output holds no such tensor.
         """
-        if isinstance(output, torch.Tensor) and self.output_key is None:
-            return output
-        entries = dict(output.items()) if hasattr(output, "items") else None
-        if entries is None and isinstance(output, (tuple, list)):
-            entries = {str(i): value for i, value in enumerate(output)}
-        key = self.output_key
-        if entries is not None and key is None:
-            tensors = [name for name, value in entries.items() if isinstance(value, torch.Tensor)]
-            key = "logits" if "logits" in tensors else next(iter(tensors), None)
-        found = entries.get(key) if entries is not None and key is not None else None
-        if not isinstance(found, torch.Tensor):
-            held = ", ".join(map(str, entries)) if entries is not None else type(output).__name__
-            raise LoadError(
-                "CT028",
-                "cannot tell which part of the model's output is the prediction",
-                expected=f"a tensor{f' under {key!r}' if key else ''}",
-                received=held,
-                remedy="--output-key NAME (or a number for a tuple)",
-            )
-        return found
+        return select_prediction(output, self.output_key)
 
     def loss_sum(self, parameters: Mapping[str, torch.Tensor], batch: tuple[Tree, Tree | None]) -> torch.Tensor:
         """Sum of the losses of a batch, a scalar; divide by `total_weight` once, after summing over all batches."""
@@ -200,42 +184,8 @@ class Problem:
         Raises:
             DerivativeError: CT052, integer inputs that no embedding layer of the model reads.
         """
-        leaves: list[torch.Tensor] = []
-
-        def leaf(tensor: torch.Tensor) -> torch.Tensor:
-            if not tensor.is_floating_point():
-                return tensor
-            leaves.append(tensor.detach().requires_grad_())
-            return leaves[-1]
-
-        inputs = map_tensors(leaf, batch[0])
         frozen = {name: p.detach() for name, p in self.parameters.items()}
-        if leaves:
-            output = self.forward(frozen, inputs)
-        else:
-            ids = {t.untyped_storage()._cdata for _, t in named_tensors(inputs)}
-
-            def at_embedding(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
-                ids_of = getattr(args[0], "untyped_storage", None) if args else None
-                if ids_of is not None and ids_of()._cdata in ids and not leaves:
-                    leaves.append(output.detach().requires_grad_())
-                    return leaves[-1]
-                return None
-
-            hooks = [m.register_forward_hook(at_embedding) for m in self.model.modules() if isinstance(m, nn.Embedding)]
-            try:
-                output = self.forward(frozen, inputs)
-            finally:
-                for hook in hooks:
-                    hook.remove()
-        if not leaves:
-            raise DerivativeError(
-                "CT052",
-                "the inputs are integers, and no embedding layer of the model reads them",
-                expected="floating inputs, or tokens that an nn.Embedding looks up",
-                received="integer inputs",
-                remedy="give the inputs as floats",
-            )
+        output, leaves = call_with_leaves(self.model, lambda inputs: self.forward(frozen, inputs), batch[0])
         return self.prediction(output).flatten(1), leaves
 
     # around them
@@ -248,30 +198,13 @@ class Problem:
             DerivativeError: CT050, an operation inside has no such derivative.
             OutOfMemory: CT040, an allocation inside failed; it names the batch size to try.
         """
-        matmul = torch.backends.cuda.matmul
-        before = matmul.allow_tf32
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(
-                torch.backends.cudnn.flags(
-                    enabled=not self._has_rnn and torch.backends.cudnn.enabled,
-                    allow_tf32=self.tf32,
-                    deterministic=True,
-                )
-            )
-            matmul.allow_tf32 = self.tf32
-            try:
-                with torch.enable_grad():
-                    yield
-            except (RuntimeError, MemoryError) as error:
-                if _is_out_of_memory(error):
-                    raise self.out_of_memory(batch_size) from error
-                told = _translate(error)
-                if told is None:
-                    raise
-                raise told from error
-            finally:
-                matmul.allow_tf32 = before
+        try:
+            with differentiable(tf32=self.tf32, cudnn=not self._has_rnn):
+                yield
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise self.out_of_memory(batch_size) from error
+            raise
 
     def out_of_memory(self, batch_size: int) -> OutOfMemory:
         """The error for a batch that did not fit, with the size to try."""
@@ -332,64 +265,3 @@ class Problem:
                 if not bool(torch.isfinite(self.loss_sum(self.parameters, self.batch(range(row, row + 1))))):
                     return row
         return None
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    """Takes off `torch.compile` and the data-parallel wrappers, which have no second derivative."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
-
-
-def _takes_keywords(model: nn.Module, inputs: Tree) -> bool:
-    """Whether the forward of the model takes the dictionary's entries as keywords (else it takes the dictionary)."""
-    if not isinstance(inputs, Mapping):
-        return False
-    try:
-        inspect.signature(model.forward).bind(**inputs)
-    except TypeError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the time of a call; the modules' own modes come back afterwards."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """CUDA's error is a type of its own; the CPU allocator's is told by its words alone."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
-def _translate(error: BaseException) -> DerivativeError | None:
-    """What torch says where an operation has no (second) derivative, as an error with a way out."""
-    text = str(error)
-    signs = (
-        "is not implemented",
-        "ouble backward",
-        "does not support forward AD",
-        "once_differentiable",
-        "not differentiable",
-    )
-    if not any(sign in text for sign in signs):
-        return None
-    return DerivativeError(
-        "CT050",
-        "an operation in the model has no second derivative",
-        expected="operations that can be differentiated twice",
-        received=text.strip().splitlines()[0][:300],
-        remedy="replace the operation by one written in plain torch operations (in the factory)",
-    )

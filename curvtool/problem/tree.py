@@ -48,3 +48,8 @@ def concatenate(trees: Sequence[Tree]) -> Tree:
 def num_bytes(tree: Tree) -> int:
     """Bytes of all tensors in the tree."""
     return sum(t.numel() * t.element_size() for _, t in named_tensors(tree))
+
+
+def storage_id(tensor: torch.Tensor) -> int:
+    """One number for all tensors that share a storage; also where a device gives no address of its data."""
+    return int(tensor.untyped_storage()._cdata)

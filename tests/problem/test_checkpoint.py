@@ -12,7 +12,7 @@ from torch import nn
 
 from curvtool import CurvtoolError
 from curvtool.pipeline.inspection import inspect_file
-from curvtool.problem import checkpoint
+from curvtool.problem import checkpoint, sniff
 
 
 class Net(nn.Module):
@@ -60,7 +60,7 @@ def test_torch_files(tmp_path, wrapping, legacy):
     state = Net().state_dict()
     path = tmp_path / "net.pt"
     torch.save(WRAPPINGS[wrapping](state), path, _use_new_zipfile_serialization=not legacy)
-    assert checkpoint.sniff(path).format == ("torch-legacy" if legacy else "torch-zip")
+    assert sniff.sniff(path).format == ("torch-legacy" if legacy else "torch-zip")
     assert same(loaded(path), state)
 
 
@@ -115,7 +115,7 @@ def test_whole_module_needs_trust(tmp_path):
 def test_torchscript_is_told_not_run(tmp_path):
     with torch.no_grad():
         torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)).save(tmp_path / "net.pt")
-    assert checkpoint.sniff(tmp_path / "net.pt").format == "torchscript"
+    assert sniff.sniff(tmp_path / "net.pt").format == "torchscript"
     with pytest.raises(CurvtoolError, match="CT015"):
         loaded(tmp_path / "net.pt")
 

@@ -7,7 +7,8 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from curvtool import CurvtoolError
-from curvtool.problem.data import Data, from_object, from_path
+from curvtool.problem.data import Data, from_object
+from curvtool.problem.data_files import from_path
 
 X = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
 Y = np.arange(7) % 3

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from curvtool.problem.checkpoint import load_model
 from curvtool.problem.data import Data
 
 NAME = "demo:digits"
@@ -32,6 +33,11 @@ def digits_net() -> nn.Module:
         nn.Flatten(),
         nn.Linear(16 * 4 * 4, 10),
     )
+
+
+def trained_digits_net() -> nn.Module:
+    """`digits_net` with its trained weights."""
+    return load_model(WEIGHTS, digits_net())[0]
 
 
 def digits() -> Data:

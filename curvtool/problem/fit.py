@@ -1,0 +1,74 @@
+"""Fitting: named weights go into a module, strictly, whatever prefix a wrapper has left on their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from curvtool.errors import LoadError
+
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+def fit(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> str:
+    """Loads the weights into the model, strictly, after stripping wrappers' prefixes where that makes the keys fit.
+
+    Returns:
+        The prefix that was stripped, empty for none.
+
+    Raises:
+        LoadError: CT014, with what is missing, what is unexpected and which shapes differ.
+    """
+    own = model.state_dict()
+    best = min(_strippings(weights), key=lambda pair: len(set(own) ^ set(pair[1])))
+    prefix, stripped = best
+    # counters that older checkpoints lack, and that evaluation mode does not use
+    missing = [name for name in own if name not in stripped and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in stripped if name not in own]
+    shapes = [
+        f"{name}: the model has {tuple(own[name].shape)}, the file {tuple(stripped[name].shape)}"
+        for name in own
+        if name in stripped and own[name].shape != stripped[name].shape
+    ]
+    if missing or unexpected or shapes:
+        parts = []
+        for label, names in (("missing", missing), ("unexpected", unexpected), ("shape", shapes)):
+            if names:
+                more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+                parts.append(f"{label} ({len(names)}): {', '.join(names[:5])}{more}")
+        raise LoadError(
+            "CT014",
+            "the checkpoint's keys do not fit the model",
+            expected=f"{len(own)} tensors as {next(iter(own), '')}",
+            received="; ".join(parts),
+            remedy="check --factory and its -K arguments (classes, width); curvtool inspect lists the file's keys",
+        )
+    bad = [
+        name for name, tensor in stripped.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+    ]
+    if bad:
+        raise LoadError(
+            "CT025",
+            f"the weights hold NaN or infinity in {bad[0]}",
+            expected="finite weights",
+            received=f"{len(bad)} tensors that are not finite",
+            remedy="use an earlier checkpoint",
+        )
+    model.load_state_dict(stripped, strict=False)
+    return prefix
+
+
+def _strippings(weights: Mapping[str, torch.Tensor]) -> list[tuple[str, dict[str, torch.Tensor]]]:
+    """The weights as they are and with each chain of common wrapper prefixes taken off."""
+    current, prefix = dict(weights), ""
+    ways = [(prefix, current)]
+    while True:
+        found = next((p for p in _PREFIXES if current and all(name.startswith(p) for name in current)), None)
+        if found is None:
+            # a Lightning checkpoint may hold metrics beside "model.": keep what stands under the prefix
+            inner = {name.removeprefix("model."): t for name, t in current.items() if name.startswith("model.")}
+            return [*ways, (prefix + "model.", inner)] if inner else ways
+        current, prefix = {name.removeprefix(found): t for name, t in current.items()}, prefix + found
+        ways.append((prefix, current))

@@ -1,0 +1,76 @@
+"""Modules: what it takes to call one as a function, without changing it."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from curvtool.errors import LoadError
+from curvtool.problem.tree import Tree
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Takes off `torch.compile` and the data-parallel wrappers, which have no second derivative."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def takes_keywords(model: nn.Module, inputs: Tree) -> bool:
+    """Whether the forward of the model takes the dictionary's entries as keywords (else it takes the dictionary)."""
+    if not isinstance(inputs, Mapping):
+        return False
+    try:
+        inspect.signature(model.forward).bind(**inputs)
+    except TypeError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time of a call; the modules' own modes come back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def select_prediction(output: Any, key: str | None) -> torch.Tensor:
+    """The one tensor of a model's output that the loss reads: under `key`, else `logits`, else the first.
+
+    Raises:
+        LoadError: CT028, the output holds no such tensor.
+    """
+    if isinstance(output, torch.Tensor) and key is None:
+        return output
+    entries = dict(output.items()) if hasattr(output, "items") else None
+    if entries is None and isinstance(output, (tuple, list)):
+        entries = {str(i): value for i, value in enumerate(output)}
+    if entries is not None and key is None:
+        tensors = [name for name, value in entries.items() if isinstance(value, torch.Tensor)]
+        key = "logits" if "logits" in tensors else next(iter(tensors), None)
+    found = entries.get(key) if entries is not None and key is not None else None
+    if not isinstance(found, torch.Tensor):
+        held = ", ".join(map(str, entries)) if entries is not None else type(output).__name__
+        raise LoadError(
+            "CT028",
+            "cannot tell which part of the model's output is the prediction",
+            expected=f"a tensor{f' under {key!r}' if key else ''}",
+            received=held,
+            remedy="--output-key NAME (or a number for a tuple)",
+        )
+    return found
