@@ -13,7 +13,7 @@ from curvtool.cli.options import Output
 from curvtool.cli.progress import TerminalObserver
 from curvtool.config.resolve import resolve
 from curvtool.config.schema import RunConfig
-from curvtool.errors import EXIT_INTERRUPTED, CurvtoolError, NotConverged
+from curvtool.errors import EXIT_INTERRUPTED, CurvtoolError, NotConverged, UsageError
 from curvtool.report.write import check_writable, write_atomic
 
 _PIPED_WIDTH = 120
@@ -27,9 +27,9 @@ def execute(kind: str, flags: dict[str, Any], output: Output) -> None:
         SystemExit: interrupted (130), after writing likewise.
     """
     output.output_format()
-    for path in (output.output, Path(output.json) if output.json not in (None, "-") else None):
-        if path is not None:
-            check_writable(path)
+    targets = [Path(name) for name in (output.output, output.json) if name is not None and name != "-"]
+    for target in targets:
+        check_writable(target)
     config = resolve(kind, flags, config_file=output.config)
     errors = make_console(output, stderr=True)
     observer = TerminalObserver(errors, quiet=output.quiet, verbose=output.verbose)
@@ -55,10 +55,15 @@ def execute(kind: str, flags: dict[str, Any], output: Output) -> None:
         outcome = run(config, observer)
     report = outcome.report
     text = json.dumps(report.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
-    if output.json not in (None, "-"):
-        write_atomic(Path(str(output.json)), text.encode())
+    files = {Path(output.json): text} if output.json is not None and output.json != "-" else {}
     if output.output is not None:
-        write_atomic(output.output, _as_text(report, text, str(output.output_format())).encode())
+        files[output.output] = _as_text(report, text, str(output.output_format()))
+    unwritten: CurvtoolError | None = None
+    for path, content in files.items():
+        try:
+            write_atomic(path, content.encode())
+        except UsageError as error:
+            unwritten = error  # told at the end: the result is still printed
     if not output.quiet:
         for warning in report.warnings:
             errors.print(f"warning {warning.code}: {warning.message}", style="yellow", markup=False, highlight=False)
@@ -75,6 +80,8 @@ def execute(kind: str, flags: dict[str, Any], output: Output) -> None:
         raise outcome.stopped
     if outcome.stopped is not None:
         raise SystemExit(EXIT_INTERRUPTED)
+    if unwritten is not None:
+        raise unwritten
     if output.strict and report.status != "complete":
         raise NotConverged("CT045", "not converged, and --strict was given", remedy="see the warnings above")
 

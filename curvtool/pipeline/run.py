@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from curvtool.config.schema import EigsConfig, JacnormConfig, RunConfig, TraceConfig
-from curvtool.errors import CurvtoolError, Interrupted
+from curvtool.errors import CurvtoolError, Interrupted, UsageError
 from curvtool.estimators.eigenpairs import EigenvaluesResult
 from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.estimators.jacobian_norms import JacobianNormsResult, jacobian_norms
@@ -173,8 +173,16 @@ def _jacobian_run(config: RunConfig, loaded: Loaded, observer: Observer, warning
         if stop.partial is None:
             raise stop.cause from None
         result, stopped = stop.partial, stop.cause
-    if stopped is None:
-        checks = dataclasses.replace(checks, noise_floor=_with_listed(checks.noise_floor, problem, result))
+    noise = checks.noise_floor
+    if stopped is None and noise is not None and problem.dtype != torch.float64 and result.top_exact and result.top:
+        try:
+            observer.begin("the listed examples in float64")
+            noise = max(noise, _noise_of_listed(problem, result, analysis.norm))
+        except (CurvtoolError, KeyboardInterrupt) as stop:
+            stopped = stop  # the norms are there: they are reported
+        except Interrupted as stop:
+            stopped = stop.cause
+        checks = dataclasses.replace(checks, noise_floor=noise)
     if checks.noise_floor is not None and checks.noise_floor > 1e-3:
         warnings.append(
             report.Warning(
@@ -184,23 +192,25 @@ def _jacobian_run(config: RunConfig, loaded: Loaded, observer: Observer, warning
             )
         )
     if analysis.per_example:
-        records.write_examples(Path(analysis.per_example), result)
+        try:
+            records.write_examples(Path(analysis.per_example), result)
+        except UsageError as error:
+            stopped = stopped or error
     found = records.jacnorm_report(result, analysis, peak_bytes(problem.device))
     modes = {"ad_mode": "vector-Jacobian products", "batch_size": jacobian.batch_size}
     return found, records.summary(loaded, checks, None, None), modes, stopped
 
 
-def _with_listed(noise: float | None, problem: Problem, result: JacobianNormsResult) -> float | None:
-    """The noise floor, raised to what the listed examples' norms are off from float64.
+def _noise_of_listed(problem: Problem, result: JacobianNormsResult, norm: str) -> float:
+    """How far the listed examples' norms are from float64, relative.
 
     A kink that rounding crosses shows in a few examples alone, and those listed are the ones that are quoted.
     """
-    if noise is None or problem.dtype == torch.float64 or not result.top_exact:
-        return noise
-    for index in result.top:
-        matrix = InputJacobian(problem.restricted(range(index, index + 1), torch.float64)).materialize()[0]
-        for values, order in ((result.frobenius, "fro"), (result.spectral, 2)):
-            if values is not None:
-                true = float(torch.linalg.matrix_norm(matrix, order))
-                noise = max(noise, abs(float(values[index]) - true) / max(true, 1e-300))
+    listed = list(result.top)
+    exact = InputJacobian(problem.restricted(listed, torch.float64), batch_size=1)
+    true = jacobian_norms(exact, norm=norm, top=0, max_exact_outputs=exact.output_dim)
+    noise = 0.0
+    for found, wanted in ((result.frobenius, true.frobenius), (result.spectral, true.spectral)):
+        if found is not None and wanted is not None:
+            noise = max(noise, float((abs(found[listed] - wanted) / wanted.clip(1e-300)).max()))
     return noise

@@ -30,7 +30,24 @@ def check_writable(path: Path) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """A temporary file in the same folder, flushed to the disk, then put in the place of `path` at once."""
+    """A temporary file in the same folder, flushed to the disk, then put in the place of `path` at once.
+
+    Raises:
+        UsageError: CT007, the folder went away, or the disk is full.
+    """
+    try:
+        _replace(path, content)
+    except OSError as error:
+        raise UsageError(
+            "CT007",
+            f"cannot write {path}",
+            expected="a folder that can be written to, with room for the file",
+            received=error.strerror or str(error),
+            remedy="another path",
+        ) from error
+
+
+def _replace(path: Path, content: bytes) -> None:
     folder = path.absolute().parent
     handle, name = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=".tmp")
     temporary = Path(name)

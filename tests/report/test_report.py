@@ -31,7 +31,7 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
     path = tmp_path / "report.json"
     write.write_atomic(path, b"old")
     monkeypatch.setattr(write.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError):
+    with pytest.raises(curvtool.CurvtoolError, match="CT007"):
         write.write_atomic(path, b"new and longer")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
