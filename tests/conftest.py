@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+import sys
 
 import pytest
 import standin
 import torch
+
+from curvtool.cli import app
 
 with contextlib.suppress(ImportError, AttributeError):  # before the first backward pass starts the engine's threads
     standin.setup()
@@ -24,3 +27,17 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "cuda" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the program in this process: status, stdout, stderr."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["curvtool", *map(str, words)])
+        status = app._run()
+        out = capsys.readouterr()
+        assert "Traceback" not in out.err
+        return status, out.out, out.err
+
+    return call

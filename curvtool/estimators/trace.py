@@ -15,6 +15,7 @@ from curvtool.linalg.intervals import Interval, look_error, stratified_interval,
 from curvtool.operators.base import LinearOperator
 
 _DEGREES_WANTED = 32  # of freedom at the first look, so that its interval is not wide for want of them
+_PASSES_WITHOUT_SPREAD = 16  # alike before no error is claimed: one coin falls alike so often once in 2^15
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,9 @@ def trace(
                 observer.advance(len(passes), _running(passes), next_look - len(passes))
             interval = stratified_interval(np.stack(passes), look)
             target = rtol * abs(interval.value)
+            if interval.stderr == 0 and len(passes) < min(_PASSES_WITHOUT_SPREAD, max_passes):
+                next_look = min(_PASSES_WITHOUT_SPREAD, max_passes)  # nothing was decided: no error is spent
+                continue
             if interval.half_width <= target or len(passes) >= max_passes:
                 return result()
             look += 1

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import curvtool
-from curvtool.cli import app
 from curvtool.operators.hessian import Hessian
 from curvtool.operators.jacobian import InputJacobian
 
@@ -56,20 +55,6 @@ def folder(tmp_path, monkeypatch):
     np.savez("empty.npz", inputs=x[:0], targets=y[:0])
     np.savez("inputs.npz", inputs=x)
     return tmp_path
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the program in this process: status, stdout, stderr."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["curvtool", *map(str, words)])
-        status = app._run()
-        out = capsys.readouterr()
-        assert "Traceback" not in out.err
-        return status, out.out, out.err
-
-    return call
 
 
 MODEL = ("net.pt", "--factory", "models_here:net", "--data", "data.npz")

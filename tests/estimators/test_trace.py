@@ -103,6 +103,14 @@ def test_no_spread_is_no_error():
     assert result.value == 45.0 and result.ci95 == (45.0, 45.0) and result.converged
 
 
+def test_no_spread_by_chance_is_not_taken_for_no_error():
+    """One pair off the diagonal: three passes are alike in a quarter of all runs."""
+    terms = [torch.eye(6, dtype=torch.float64) for _ in range(40)]
+    terms[7][0, 1] = terms[7][1, 0] = 3.0
+    results = [trace(MatrixOperator(terms), rtol=0.2, seed=seed) for seed in range(40)]
+    assert all(r.stderr > 0 and r.ci95[0] <= 240 <= r.ci95[1] for r in results)
+
+
 def test_wider_than_asked_for_says_so(terms):
     result = trace(MatrixOperator(terms), rtol=1e-4, max_passes=6)
     assert not result.converged and result.num_passes == 6

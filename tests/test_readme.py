@@ -1,0 +1,39 @@
+"""What the README shows works."""
+
+import re
+from pathlib import Path
+
+from curvtool.config.resolve import resolve
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_python_example_runs(capsys):
+    (example,) = blocks("python")
+    exec(compile(example, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    low, high = (float(number) for number in lines[3].strip("()").split(","))
+    assert low < high
+
+
+def test_its_flags_exist(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    helps = " ".join(run(command, "--help")[1] for command in ("eigs", "trace", "jacnorm", "inspect"))
+    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"pip install.*|nvidia.*", "", README)))
+    assert shown and {flag for flag in shown if flag not in helps} == set()
+
+
+def test_the_configurations_resolve():
+    files = sorted((ROOT / "configs").glob("*.toml"))
+    assert files
+    for file in files:
+        kinds = re.findall(r'^kind = "(\w+)"', file.read_text(), re.MULTILINE)
+        assert kinds, file
+        for kind in kinds:
+            assert "default" not in resolve(kind, {}, config_file=str(file)).sources["model.checkpoint"]
