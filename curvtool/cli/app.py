@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 from typing import Annotated
 
 import typer
 
-from curvtool.cli import eigs, inspect, jacnorm, trace
-from curvtool.errors import EXIT_BUG, EXIT_INTERRUPTED, CurvtoolError
+from curvtool.cli import eigs, inspect, interruption, jacnorm, trace
+from curvtool.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USAGE, CurvtoolError
 
 app = typer.Typer(
     name="curvtool",
@@ -45,6 +48,9 @@ def _root(
 
 def main() -> None:
     """Runs the program and ends the process with its status."""
+    interruption.install()
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = io.StringIO()
     sys.exit(_run())
 
 
@@ -52,16 +58,24 @@ def _run() -> int:
     try:
         app(standalone_mode=True)
     except SystemExit as exit_:
+        if exit_.code == EXIT_INTERRUPTED:
+            sys.stderr.write("interrupted\n")
         return exit_.code if isinstance(exit_.code, int) else int(bool(exit_.code))
     except CurvtoolError as error:
         _say(error)
         return error.exit_status
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing had been computed yet\n")
+        sys.stderr.write("interrupted\n")
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to say to it
         sys.stderr.close()
         return EXIT_BUG
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EIO, errno.EDQUOT}:
+            return _report_bug(error)
+        sys.stderr.write(f"error CT007: the output cannot be written: {error.strerror}\n")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail again at the exit
+        return EXIT_USAGE
     except Exception as error:
         return _report_bug(error)
     return 0
@@ -85,8 +99,9 @@ def _report_bug(error: Exception) -> int:
     with tempfile.NamedTemporaryFile("w", prefix="curvtool-", suffix=".log", delete=False, encoding="utf-8") as file:
         file.write(" ".join(sys.argv) + "\n")
         traceback.print_exception(error, file=file)
+    words = next(iter(str(error).strip().splitlines()), "")
     sys.stderr.write(
-        f"error CT000: a bug in curvtool: {type(error).__name__}: {str(error).strip().splitlines()[:1]}\n"
+        f"error CT000: a bug in curvtool: {type(error).__name__}: {words}\n"
         f"  the traceback is in {file.name}; please send it with the command that you typed\n"
     )
     return EXIT_BUG

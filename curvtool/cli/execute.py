@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def make_console(output: Output, *, stderr: bool = False) -> Console:
     piped = not stream.isatty()
     return Console(
         stderr=stderr,
-        width=_PIPED_WIDTH if piped and "COLUMNS" not in __import__("os").environ else None,
+        width=_PIPED_WIDTH if piped and "COLUMNS" not in os.environ else None,
         force_terminal=True if output.color == "always" else None,
         no_color=True if output.color == "never" else None,
         soft_wrap=stderr,

@@ -7,6 +7,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from curvtool.cli.interruption import raise_if_asked
 from curvtool.estimators.observer import Observer
 
 
@@ -47,6 +48,7 @@ class TerminalObserver(Observer):
 
     def begin(self, task: str, total: float | None = None) -> None:
         """A new task takes the place of the one before."""
+        raise_if_asked()
         if self.progress is not None:
             if self._task is not None:
                 self.progress.remove_task(self._task)
@@ -56,6 +58,7 @@ class TerminalObserver(Observer):
 
     def advance(self, done: float, estimate: str, remaining: float | None = None) -> None:
         """The bar's length follows what is expected to remain, so its time remaining does too."""
+        raise_if_asked()
         if self.progress is not None and self._task is not None:
             total = None if remaining is None else done + remaining
             self.progress.update(self._task, completed=done, total=total, estimate=estimate)

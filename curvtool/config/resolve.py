@@ -194,7 +194,7 @@ def _mistyped(where: str, expected: str, value: Any) -> UsageError:
         f"{where} has the wrong type",
         expected=expected,
         received=repr(value),
-        remedy=f"write a {expected}",
+        remedy=f"a value that reads as {expected}",
     )
 
 

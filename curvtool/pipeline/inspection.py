@@ -14,6 +14,7 @@ from curvtool.problem import checkpoint, data_files, sniff
 from curvtool.problem.data import INPUT_KEYS
 from curvtool.report.model import Inspection, TensorEntry
 
+_RUN_COMMANDS = {"posix", "nt", "os", "subprocess", "builtins", "sys", "shutil", "socket", "pty", "runpy"}
 _DATA_FORMATS = {"npz", "other"}
 
 
@@ -84,6 +85,9 @@ def _next_command(path: Path, kind: sniff.FileKind, role: str, tensors: list[Ten
     if role == "checkpoint" and tensors:
         return f"curvtool eigs {path} --factory module:Net --data DATA"
     if imports:
+        commands = [name for name in imports if name.partition(".")[0] in _RUN_COMMANDS]
+        if commands:
+            return f"do not load it: {commands[0]} has no place in a checkpoint"
         return f"curvtool eigs {path} --trust --data DATA   (only if you trust whoever made the file)"
     if kind.format in {"torchscript", "torch-export"}:
         return "save the state_dict() of the original module, and name its class with --factory"

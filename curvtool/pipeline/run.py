@@ -14,7 +14,7 @@ from curvtool.estimators.eigenpairs import EigenvaluesResult
 from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.estimators.jacobian_norms import JacobianNormsResult, jacobian_norms
 from curvtool.estimators.observer import SILENT, Observer
-from curvtool.estimators.trace import trace
+from curvtool.estimators.trace import TraceResult, trace
 from curvtool.operators.hessian import Hessian
 from curvtool.operators.jacobian import InputJacobian
 from curvtool.operators.memory import peak_bytes
@@ -97,7 +97,7 @@ def _hessian_run(config: RunConfig, loaded: Loaded, observer: Observer, warnings
     grad_norm = float(hessian.space.norm(gradient))
     del gradient
     stopped: BaseException | None = None
-    result: Any
+    result: EigenvaluesResult | TraceResult
     try:
         if isinstance(analysis, EigsConfig):
             result = eigenvalues(
@@ -132,6 +132,14 @@ def _hessian_run(config: RunConfig, loaded: Loaded, observer: Observer, warnings
                 f"rtol {analysis.rtol:g}: --dtype float64 for better numbers",
             )
         )
+    if _is_zero(result):
+        warnings.append(
+            report.Warning(
+                code="CT207",
+                message="every product was exactly zero: the loss does not depend on these parameters "
+                "(is --output-key right?), is linear in them, or is saturated",
+            )
+        )
     peak = peak_bytes(problem.device)
     found: report.Analysis
     if isinstance(result, EigenvaluesResult):
@@ -152,6 +160,12 @@ def _hessian_run(config: RunConfig, loaded: Loaded, observer: Observer, warnings
         found = records.trace_report(result, analysis, peak)
     modes = {"ad_mode": hessian.execution.describe(), "batch_size": hessian.batch_size}
     return found, records.summary(loaded, checks, loss_value, grad_norm), modes, stopped
+
+
+def _is_zero(result: EigenvaluesResult | TraceResult) -> bool:
+    if isinstance(result, TraceResult):
+        return result.value == 0.0 and result.stderr in (None, 0.0)
+    return all(pair.value == 0.0 for pair in result.eigenvalues)
 
 
 def _jacobian_run(config: RunConfig, loaded: Loaded, observer: Observer, warnings: list[report.Warning]) -> _Run:

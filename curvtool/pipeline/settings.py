@@ -103,10 +103,12 @@ def pick_device(text: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(text)
-    except RuntimeError:
+        if device.type != "cuda":  # CUDA has answers of its own below
+            torch.empty(0, device=device)
+    except (RuntimeError, NotImplementedError, AssertionError, ModuleNotFoundError):
         raise UsageError(
             "CT004",
-            f"unknown device {text!r}",
+            f"no device {text!r} here",
             expected="auto, cpu, cuda or cuda:N",
             received=text,
             remedy="--device auto",

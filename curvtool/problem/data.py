@@ -209,7 +209,11 @@ def _from_batches(
 
 def from_mapping(content: Mapping[str, Any], input_key: str | None, target_key: str | None) -> Data:
     """Picks inputs and targets out of named arrays; the names are the caller's, or guessed from the usual ones."""
-    arrays = {str(k): torch.as_tensor(v) for k, v in content.items() if isinstance(v, (torch.Tensor, np.ndarray, list))}
+    arrays: dict[str, Tree] = {
+        str(k): torch.as_tensor(v) if isinstance(v, (np.ndarray, list)) else v
+        for k, v in content.items()
+        if isinstance(v, (torch.Tensor, np.ndarray, list)) or (isinstance(v, (Mapping, tuple)) and _is_tensors(v))
+    }
     names = list(arrays)
     for flag, key in (("--input-key", input_key), ("--target-key", target_key)):
         if key is not None and key not in arrays:

@@ -15,6 +15,8 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 def fit(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> str:
     """Loads the weights into the model, strictly, after stripping wrappers' prefixes where that makes the keys fit.
 
+    Weights in float64 make the model one in float64.
+
     Returns:
         The prefix that was stripped, empty for none.
 
@@ -56,6 +58,8 @@ def fit(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> str:
             received=f"{len(bad)} tensors that are not finite",
             remedy="use an earlier checkpoint",
         )
+    if any(tensor.dtype == torch.float64 for tensor in stripped.values()):
+        model.double()  # not rounded to what the factory made
     model.load_state_dict(stripped, strict=False)
     return prefix
 

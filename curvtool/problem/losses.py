@@ -57,7 +57,8 @@ class CrossEntropy(Loss):
     def weight(self, target: torch.Tensor) -> float:
         """The number of targets that count."""
         if target.is_floating_point():
-            return float(target.numel() // target.shape[1])
+            # probabilities have a class dimension; real numbers without one are refused by `check_targets`
+            return float(target.numel() // target.shape[1] if target.dim() > 1 else len(target))
         return float((target != self.ignore_index).sum())
 
     @staticmethod

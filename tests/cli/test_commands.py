@@ -1,18 +1,24 @@
 """The program as a user meets it: results on stdout, the rest on stderr, each mistake with its status and remedy."""
 
+import contextlib
 import csv
 import io
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import curvtool
+from curvtool.cli import interruption
+from curvtool.cli.progress import TerminalObserver
 from curvtool.operators.hessian import Hessian
 from curvtool.operators.jacobian import InputJacobian
 
@@ -26,6 +32,11 @@ def broken():
     raise ValueError("no such size")
 def nothing():
     return 3
+class Beside(torch.nn.Sequential):
+    def forward(self, x):
+        return super().forward(x), x[:, :3]
+def beside():
+    return Beside(*net())
 def loss(z, y):
     return ((z - y) ** 2).sum(1)
 def data():
@@ -54,6 +65,7 @@ def folder(tmp_path, monkeypatch):
     np.savez("shape.npz", inputs=x[:, :3], targets=y)
     np.savez("empty.npz", inputs=x[:0], targets=y[:0])
     np.savez("inputs.npz", inputs=x)
+    np.savez("floats.npz", inputs=x, targets=y.astype(np.float32))
     return tmp_path
 
 
@@ -174,6 +186,8 @@ MISTAKES = {
     "data missing": (words(base=(*MODEL[:-1], "dta.npz")), 3, "CT020"),
     "no targets": (words(base=(*MODEL[:-1], "inputs.npz")), 3, "CT021"),
     "label out of range": (words(base=(*MODEL[:-1], "labels.npz")), 3, "CT022"),
+    "labels as floats": (words(base=(*MODEL[:-1], "floats.npz")), 3, "CT028"),
+    "a device that is not here": (words("--device", "xpu"), 2, "CT004"),
     "empty data": (words(base=(*MODEL[:-1], "empty.npz")), 3, "CT023"),
     "inputs do not fit": (words(base=(*MODEL[:-1], "shape.npz")), 3, "CT024"),
     "nothing trainable": (words(base=("net.pt", "--factory", "models_here:frozen", "--data", "data.npz")), 3, "CT027"),
@@ -285,6 +299,62 @@ def test_the_result_is_printed_though_its_file_cannot_be_written(folder, run, mo
     status, out, err = run("jacnorm", *MODEL, "--json", "r.json", "-o", "r.csv", "--per-example", "all.npz")
     assert status == 2 and "CT007" in err and "No space left" in err
     assert "Jacobian" in out and not Path("r.json").exists() and not Path("all.npz").exists()
+
+
+def test_sigterm_is_an_interruption(folder):
+    """Batch systems end a job by it: what there is is written."""
+    command = [sys.executable, "-m", "curvtool", "trace", *MODEL, "--rtol", "1e-4", "--max-passes", "10000000"]
+    with subprocess.Popen(
+        [*command, "--json", "r.json", "-v"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as job:
+        time.sleep(8)
+        while job.poll() is None:  # not before it has begun to draw
+            job.terminate()
+            try:
+                job.wait(5)
+            except subprocess.TimeoutExpired:
+                continue
+        said = job.stderr.read().decode()
+    assert job.returncode == 130, said
+    assert said.endswith("interrupted\n")
+    if "CT204" in said:
+        assert json.loads(Path("r.json").read_text())["status"] == "partial"
+
+
+def test_an_interruption_that_is_swallowed_comes_again(monkeypatch):
+    """Torch's lazy imports catch whatever falls into them."""
+    monkeypatch.setattr(interruption, "_asked", False)
+    observer = TerminalObserver(Console(quiet=True), quiet=True, verbose=0)
+    observer.advance(1, "")
+    with contextlib.suppress(KeyboardInterrupt):
+        interruption._interrupt(signal.SIGTERM, None)
+    with pytest.raises(KeyboardInterrupt):
+        observer.advance(2, "")
+    with pytest.raises(KeyboardInterrupt):
+        observer.begin("next")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_behind_stdout_is_told(folder):
+    command = [sys.executable, "-m", "curvtool", "jacnorm", *MODEL, "--json", "r.json"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2 and "CT007" in done.stderr and "Traceback" not in done.stderr
+    assert json.loads(Path("r.json").read_text())["status"] == "complete"
+
+
+def test_a_loss_that_depends_on_no_parameter_is_told(folder, run):
+    for kind in ("eigs", "trace"):
+        status, _, err = run(
+            kind, "net.pt", "--factory", "models_here:beside", "--data", "data.npz", "--output-key", "1"
+        )
+        assert status == 0 and "CT207" in err and "--output-key" in err
+
+
+def test_a_double_checkpoint_is_not_rounded(folder, run):
+    torch.save({k: v.double() for k, v in torch.load("net.pt").items()}, "double.pt")
+    report = json.loads(run("eigs", "double.pt", *MODEL[1:], "--json", "-")[1])
+    assert report["provenance"]["dtype"] == "float64"
 
 
 def test_a_bug_leaves_its_traceback_in_a_file(folder, run, monkeypatch):

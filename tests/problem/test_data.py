@@ -120,3 +120,10 @@ def test_files_with_pickles_torn_or_unknown(tmp_path):
     for name in ("p.npz", "t.npz", "a.csv", "s.npz"):
         with pytest.raises(CurvtoolError, match="CT021"):
             from_path(str(tmp_path / name))
+
+
+def test_dictionaries_by_name_may_hold_several_inputs():
+    left, right = torch.zeros(4, 2), torch.ones(4, 3)
+    data = from_object({"inputs": {"a": left, "b": right}, "targets": torch.arange(4)})
+    assert set(data.inputs) == {"a", "b"} and len(data) == 4
+    assert len(from_object({"x": (left, right), "y": torch.arange(4)}).inputs) == 2
