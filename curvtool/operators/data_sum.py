@@ -16,6 +16,7 @@ def mean_over_batches(
     batches: Sequence[range],
     batch_sum: Callable[[range], Parts],
     total_weight: float,
+    record: Callable[[int, torch.Tensor], None] | None = None,
 ) -> torch.Tensor:
     """(1/W) sum_b f(b) as one flat vector (P,).
 
@@ -25,13 +26,16 @@ def mean_over_batches(
         batches: the ranges of samples.
         batch_sum: the map's sum over a batch, a part for each parameter (None: zeros).
         total_weight: W.
+        record: hears the index of each batch and the running sum up to it.
     """
     total = space.zeros()
     views = split(total, shapes)
-    for rows in batches:
+    for index, rows in enumerate(batches):
         pairs = [(view, part) for view, part in zip(views, batch_sum(rows), strict=True) if part is not None]
         if pairs:
             torch._foreach_add_([view for view, _ in pairs], [part for _, part in pairs])
+        if record is not None:
+            record(index, total)
     return space.cluster.sum(total).div_(total_weight)
 
 

@@ -1,8 +1,8 @@
-"""How a batch's Hessian product is run: with its graph kept, afresh, or forward over reverse; timings choose.
+"""How a batch's product is run: with its graph kept, afresh, or by forward mode; timings choose.
 
-A fresh product costs three gradients or a little more, a further product on a kept graph two; forward over reverse lies
-between, and which one wins depends on the model. So graphs are kept while a memory budget allows, and a timed product
-of each kind on a small batch chooses the rest.
+A fresh Hessian product costs three gradients or a little more, a further product on a kept graph two; forward over
+reverse lies between, and which one wins depends on the model. So graphs are kept while a memory budget allows, and a
+timed product of each kind on a small batch chooses the rest.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from curvtool.errors import CurvtoolError, OutOfMemory
 from curvtool.operators.memory import default_budget, saved_bytes
-from curvtool.operators.products import GradientGraph, Parts, forward_over_reverse
+from curvtool.operators.products import Parts
 from curvtool.problem.tree import storage_id
 
 if TYPE_CHECKING:
@@ -26,6 +26,23 @@ MODES = ("auto", "kept", "fresh", "forward")
 CALIBRATION_SAMPLES = 8
 MAX_BATCH = 512
 AGREEMENT = 1e-3  # of a mode's product with the reverse one; a wrong rule is off by far more
+
+
+class Graph(Protocol):
+    """A batch's matrix with what autograd needs to multiply by it again."""
+
+    def product(self, vector: Sequence[torch.Tensor], *, keep: bool = True) -> Parts:
+        """A_b v in parts; without `keep` the graph is given up."""
+
+
+class Kernel(Protocol):
+    """One kind of matrix, a batch at a time."""
+
+    def build(self, rows: range) -> Graph:
+        """The graph of the matrix of these samples, summed over them."""
+
+    def forward_product(self, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
+        """A_b v by forward mode, without a graph that could be kept."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +63,22 @@ class Calibration:
 
 
 class Execution:
-    """Runs Hessian products of batches of one problem.
+    """Runs the products of batches of one problem with one kind of matrix.
 
     Args:
-        problem: whose loss is differentiated.
+        problem: whose data these are.
+        kernel: the matrix of a batch.
         mode: `kept`, `fresh` or `forward` for every batch; `auto` keeps what the budget allows and takes the faster
             of the others for the rest.
         memory_budget: bytes for graphs and vectors together; half of the free memory if None.
     """
 
-    def __init__(self, problem: Problem, mode: str = "auto", memory_budget: int | None = None) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, kernel: Kernel, mode: str = "auto", memory_budget: int | None = None) -> None:
+        self.problem, self.kernel = problem, kernel
         self.mode = mode
         self.memory_budget = default_budget(problem.device) if memory_budget is None else memory_budget
         self.parameters = list(problem.parameters.values())
-        self._names = list(problem.parameters)
-        self._graphs: dict[range, GradientGraph] = {}
+        self._graphs: dict[range, Graph] = {}
         self._calibration: Calibration | None = None
         problem.keep_data_on_device(self.memory_budget // 4)
 
@@ -92,45 +109,26 @@ class Execution:
         rest = self._mode_without_graph()
         return f"kept ({len(self._graphs)} graphs), else {rest}" if self._graphs else rest
 
-    def graph(self, rows: range) -> GradientGraph:
-        """The gradient's graph of a batch: kept from before, else made now and kept where the budget allows."""
-        graph = self._graphs.get(rows)
-        if graph is None:
-            graph = self._build(rows)
-            if self._may_keep(rows):
-                self._graphs[rows] = graph
-        return graph
-
     def product(self, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
-        """H_b v for the sum of the losses of these samples, in parts."""
+        """A_b v for the matrix of these samples, summed over them, in parts."""
         with self.problem.context(len(rows)):
-            if rows in self._graphs or self._may_keep(rows):
-                return self.graph(rows).product(vector)
+            graph = self.kept(rows)
+            if graph is not None:
+                return graph.product(vector)
             if self._mode_without_graph() == "forward":
-                return forward_over_reverse(self._loss_of(rows), self.parameters, vector)
-            return self._build(rows).product(vector, keep=False)
+                return self.kernel.forward_product(rows, vector)
+            return self.kernel.build(rows).product(vector, keep=False)
 
-    def gradient(self, rows: range) -> tuple[torch.Tensor, Parts]:
-        """The sum of the losses of these samples, a scalar on the device, and its gradient in parts."""
-        with self.problem.context(len(rows)):
-            if rows in self._graphs or self._may_keep(rows):
-                graph = self.graph(rows)
-                return graph.value, graph.gradient
-            value = self._loss_of(rows)(self.parameters)
-            if not value.requires_grad:
-                return value, [None] * len(self.parameters)
-            return value.detach(), torch.autograd.grad(value, self.parameters, allow_unused=True)
+    def kept(self, rows: range) -> Graph | None:
+        """The kept graph of these samples, made now where the budget allows; None where it does not."""
+        graph = self._graphs.get(rows)
+        if graph is None and self._may_keep(rows):
+            graph = self._graphs[rows] = self.kernel.build(rows)
+        return graph
 
     def release(self) -> None:
         """Gives up all kept graphs."""
         self._graphs.clear()
-
-    def _loss_of(self, rows: range) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
-        batch = self.problem.batch(rows)
-        return lambda parameters: self.problem.loss_sum(dict(zip(self._names, parameters, strict=True)), batch)
-
-    def _build(self, rows: range) -> GradientGraph:
-        return GradientGraph(self._loss_of(rows)(self.parameters), self.parameters)
 
     def _may_keep(self, rows: range) -> bool:
         if self.mode in {"fresh", "forward"}:
@@ -156,7 +154,7 @@ class Execution:
         ours = {storage_id(p) for p in self.parameters}
         with self.problem.context(len(rows)):
             with saved_bytes(lambda: ours) as count:
-                graph = self._build(rows)
+                graph = self.kernel.build(rows)
                 size = count()
             reference = graph.product(vector, keep=False)
             seconds, rejected = self._time_modes(rows, vector, reference)
@@ -167,11 +165,11 @@ class Execution:
     ) -> tuple[dict[str, float], dict[str, str]]:
         if self.mode != "auto":
             return {}, {}
-        graph = self._build(rows)
+        graph = self.kernel.build(rows)
         modes: dict[str, Callable[[], Parts]] = {
             "kept": lambda: graph.product(vector),
-            "fresh": lambda: self._build(rows).product(vector, keep=False),
-            "forward": lambda: forward_over_reverse(self._loss_of(rows), self.parameters, vector),
+            "fresh": lambda: self.kernel.build(rows).product(vector, keep=False),
+            "forward": lambda: self.kernel.forward_product(rows, vector),
         }
         seconds: dict[str, float] = {}
         rejected: dict[str, str] = {}

@@ -23,6 +23,7 @@ from torch.autograd import grad
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 Parts = Sequence[torch.Tensor | None]
+Differentiable = Callable[[Sequence[torch.Tensor]], torch.Tensor]  # of the parameters
 
 
 class GradientGraph:
@@ -60,7 +61,7 @@ class GradientGraph:
 
 
 def forward_over_reverse(
-    function: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+    function: Differentiable,
     parameters: Sequence[torch.Tensor],
     vector: Sequence[torch.Tensor],
 ) -> Parts:
@@ -78,6 +79,52 @@ def forward_over_reverse(
             return [None] * len(duals)
         gradient = grad(value, duals, allow_unused=True)
         return [None if g is None else forward_ad.unpack_dual(g).tangent for g in gradient]
+
+
+class OutputGraph:
+    """An output z(theta) with its graph kept, for products with its Jacobian J over the parameters.
+
+    J^T u is one backward pass on the graph. J v is one pass in forward mode (`push_forward`), or where an operation has
+    no forward rule two backward passes: u -> J^T u is linear in u, and its derivative along v is J v.
+
+    Args:
+        output: z, of any shape, with its graph.
+        parameters: the leaves theta.
+    """
+
+    def __init__(self, output: torch.Tensor, parameters: Sequence[torch.Tensor]) -> None:
+        self.output, self.parameters = output, list(parameters)
+        self._transposed: tuple[torch.Tensor, list[tuple[int, torch.Tensor]]] | None = None
+
+    def vjp(self, cotangent: torch.Tensor, *, keep: bool = True) -> Parts:
+        """J^T u for u of the output's shape, in parts; None stands for zeros."""
+        if not self.output.requires_grad:
+            return [None] * len(self.parameters)
+        return grad(self.output, self.parameters, cotangent, retain_graph=keep, allow_unused=True)
+
+    def jvp(self, vector: Sequence[torch.Tensor]) -> torch.Tensor:
+        """J v by reverse mode twice, of the output's shape."""
+        if not self.output.requires_grad:
+            return torch.zeros_like(self.output)
+        if self._transposed is None:
+            dummy = torch.zeros_like(self.output, requires_grad=True)
+            pulled = grad(self.output, self.parameters, dummy, create_graph=True, allow_unused=True)
+            self._transposed = dummy, [(i, g) for i, g in enumerate(pulled) if g is not None and g.requires_grad]
+        dummy, linear = self._transposed
+        (pushed,) = grad(
+            [g for _, g in linear], dummy, [vector[i] for i, _ in linear], retain_graph=True, materialize_grads=True
+        )
+        return pushed
+
+
+def push_forward(
+    function: Differentiable, parameters: Sequence[torch.Tensor], vector: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The output and J v in one pass of forward mode; nothing is kept."""
+    with torch.no_grad(), forward_ad.dual_level():
+        duals = [forward_ad.make_dual(p.detach(), v) for p, v in zip(parameters, vector, strict=True)]
+        output, tangent = forward_ad.unpack_dual(function(duals))
+        return output, torch.zeros_like(output) if tangent is None else tangent
 
 
 class LinearizedFunction:

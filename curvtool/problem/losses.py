@@ -20,7 +20,7 @@ class Loss(ABC):
     """One loss: `sum` over a batch and the batch's `weight`."""
 
     name: str
-    needs_integer_targets = False
+    is_likelihood = False  # minus the logarithm of a density of the targets, of an exponential family in the outputs
 
     @abstractmethod
     def sum(self, output: torch.Tensor, target: Any) -> torch.Tensor:
@@ -29,6 +29,32 @@ class Loss(ABC):
     @abstractmethod
     def weight(self, target: Any) -> float:
         """What the sum is divided by in the mean over this batch alone (samples, tokens or elements)."""
+
+    def output_hessian_product(self, output: torch.Tensor, target: Any, tangent: torch.Tensor) -> torch.Tensor:
+        """(d2 sum / dz2) u for the outputs z of a batch and u of their shape; by two derivatives of `sum`."""
+        with torch.enable_grad():
+            variable = output.detach().requires_grad_()
+            value = self.sum(variable, target)
+            if not value.requires_grad:
+                return torch.zeros_like(output)
+            (gradient,) = torch.autograd.grad(value, variable, create_graph=True, materialize_grads=True)
+            if not gradient.requires_grad:
+                return torch.zeros_like(output)
+            return torch.autograd.grad(gradient, variable, tangent, materialize_grads=True)[0]
+
+    def terms(self, output: torch.Tensor, target: Any) -> torch.Tensor:
+        """The losses that `sum` adds up, one for each independent draw of a target, shape (T,).
+
+        Raises:
+            LoadError: CT028, the loss knows only their sum.
+        """
+        raise LoadError(
+            "CT028",
+            f"the loss {self.name} gives no loss a sample, which the empirical Fisher needs",
+            expected="one number a sample",
+            received="their mean alone",
+            remedy="return one number a sample from the loss, or take --operator ggn",
+        )
 
     def check_targets(self, output: torch.Tensor, target: torch.Tensor) -> None:
         """Raises `LoadError` where targets cannot belong to an output of this shape; any do, unless a loss says so."""
@@ -43,6 +69,7 @@ class CrossEntropy(Loss):
     """
 
     name = "cross-entropy"
+    is_likelihood = True
 
     def __init__(self, ignore_index: int = -100) -> None:
         self.ignore_index = ignore_index
@@ -53,6 +80,25 @@ class CrossEntropy(Loss):
         if not target.is_floating_point():
             target = target.long()
         return functional.cross_entropy(output, target, ignore_index=self.ignore_index, reduction="sum")
+
+    def output_hessian_product(self, output: torch.Tensor, target: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
+        """p u - p <p, u> with p = softmax(z), a target that counts; times the sum of a target's probabilities."""
+        logits, direction = self._classes_second(output, target), self._classes_second(tangent, target)
+        p = logits.detach().softmax(1)
+        product = p * direction
+        product = product - p * product.sum(1, keepdim=True)
+        if target.is_floating_point():
+            product = product * target.sum(1, keepdim=True)
+        else:
+            product = product * (target != self.ignore_index).unsqueeze(1)
+        return product if logits is output else product.movedim(1, -1)
+
+    def terms(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """One for every target (a position of a sample is a target of its own); 0 for those that do not count."""
+        output = self._classes_second(output, target)
+        if not target.is_floating_point():
+            target = target.long()
+        return functional.cross_entropy(output, target, ignore_index=self.ignore_index, reduction="none").flatten()
 
     def weight(self, target: torch.Tensor) -> float:
         """The number of targets that count."""
@@ -106,6 +152,26 @@ class CrossEntropy(Loss):
 class _Elementwise(Loss):
     """A loss that is a mean over elements; its weight is their number."""
 
+    is_likelihood = True
+
+    @abstractmethod
+    def elements(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The loss of every element, in the output's shape; the target has it too."""
+
+    def sum(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Sum over samples and outputs."""
+        return self.elements(output, self._target(output, target)).sum()
+
+    def terms(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """One a sample, the sum over its outputs."""
+        return self.elements(output, self._target(output, target)).flatten(1).sum(1)
+
+    @staticmethod
+    def _target(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        aligned = _aligned(output, target)
+        assert aligned is not None, "shapes were checked"
+        return aligned.to(output.dtype)
+
     def weight(self, target: torch.Tensor) -> float:
         """The number of elements (torch's mean divides by samples x outputs)."""
         return float(target.numel())
@@ -141,11 +207,13 @@ class BCEWithLogits(_Elementwise):
 
     name = "bce-with-logits"
 
-    def sum(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Sum over samples and outputs."""
-        aligned = _aligned(output, target)
-        assert aligned is not None, "shapes were checked"
-        return functional.binary_cross_entropy_with_logits(output, aligned.to(output.dtype), reduction="sum")
+    def elements(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """`-y log s(z) - (1-y) log(1-s(z))`."""
+        return functional.binary_cross_entropy_with_logits(output, target, reduction="none")
+
+    def output_hessian_product(self, output: torch.Tensor, target: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
+        """s(z) s(-z) u, whatever the target."""
+        return output.detach().sigmoid() * (-output.detach()).sigmoid() * tangent
 
     def check_targets(self, output: torch.Tensor, target: torch.Tensor) -> None:
         """Targets between 0 and 1, one an output."""
@@ -163,15 +231,17 @@ class BCEWithLogits(_Elementwise):
 
 
 class MSE(_Elementwise):
-    """Squared error, `(z - y)^2`, mean over all elements."""
+    """Squared error, `(z - y)^2`, mean over all elements: minus the log-density of a Gaussian of variance 1/2."""
 
     name = "mse"
 
-    def sum(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Sum over samples and outputs."""
-        aligned = _aligned(output, target)
-        assert aligned is not None, "shapes were checked"
-        return functional.mse_loss(output, aligned.to(output.dtype), reduction="sum")
+    def elements(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """`(z - y)^2`."""
+        return functional.mse_loss(output, target, reduction="none")
+
+    def output_hessian_product(self, output: torch.Tensor, target: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
+        """2 u."""
+        return 2 * tangent
 
 
 class CallableLoss(Loss):
@@ -182,6 +252,15 @@ class CallableLoss(Loss):
 
     def sum(self, output: Any, target: Any) -> torch.Tensor:
         """Sum of one number a sample, or the returned mean times the number of samples."""
+        value = self._value(output, target)
+        return value * self.weight(target) if value.dim() == 0 else value.sum()
+
+    def terms(self, output: Any, target: Any) -> torch.Tensor:
+        """One a sample, where the function returns that."""
+        value = self._value(output, target)
+        return super().terms(output, target) if value.dim() == 0 else value.flatten()
+
+    def _value(self, output: Any, target: Any) -> torch.Tensor:
         value = self.function(output, target)
         if not isinstance(value, torch.Tensor):
             raise LoadError(
@@ -192,9 +271,7 @@ class CallableLoss(Loss):
                 remedy="return a torch tensor that depends on the output",
             )
         num_samples = int(self.weight(target))
-        if value.dim() == 0:
-            return value * num_samples
-        if value.shape[0] != num_samples or value.numel() != num_samples:
+        if value.dim() > 0 and (value.shape[0] != num_samples or value.numel() != num_samples):
             raise LoadError(
                 "CT028",
                 f"the loss {self.name} returned a tensor of shape {tuple(value.shape)}",
@@ -202,7 +279,7 @@ class CallableLoss(Loss):
                 received=f"{value.numel()} numbers",
                 remedy="reduce over outputs and positions inside the loss",
             )
-        return value.sum()
+        return value
 
     def weight(self, target: Any) -> float:
         """The number of samples."""

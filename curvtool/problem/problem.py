@@ -113,6 +113,12 @@ class Problem:
             )
         return weight
 
+    def weight_of(self, rows: range) -> float:
+        """What these samples add to the weight of the whole (their number where nothing is divided by a weight)."""
+        if self.loss is None or self.reduction == "sum":
+            return float(len(rows))
+        return self.loss.weight(self.data.rows(rows.start, rows.stop)[1])
+
     # the samples
 
     @property

@@ -1,0 +1,162 @@
+"""What all matrices over the parameters share: A = (1/W) sum_i A_i over the samples, batch by batch."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from curvtool.errors import LoadError
+from curvtool.linalg.space import VectorSpace
+from curvtool.operators.base import LinearOperator
+from curvtool.operators.data_sum import mean_over_batches, split
+from curvtool.operators.execution import Execution, Kernel
+from curvtool.operators.products import Parts
+
+if TYPE_CHECKING:
+    from curvtool.problem.problem import Problem
+
+PROBE_GROUP = 32
+MAX_PARTS = 32  # of the data whose shares of a product are told apart
+
+
+class CurvatureOperator(LinearOperator):
+    """A symmetric matrix over the parameters, a mean over samples; also the sum of the matrices of groups of samples.
+
+    Vectors are flat: the parameters in the problem's order, each in its own row-major order.
+
+    Args:
+        problem: model, data and loss.
+        batch_size: samples a batch; None chooses one that the memory budget allows.
+        mode: how products are run: `auto`, `kept`, `fresh` or `forward`.
+        memory_budget: bytes for graphs and vectors; half of the free memory if None.
+        group_size: samples of a term; fixed by the data, not by the device or the batch, so that the same seed gives
+            the same probes everywhere. None: 32, or fewer, so that there are at least 32 groups where the data allow.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        batch_size: int | None = None,
+        mode: str = "auto",
+        memory_budget: int | None = None,
+        group_size: int | None = None,
+    ) -> None:
+        parameters = list(problem.parameters.values())
+        super().__init__(VectorSpace(sum(p.numel() for p in parameters), problem.dtype, problem.device))
+        self.problem = problem
+        self.shapes = [p.shape for p in parameters]
+        self.execution = Execution(problem, self.make_kernel(problem), mode, memory_budget)
+        self.batch_size = batch_size or self.execution.batch_size()
+        self.batches = problem.ranges(self.batch_size)
+        self.groups = problem.ranges(group_size or max(1, min(PROBE_GROUP, problem.num_samples // PROBE_GROUP)))
+        self._parts = [
+            list(part) for part in np.array_split(range(len(self.batches)), min(MAX_PARTS, len(self.batches)))
+        ]
+
+    @abstractmethod
+    def make_kernel(self, problem: Problem) -> Kernel:
+        """The matrix of a batch of samples."""
+
+    def matvec(self, vector: torch.Tensor) -> torch.Tensor:
+        """A v: shape (P,)."""
+        return self.matvec_in_parts(vector, vector.new_empty(0, 0))[0]
+
+    def matvec_in_parts(self, vector: torch.Tensor, against: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A v, and the inner products of the rows of `against` with the part of A v that each part of the data adds."""
+        parts = split(vector, self.shapes)
+        ends = {indices[-1] for indices in self._parts} if len(against) else set()
+        running = [vector.new_zeros(len(against))] if len(against) else []
+
+        def record(index: int, total: torch.Tensor) -> None:
+            if index in ends:
+                running.append(against @ total)
+
+        result = mean_over_batches(
+            self.space,
+            self.shapes,
+            self.batches,
+            lambda rows: self.execution.product(rows, parts),
+            self.problem.total_weight,
+            record,
+        )
+        self.num_products += 1
+        self.data_passes += 1
+        shares = torch.stack(running).diff(dim=0) / self.problem.total_weight if running else vector.new_empty(0, 0)
+        return result, shares
+
+    @property
+    def part_weights(self) -> np.ndarray:
+        """Each part's share of the whole weight, in the order of `matvec_in_parts`."""
+        weights = [sum(self.problem.weight_of(self.batches[i]) for i in indices) for indices in self._parts]
+        return np.asarray(weights) / sum(weights)
+
+    @property
+    def num_terms(self) -> int:
+        """The number of groups of samples."""
+        return len(self.groups)
+
+    def term_matvec(self, term: int, vector: torch.Tensor) -> torch.Tensor:
+        """A_t v with A_t = (1/W) sum over the samples of group t: shape (P,)."""
+        rows = self.groups[term]
+        parts = split(vector, self.shapes)
+        pieces = [
+            range(start, min(start + self.batch_size, rows.stop))
+            for start in range(rows.start, rows.stop, self.batch_size)
+        ]
+        share = len(rows) / self.problem.num_samples
+        self.num_products += share
+        self.data_passes += share
+        return mean_over_batches(
+            self.space,
+            self.shapes,
+            pieces,
+            lambda piece: self.execution.product(piece, parts),
+            self.problem.total_weight,
+        )
+
+    def term_quadratic_form(self, term: int, probe: torch.Tensor) -> torch.Tensor:
+        """<z, A_t z>, a scalar on the device."""
+        return self.space.inner(probe, self.term_matvec(term, probe))
+
+    def loss_and_gradient(self) -> tuple[float, torch.Tensor]:
+        """L and its gradient (P,), one pass over the data.
+
+        Raises:
+            LoadError: CT026, the loss is not finite; it names the first sample that is not.
+        """
+        values: list[torch.Tensor] = []
+
+        def gradient_of(rows: range) -> Parts:
+            with self.problem.context(len(rows)):
+                value, gradient = self.batch_gradient(rows)
+            values.append(value)
+            return gradient
+
+        gradient = mean_over_batches(self.space, self.shapes, self.batches, gradient_of, self.problem.total_weight)
+        loss = float(self.space.cluster.sum(torch.stack(values).double().sum())) / self.problem.total_weight
+        if loss != loss or abs(loss) == float("inf") or not bool(torch.isfinite(gradient).all()):
+            row = self.problem.find_non_finite()
+            raise LoadError(
+                "CT026",
+                "the loss or its gradient is not finite",
+                expected="a finite loss and gradient",
+                received=f"loss {loss}" + (f", first at row {row} of the data" if row is not None else ""),
+                remedy="check the data's scale and the checkpoint; --dtype float64 tells overflow from a true infinity",
+            )
+        return loss, gradient
+
+    def batch_gradient(self, rows: range) -> tuple[torch.Tensor, Parts]:
+        """The sum of the losses of these samples, a scalar on the device, and its gradient in parts."""
+        value = self.problem.loss_sum(self.problem.parameters, self.problem.batch(rows))
+        if not value.requires_grad:
+            return value, [None] * len(self.shapes)
+        gradient = torch.autograd.grad(value, list(self.problem.parameters.values()), allow_unused=True)
+        return value.detach(), gradient
+
+    def by_parameter(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A flat vector as views by parameter name."""
+        return dict(zip(self.problem.parameters, split(vector, self.shapes), strict=True))

@@ -1,0 +1,59 @@
+"""Fisher information matrices: of the model's own distribution, and the empirical one of the targets at hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from curvtool.errors import UsageError
+from curvtool.operators.curvature import CurvatureOperator
+from curvtool.operators.gauss_newton import GaussNewton, SandwichKernel
+
+if TYPE_CHECKING:
+    from curvtool.problem.problem import Problem
+
+
+class Fisher(GaussNewton):
+    """F = (1/W) sum_i E_{y ~ p(.|x_i)} [g_i(y) g_i(y)^T], g_i(y) the gradient of -log p(y | x_i); exact.
+
+    For likelihoods of an exponential family with the outputs as natural parameters the expectation is the Gauss-Newton
+    matrix (Martens 2020, JMLR 21(146), section 9): cross-entropy and bce-with-logits on logits, and mse as a Gaussian
+    of variance 1/2, whose -log p is (z - y)^2. The arguments are those of `CurvatureOperator`.
+
+    Raises:
+        UsageError: CT008, the loss is not one of these.
+    """
+
+    name = "fisher"
+
+    def make_kernel(self, problem: Problem) -> SandwichKernel:
+        """The Gauss-Newton matrix of a likelihood."""
+        assert problem.loss is not None
+        if not problem.loss.is_likelihood:
+            raise UsageError(
+                "CT008",
+                "the Fisher information needs a loss that is a negative log-likelihood",
+                expected="cross-entropy, bce-with-logits or mse",
+                received=problem.loss.name,
+                remedy="--operator ggn, which any loss has, or --operator empirical-fisher",
+            )
+        return super().make_kernel(problem)
+
+
+class EmpiricalFisher(CurvatureOperator):
+    """E = (1/W) sum_t g_t g_t^T, g_t the gradient of the loss of term t at the target at hand.
+
+    Another matrix than the Fisher information, which averages over the model's own targets (Kunstner, Hennig, Balles
+    2019): it vanishes where the data are fitted exactly. A term is one draw of a target: a sample for regression, for
+    binary targets and for a callable loss, a counted position for cross-entropy over positions. W is the weight of the
+    mean loss. The arguments are those of `CurvatureOperator`.
+
+    Raises:
+        LoadError: CT028, the loss gives no loss a sample.
+    """
+
+    name = "empirical-fisher"
+
+    def make_kernel(self, problem: Problem) -> SandwichKernel:
+        """J^T J of the vector of the batch's losses."""
+        assert problem.loss is not None
+        return SandwichKernel(problem, problem.loss.terms, lambda _output, _targets, tangent: tangent)

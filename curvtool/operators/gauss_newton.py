@@ -1,0 +1,138 @@
+"""The generalized Gauss-Newton matrix, G = (1/W) sum_i J_i^T (d2 l_i / dz_i2) J_i, z_i the outputs of sample i.
+
+Schraudolph 2002 (Neural Computation 14(7), 1723-1738). It is the Hessian without the curvature of the model itself, and
+positive semidefinite where the loss is convex in the outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from curvtool.errors import CurvtoolError, UsageError
+from curvtool.operators.curvature import CurvatureOperator
+from curvtool.operators.execution import AGREEMENT, CALIBRATION_SAMPLES
+from curvtool.operators.products import OutputGraph, Parts, push_forward
+
+if TYPE_CHECKING:
+    from curvtool.problem.problem import Problem
+    from curvtool.problem.tree import Tree
+
+Output = Callable[[torch.Tensor, "Tree | None"], torch.Tensor]
+Middle = Callable[[torch.Tensor, "Tree | None", torch.Tensor], torch.Tensor]
+
+
+class SandwichGraph:
+    """J^T M J of one batch on the kept graph of its outputs."""
+
+    def __init__(self, kernel: SandwichKernel, rows: range) -> None:
+        self.kernel, self.rows = kernel, rows
+        self.targets = kernel.problem.batch(rows)[1]
+        self.graph = OutputGraph(kernel.output_of(rows)(kernel.parameters), kernel.parameters)
+
+    def product(self, vector: Sequence[torch.Tensor], *, keep: bool = True) -> Parts:
+        """J^T M J v in parts: J v by forward mode where that was seen to work, else by reverse mode twice."""
+        if keep and self.kernel.forward_works:
+            _, tangent = push_forward(self.kernel.output_of(self.rows), self.kernel.parameters, vector)
+        else:
+            tangent = self.graph.jvp(vector)
+        return self.graph.vjp(self.kernel.middle(self.graph.output.detach(), self.targets, tangent), keep=keep)
+
+
+class SandwichKernel:
+    """J^T M J of a batch, J the Jacobian of a function of its predictions over the parameters.
+
+    Args:
+        problem: model, data and loss.
+        output: what is differentiated, from the prediction and the targets.
+        middle: u -> M u, from the output, the targets and u.
+    """
+
+    def __init__(self, problem: Problem, output: Output, middle: Middle) -> None:
+        self.problem, self.output, self.middle = problem, output, middle
+        self.parameters = list(problem.parameters.values())
+        self._names = list(problem.parameters)
+        self._forward_works: bool | None = None
+
+    def build(self, rows: range) -> SandwichGraph:
+        """The graph of the batch's outputs."""
+        return SandwichGraph(self, rows)
+
+    def forward_product(self, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
+        """J^T M J v in parts: J v by forward mode, then the transposed product on a graph of its own."""
+        _, tangent = push_forward(self.output_of(rows), self.parameters, vector)
+        graph = self.build(rows)
+        return graph.graph.vjp(self.middle(graph.graph.output.detach(), graph.targets, tangent), keep=False)
+
+    def output_of(self, rows: range) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
+        """The output of these samples as a function of the parameters."""
+        inputs, targets = self.problem.batch(rows)
+
+        def function(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
+            raw = self.problem.forward(dict(zip(self._names, parameters, strict=True)), inputs)
+            return self.output(self.problem.prediction(raw), targets)
+
+        return function
+
+    @property
+    def forward_works(self) -> bool:
+        """Whether J v by forward mode agrees with J v by reverse mode twice, on a few samples; tried once."""
+        if self._forward_works is None:
+            self._forward_works = self._try_forward()
+        return self._forward_works
+
+    def _try_forward(self) -> bool:
+        rows = range(min(CALIBRATION_SAMPLES, self.problem.num_samples))
+        generator = torch.Generator().manual_seed(0)
+        vector = [torch.randn(p.shape, generator=generator).to(p) for p in self.parameters]
+        with self.problem.context(len(rows)):
+            true = self.build(rows).graph.jvp(vector)
+            try:
+                _, found = push_forward(self.output_of(rows), self.parameters, vector)
+            except (RuntimeError, CurvtoolError):
+                return False
+            gap, size = torch.linalg.vector_norm(found - true), torch.linalg.vector_norm(true)
+            return bool(gap <= AGREEMENT * size)
+
+
+class GaussNewton(CurvatureOperator):
+    """G v = (1/W) sum_i J_i^T (d2 l_i/dz_i2) J_i v; the loss owns its output-space Hessian.
+
+    The outputs z are the prediction that the loss reads (logits for cross-entropy). The other arguments are those of
+    `CurvatureOperator`.
+
+    Raises:
+        UsageError: CT008, the loss is linear in the outputs (as nll on log-probabilities is), so that G = 0.
+    """
+
+    name = "ggn"
+
+    def make_kernel(self, problem: Problem) -> SandwichKernel:
+        """J^T H_out J of the batch's predictions."""
+        loss = problem.loss
+        assert loss is not None
+        self._refuse_linear_loss(problem)
+        return SandwichKernel(problem, lambda prediction, _: prediction, loss.output_hessian_product)
+
+    def _refuse_linear_loss(self, problem: Problem) -> None:
+        """One product with the output-space Hessian of the first samples."""
+        loss = problem.loss
+        assert loss is not None
+        inputs, targets = problem.batch(range(min(CALIBRATION_SAMPLES, problem.num_samples)))
+        with problem.context():
+            with torch.no_grad():
+                output = problem.prediction(problem.forward(problem.parameters, inputs))
+            generator = torch.Generator().manual_seed(0)
+            direction = torch.randn(output.shape, generator=generator).to(output)
+            curved = bool(loss.output_hessian_product(output, targets, direction).any())
+            counted = loss.weight(targets) > 0
+        if not curved and counted and not loss.is_likelihood:
+            raise UsageError(
+                "CT008",
+                f"the loss {loss.name} is linear in the model's outputs, so its Gauss-Newton matrix is zero",
+                expected="a loss that is curved in the outputs, as cross-entropy on logits",
+                received="an output-space Hessian of zero (as nll on log-probabilities has)",
+                remedy="let the model return logits and take --loss cross-entropy, or --operator hessian",
+            )
