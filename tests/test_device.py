@@ -83,7 +83,7 @@ def test_one_synchronisation_an_iteration_and_no_vector_moves(device, restart):
     problem = Problem(model, (inputs, targets), device=device)
     hessian = Hessian(problem, batch_size=4, mode="kept")
     dim = hessian.space.dim
-    lanczos = Lanczos(hessian.matvec, hessian.space, 8 if restart else 60, hessian.space.generator(0))
+    lanczos = Lanczos(hessian.matvec_in_parts, hessian.space, 8 if restart else 60, hessian.space.generator(0))
     keep = keep_for(2, "la")
     for _ in range(8):
         lanczos.step(keep)

@@ -3,113 +3,171 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from curvtool.errors import CurvtoolError, Interrupted
 from curvtool.estimators.cost import Meter
-from curvtool.estimators.eigenpairs import Eigenvalue, EigenvaluesResult
+from curvtool.estimators.eigenpairs import Eigenvalue, EigenvaluesResult, data_stderr
 from curvtool.estimators.observer import Observer
-from curvtool.linalg.lanczos import Lanczos
+from curvtool.linalg.lanczos import Keep, Lanczos
 from curvtool.linalg.ritz import RitzPairs, Which
 from curvtool.operators.base import LinearOperator
 
 PASSES_IN_A_ROW = 3  # one pass alone was wrong in 2 % of 400 random starts, three in a row never
 
 
-def basis_size(operator: LinearOperator, k: int, which: str, memory_budget: int) -> int:
+@dataclass(frozen=True)
+class Request:
+    """What is asked of the solver; see `eigenvalues` for what each means."""
+
+    k: int
+    which: Which
+    rtol: float = 1e-3
+    vector_rtol: float | None = None
+    max_passes: int = 300
+    max_basis: int | None = None
+    block_size: int = 1
+    memory_budget: int = 2**32
+    seed: int = 0
+    start: torch.Tensor | None = None
+    locked: torch.Tensor | None = None
+
+    @property
+    def num_wanted(self) -> int:
+        """All pairs, of both ends for `be`."""
+        return 2 * self.k if self.which == "be" else self.k
+
+
+def basis_size(vector_bytes: int, request: Request) -> int:
     """Basis vectors that the budget allows, never fewer than 2k + 2 (at each end), at most 20 + 10 of them a pair."""
-    wanted = 2 * k if which == "be" else k
-    affordable = memory_budget // max(operator.space.vector_bytes, 1) - wanted - 2
-    return max(2 * wanted + 2, min(affordable, 20 + 10 * wanted))
+    wanted, block = request.num_wanted, request.block_size
+    affordable = request.memory_budget // max(vector_bytes, 1) - wanted - 1 - block
+    return max(2 * wanted + 1 + block, min(affordable, 20 + 10 * wanted + 5 * (block - 1)))
 
 
-def by_lanczos(
-    operator: LinearOperator,
-    k: int,
-    which: Which,
-    rtol: float,
-    max_passes: int,
-    max_basis: int | None,
-    memory_budget: int,
-    seed: int,
-    observer: Observer,
-) -> EigenvaluesResult:
-    """See `eigenvalues`, which checks the arguments."""
-    meter = Meter(operator)
-    space = operator.space
-    num_wanted = 2 * k if which == "be" else k
-    lanczos = Lanczos(
-        operator.matvec,
-        space,
-        max_basis or basis_size(operator, k, which, memory_budget),
-        space.generator(seed, 1),
-    )
-    keep = keep_for(k, which)
-    in_a_row = 0
-    pairs: RitzPairs | None = None
-    trend = Trend(rtol)
-    observer.begin(f"eigenvalues ({which})")
+def by_lanczos(operator: LinearOperator, request: Request, observer: Observer, *, check: bool = True) -> EigenvaluesResult:
+    """See `eigenvalues`, which checks the arguments; without `check` no closing product is made."""
+    return _Run(operator, request, observer).result_of_all(check)
 
-    def result(discrepancy: float | None, check_hvps: float) -> EigenvaluesResult:
-        assert pairs is not None
-        index = pairs.wanted(k, which)
-        extra = discrepancy or 0.0
-        checked = RitzPairs(pairs.values, pairs.coefficients, np.hypot(pairs.residuals, extra))
-        found = _eigenvalues(checked, index, rtol, space.eps * 32 * lanczos.scale)
-        enough = len(index) == num_wanted and (in_a_row >= PASSES_IN_A_ROW or lanczos.exhausted)
-        if not enough:
-            found = tuple(Eigenvalue(e.value, e.residual_norm, e.error_bound, e.bound_kind, False) for e in found)
-        return EigenvaluesResult(
-            found,
-            lanczos.vectors(pairs, index),
-            which,
-            "lanczos",
-            all(e.converged for e in found),
-            discrepancy,
-            meter.cost(check_hvps),
+
+class _Run:
+    def __init__(self, operator: LinearOperator, request: Request, observer: Observer) -> None:
+        self.operator, self.request, self.observer = operator, request, observer
+        self.meter = Meter(operator)
+        space = operator.space
+        self.lanczos = Lanczos(
+            operator.matvec_in_parts,
+            space,
+            request.max_basis or basis_size(space.vector_bytes, request),
+            space.generator(request.seed, 1),
+            start=_start(operator, request),
+            block_size=request.block_size,
+            locked=request.locked,
         )
+        self.pairs: RitzPairs | None = None
+        self.in_a_row = 0
+        self.enough_in_a_row = PASSES_IN_A_ROW * self.lanczos.block_size
 
-    try:
+    def result_of_all(self, check: bool) -> EigenvaluesResult:
+        discrepancy: float | None = None
+        try:
+            self._iterate()
+            if check:
+                discrepancy = self._closing_check()
+        except (CurvtoolError, KeyboardInterrupt) as stop:
+            raise Interrupted(self._result(None, 0.0) if self.pairs is not None else None, stop) from stop
+        return self._result(discrepancy, 1.0 if check else 0.0)
+
+    def _iterate(self) -> None:
+        request, lanczos = self.request, self.lanczos
+        keep, trend = keep_for(request.k, request.which), Trend(request.rtol, self.enough_in_a_row)
+        self.observer.begin(f"eigenvalues ({request.which})")
         while True:
-            pairs = lanczos.step(keep)
-            index = pairs.wanted(k, which)
-            found = _eigenvalues(pairs, index, rtol, space.eps * 32 * lanczos.scale)
+            self.pairs = lanczos.step(keep)
+            found = self._eigenvalues(self.pairs)
             # without Ritz values beyond the wanted ones there is no estimate of a gap
-            seen = len(index) == num_wanted and lanczos.size > num_wanted
-            in_a_row = in_a_row + 1 if seen and all(e.converged for e in found) else 0
-            worst = max((e.error_bound / max(abs(e.value), 1e-300) for e in found), default=math.inf)
-            observer.advance(
+            seen = len(found) == request.num_wanted and lanczos.size > request.num_wanted
+            self.in_a_row = self.in_a_row + 1 if seen and all(e.converged for e in found) else 0
+            worst = max(e.error_bound / max(abs(e.value), 1e-300) for e in found)
+            self.observer.advance(
                 lanczos.num_steps,
                 f"lambda {found[0].value:.5g}, worst relative error {worst:.1e}",
                 trend.remaining(lanczos.num_steps, worst) if seen else None,
             )
-            if in_a_row >= PASSES_IN_A_ROW or lanczos.exhausted or lanczos.num_steps >= max_passes:
-                break
-        discrepancy = _closing_check(operator, lanczos, pairs, pairs.wanted(k, which), seed)
-    except (CurvtoolError, KeyboardInterrupt) as stop:
-        raise Interrupted(result(None, 0.0) if pairs is not None else None, stop) from stop
-    return result(discrepancy, 1.0)
+            if self.in_a_row >= self.enough_in_a_row or lanczos.exhausted or lanczos.num_steps >= request.max_passes:
+                return
 
-
-def _eigenvalues(pairs: RitzPairs, index: np.ndarray, rtol: float, floor: float) -> tuple[Eigenvalue, ...]:
-    """The wanted pairs with their errors; `floor` is the rounding noise below which an eigenvalue counts as found."""
-    bounds, quadratic = pairs.error_bounds(index)
-    return tuple(
-        Eigenvalue(
-            value=float(pairs.values[i]),
-            residual_norm=float(pairs.residuals[i]),
-            error_bound=float(bound),
-            bound_kind="quadratic" if is_quadratic else "linear",
-            converged=bool(bound <= max(rtol * abs(pairs.values[i]), floor)),
+    def _result(self, discrepancy: float | None, check_hvps: float) -> EigenvaluesResult:
+        assert self.pairs is not None
+        pairs = self.pairs
+        index = pairs.wanted(self.request.k, self.request.which)
+        checked = RitzPairs(pairs.values, pairs.coefficients, np.hypot(pairs.residuals, discrepancy or 0.0))
+        done = self.in_a_row >= self.enough_in_a_row or self.lanczos.exhausted
+        found = self._eigenvalues(checked, may_converge=done and len(index) == self.request.num_wanted)
+        return EigenvaluesResult(
+            found,
+            self.lanczos.vectors(pairs, index),
+            self.request.which,
+            "lanczos",
+            all(e.converged for e in found),
+            discrepancy,
+            self.meter.cost(check_hvps),
         )
-        for i, bound, is_quadratic in zip(index, bounds, quadratic, strict=True)
-    )
+
+    def _eigenvalues(self, pairs: RitzPairs, may_converge: bool = True) -> tuple[Eigenvalue, ...]:
+        """The wanted pairs with their errors."""
+        request = self.request
+        index = pairs.wanted(request.k, request.which)
+        floor = self.operator.space.eps * 32 * self.lanczos.scale  # rounding: below it an eigenvalue counts as found
+        spread = data_stderr(self.lanczos.part_forms(pairs, index), self.operator.part_weights)
+        found = []
+        for place, (i, gap) in enumerate(zip(index, pairs.gaps(index), strict=True)):
+            pair = Eigenvalue(
+                value=float(pairs.values[i]),
+                residual_norm=float(pairs.residuals[i]),
+                gap=float(gap),
+                converged=False,
+                data_stderr=None if spread is None else float(spread[place]),
+            )
+            found.append(replace(pair, converged=may_converge and pair.meets(request.rtol, request.vector_rtol, floor)))
+        return tuple(found)
+
+    def _closing_check(self) -> float:
+        """One product with u = sum_i c_i y_i, c_i = +-1; the norm of A u less what the recurrence foretells of it.
+
+        The rest is what rounding, lost orthogonality or an operator that is not symmetric brought in; over the signs
+        its mean square is the sum of the pairs' own squared deviations.
+        """
+        assert self.pairs is not None
+        index = self.pairs.wanted(self.request.k, self.request.which)
+        signs = np.where(np.random.default_rng([self.request.seed, 2]).random(len(index)) < 0.5, -1.0, 1.0)
+        vectors = self.lanczos.vectors(self.pairs, index)
+        product = self.operator.matvec(torch.from_numpy(signs).to(vectors) @ vectors)
+        locked = self.request.locked
+        if locked is not None:
+            product = product - self.operator.space.coefficients(locked, product) @ locked
+        return float(self.operator.space.norm(product - self.lanczos.foretold_product(self.pairs, index, signs)))
 
 
-def keep_for(k: int, which: str) -> Callable[[RitzPairs, int], np.ndarray]:
+def _start(operator: LinearOperator, request: Request) -> torch.Tensor | None:
+    """The given vectors' sum with a random part of one vector's length, so that no direction is shut out; or theirs.
+
+    With a block each given vector starts a direction of its own, and the last one is random.
+    """
+    if request.start is None:
+        return None
+    space = operator.space
+    given = request.start.to(device=space.device, dtype=space.dtype)
+    if request.block_size > 1:
+        return given[: request.block_size - 1]
+    noise = space.normal(space.generator(request.seed, 1, 1))
+    return (given.sum(0) + noise / space.norm(noise))[None]
+
+
+def keep_for(k: int, which: str) -> Keep:
     """The pairs that survive a restart: the wanted ones and their neighbours, from the wanted ends."""
 
     def keep(pairs: RitzPairs, number: int) -> np.ndarray:
@@ -122,27 +180,11 @@ def keep_for(k: int, which: str) -> Callable[[RitzPairs, int], np.ndarray]:
     return keep
 
 
-def _closing_check(operator: LinearOperator, lanczos: Lanczos, pairs: RitzPairs, index: np.ndarray, seed: int) -> float:
-    """One product with u = sum_i c_i y_i, c_i = +-1; the norm of A u less what the solver foretells of it.
-
-    With sum_i c_i (theta_i y_i + beta s_{j,i} q) foretold, the rest is what rounding, lost orthogonality or an operator
-    that is not symmetric brought in; over the signs its mean square is the sum of the pairs' own squared deviations.
-    """
-    signs = np.where(np.random.default_rng([seed, 2]).random(len(index)) < 0.5, -1.0, 1.0)
-    vectors = lanczos.vectors(pairs, index)
-    combination = torch.from_numpy(signs).to(vectors) @ vectors
-    foretold = torch.from_numpy(signs * pairs.values[index]).to(vectors) @ vectors
-    if not lanczos.exhausted and lanczos.last_norm > 0:
-        along = lanczos.last_norm * float(signs @ pairs.coefficients[-1, index])
-        foretold = foretold + along * lanczos.residual_direction()
-    return float(operator.space.norm(operator.matvec(combination) - foretold))
-
-
 class Trend:
     """How many more products until the error meets the tolerance, by its mean fall over the last ten."""
 
-    def __init__(self, rtol: float) -> None:
-        self.rtol = rtol
+    def __init__(self, rtol: float, in_a_row: int = PASSES_IN_A_ROW) -> None:
+        self.rtol, self.in_a_row = rtol, in_a_row
         self.history: list[tuple[int, float]] = []
 
     def remaining(self, step: int, error: float) -> float | None:
@@ -150,7 +192,7 @@ class Trend:
         self.history = [*self.history[-9:], (step, math.log(max(error, 1e-300)))]
         (first, high), (last, low) = self.history[0], self.history[-1]
         if low <= math.log(self.rtol):
-            return float(PASSES_IN_A_ROW - 1)
+            return float(self.in_a_row - 1)
         if last == first or low >= high:
             return None
-        return (low - math.log(self.rtol)) * (last - first) / (high - low) + PASSES_IN_A_ROW - 1
+        return (low - math.log(self.rtol)) * (last - first) / (high - low) + self.in_a_row - 1

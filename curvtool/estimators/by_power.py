@@ -25,7 +25,7 @@ def by_power(
 
     def close(state: PowerState, converged: bool) -> None:
         vectors[len(found)] = state.vector
-        found.append(Eigenvalue(state.value, state.residual_norm, state.residual_norm, "linear", converged))
+        found.append(Eigenvalue(state.value, state.residual_norm, 0.0, converged))
 
     def result() -> EigenvaluesResult:
         order = sorted(range(len(found)), key=lambda i: -abs(found[i].value))

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 
 from curvtool.estimators.cost import Cost
@@ -23,23 +24,47 @@ class Eigenvalue:
     Attributes:
         value: the Ritz value theta.
         residual_norm: ||A y - theta y|| of its unit vector: the solver's estimate and what the closing check found
-            beyond it, combined.
-        error_bound: estimate of |theta - lambda| for the nearest eigenvalue lambda.
-        bound_kind: `linear` (the residual norm: supposes nothing about the rest of the spectrum) or `quadratic`
-            (residual^2 / gap: supposes that no eigenvalue unseen so far lies in the gap).
-        converged: error_bound <= rtol |theta| when the solver stopped.
+            beyond it, combined; or the true one after a full check.
+        gap: estimate of the distance from theta to the rest of the spectrum; 0 where nothing is known of it.
+        converged: whether the tolerances were met when the solver stopped.
+        data_stderr: standard error of theta over the data, from y^T A_b y of each part b of them: what another sample
+            of as many data would change; None where the data were not told apart.
     """
 
     value: float
     residual_norm: float
-    error_bound: float
-    bound_kind: BoundKind
+    gap: float
     converged: bool
+    data_stderr: float | None = None
+
+    @property
+    def error_bound(self) -> float:
+        """Estimate of |theta - lambda| for the nearest eigenvalue lambda: min(r, r^2 / gap)."""
+        return self.residual_norm**2 / self.gap if self.gap > self.residual_norm else self.residual_norm
+
+    @property
+    def bound_kind(self) -> BoundKind:
+        """`linear` (r: supposes nothing about the rest of the spectrum) or `quadratic` (r^2 / gap: supposes that no
+        eigenvalue unseen so far lies in the gap; Kato 1949, Temple 1928)."""
+        return "quadratic" if self.gap > self.residual_norm else "linear"
+
+    @property
+    def vector_error(self) -> float | None:
+        """Estimate of the sine of the angle between y and the eigenvector, r / gap; None where no gap was seen."""
+        return self.residual_norm / self.gap if self.gap > self.residual_norm else None
 
     @property
     def relative_residual(self) -> float:
         """residual_norm / |value|; infinite at 0."""
         return self.residual_norm / abs(self.value) if self.value else math.inf
+
+    def meets(self, rtol: float, vector_rtol: float | None, floor: float) -> bool:
+        """Whether the errors are within the tolerances, or below the floor of rounding."""
+        if self.residual_norm <= floor:
+            return True
+        if self.error_bound > max(rtol * abs(self.value), floor):
+            return False
+        return vector_rtol is None or (self.vector_error is not None and self.vector_error <= vector_rtol)
 
 
 @dataclass(frozen=True)
@@ -52,6 +77,7 @@ class EigenvaluesResult:
     converged: whether every eigenvalue is.
     check_discrepancy: norm of what the closing product found beyond the residuals that the solver expected; None where
         the check was not reached.
+    num_missed: pairs that a full check found beyond the solver's; None where none was made.
     cost: products and time.
     """
 
@@ -62,8 +88,29 @@ class EigenvaluesResult:
     converged: bool
     check_discrepancy: float | None
     cost: Cost
+    num_missed: int | None = None
 
     @property
     def values(self) -> list[float]:
         """The values alone."""
         return [pair.value for pair in self.eigenvalues]
+
+
+def data_stderr(forms: np.ndarray, weights: np.ndarray) -> np.ndarray | None:
+    """The standard error over the data of sums lambda = sum_b q_b, from the parts' own q_b.
+
+    The ratio estimator of a mean from B clusters, sqrt(B / (B - 1) sum_b (q_b - w_b lambda)^2) (Cochran 1977, 6.13).
+
+    Args:
+        forms: q, shape (B, k).
+        weights: each part's share w_b of the whole weight, shape (B,).
+
+    Returns:
+        Shape (k,); None where fewer than two parts have a weight.
+    """
+    counted = weights > 0
+    num = int(counted.sum())
+    if num < 2 or len(forms) != len(weights):
+        return None
+    deviations = forms[counted] - weights[counted, None] * forms.sum(axis=0)
+    return np.sqrt(num / (num - 1) * (deviations**2).sum(axis=0))

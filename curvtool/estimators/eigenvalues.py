@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
+import torch
+
 from curvtool.errors import UsageError
-from curvtool.estimators.by_lanczos import by_lanczos
+from curvtool.estimators.by_lanczos import Request, by_lanczos
 from curvtool.estimators.by_power import by_power
 from curvtool.estimators.eigenpairs import METHODS, EigenvaluesResult, Method
+from curvtool.estimators.full_check import full_check
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.linalg.ritz import WHICH, Which
 from curvtool.operators.base import LinearOperator
+
+Check = Literal["fast", "full"]
+CHECKS: tuple[str, ...] = get_args(Check)
 
 
 def eigenvalues(
@@ -18,18 +26,24 @@ def eigenvalues(
     which: Which | None = None,
     method: Method = "lanczos",
     rtol: float = 1e-3,
+    vector_rtol: float | None = None,
     max_passes: int = 300,
     max_basis: int | None = None,
+    block_size: int = 1,
     memory_budget: int = 2**32,
     seed: int = 0,
+    start: torch.Tensor | None = None,
+    locked: torch.Tensor | None = None,
+    check: Check = "fast",
     observer: Observer = SILENT,
 ) -> EigenvaluesResult:
     """Extreme eigenvalues by Lanczos, or by deflated power iteration.
 
     Lanczos stops once the estimated error of every wanted eigenvalue, min(r, r^2/gap), is at most rtol |theta| at three
     successive products. That is an estimate: a pair skipped so far shows in no residual, and a multiple eigenvalue may
-    be found once only. It closes with one product with a random combination of the wanted vectors, whose deviation from
-    what the residuals foretell is added to them.
+    be found once only, or as often as the block is wide. It closes with one product with a random combination of the
+    wanted vectors, whose deviation from what the residuals foretell is added to them; a full check makes a product with
+    each of them and looks for missed pairs by a fresh start in their complement.
 
     Args:
         operator: the matrix.
@@ -38,10 +52,15 @@ def eigenvalues(
             power iteration, which can do no other.
         method: `lanczos` or `power`.
         rtol: relative error of each eigenvalue to reach; for power iteration the relative residual.
+        vector_rtol: error of each eigenvector (sine of its angle) to reach as well; None: whatever it is.
         max_passes: products after which the solver stops unconverged and says so.
-        max_basis: basis vectors; chosen from the memory budget if None.
+        max_basis: basis vectors, 2k or more (4k for `be`) and k + 2; chosen from the memory budget if None.
+        block_size: starting vectors of Lanczos; an eigenvalue is seen at most that many times.
         memory_budget: bytes that the basis may take.
         seed: of the random start.
+        start: vectors (n, P) to start from, as those of an earlier run; a random part is mixed in.
+        locked: orthonormal vectors (l, P), eigenvectors found before, in whose complement to look.
+        check: `fast`, or `full` as said above.
         observer: hears progress.
 
     Raises:
@@ -49,20 +68,28 @@ def eigenvalues(
         Interrupted: stopped on the way; its `partial` is the result so far.
     """
     which = which or ("lm" if method == "power" else "la")
-    _check_arguments(operator, k, which, method, rtol)
+    request = Request(
+        k, which, rtol, vector_rtol, max_passes, max_basis, block_size, memory_budget, seed, start, locked
+    )
+    _check_arguments(operator, request, method, check)
     if method == "power":
-        return by_power(operator, k, rtol, max_passes, seed, observer)
-    return by_lanczos(operator, k, which, rtol, max_passes, max_basis, memory_budget, seed, observer)
+        result = by_power(operator, k, rtol, max_passes, seed, observer)
+    else:
+        result = by_lanczos(operator, request, observer, check=check == "fast")
+    return full_check(operator, result, request, observer) if check == "full" else result
 
 
-def _check_arguments(operator: LinearOperator, k: int, which: str, method: str, rtol: float) -> None:
+def _check_arguments(operator: LinearOperator, request: Request, method: str, check: str) -> None:
     def refuse(what: str, expected: str, received: object, remedy: str) -> UsageError:
         return UsageError("CT001", what, expected=expected, received=str(received), remedy=remedy)
 
+    k, which = request.k, request.which
     if which not in WHICH:
         raise refuse(f"unknown end {which!r}", ", ".join(WHICH), which, "--which la")
     if method not in METHODS:
         raise refuse(f"unknown method {method!r}", ", ".join(METHODS), method, "--method lanczos")
+    if check not in CHECKS:
+        raise refuse(f"unknown check {check!r}", ", ".join(CHECKS), check, "--check fast")
     if method == "power" and which != "lm":
         raise refuse(
             f"power iteration cannot find {which!r}: it finds the largest magnitudes",
@@ -70,8 +97,21 @@ def _check_arguments(operator: LinearOperator, k: int, which: str, method: str, 
             which,
             "--method lanczos",
         )
-    limit = operator.space.dim // (2 if which == "be" else 1)
+    if method == "power" and (request.start is not None or request.locked is not None or request.block_size > 1):
+        raise refuse("power iteration takes no start, known pairs or block", "Lanczos", method, "--method lanczos")
+    free = operator.space.dim - (0 if request.locked is None else len(request.locked))
+    limit = free // (2 if which == "be" else 1)
     if not 1 <= k <= limit:
         raise refuse("no such number of eigenvalues", f"1 to {limit}", k, f"-k {min(max(k, 1), limit)}")
-    if not 0 < rtol < 1:
-        raise refuse("no such tolerance", "0 < rtol < 1", rtol, "--rtol 1e-3")
+    for name, tolerance in (("rtol", request.rtol), ("vector-rtol", request.vector_rtol)):
+        if tolerance is not None and not 0 < tolerance < 1:
+            raise refuse("no such tolerance", f"0 < {name} < 1", tolerance, f"--{name} 1e-3")
+    least = max(2 * request.num_wanted, request.num_wanted + 1 + request.block_size)
+    if request.max_basis is not None and request.max_basis < min(least, free):
+        raise refuse("the basis is too small", f"{least} vectors or more", request.max_basis, f"--max-basis {least}")
+    if request.block_size < 1:
+        raise refuse("no such block", "1 or more", request.block_size, "--block-size 1")
+    for name, vectors in (("start", request.start), ("locked", request.locked)):
+        if vectors is not None and (vectors.dim() != 2 or vectors.shape[1] != operator.space.dim):
+            expected = f"shape (n, {operator.space.dim})"
+            raise refuse(f"the {name} vectors do not fit the operator", expected, tuple(vectors.shape), "others")

@@ -1,9 +1,11 @@
-"""Thick-restart Lanczos with full reorthogonalisation.
+"""Thick-restart Lanczos with full reorthogonalisation, for one starting vector or a band of several.
 
 Wu & Simon 2000 (SIAM J. Matrix Anal. Appl. 22(2), 602-616); for symmetric matrices it equals Krylov-Schur
-(Stewart 2001). The basis is one contiguous (m + 1, P) tensor on the device; every new vector is made orthogonal to all
-of it by two passes of classical Gram-Schmidt, each two matrix-vector products ("twice is enough", Giraud et al. 2005).
-The projected matrix is kept in float64 on the host; one transfer of its new column is the only synchronisation.
+(Stewart 2001). With p starting vectors it is the band Lanczos process (Ruhe 1979): the block Krylov space, grown by one
+product at a time, which sees an eigenvalue up to p times. The basis is one contiguous (m + p, P) tensor on the device;
+every new vector is made orthogonal to all of it by two passes of classical Gram-Schmidt, each two matrix-vector products
+("twice is enough", Giraud et al. 2005). The projected matrix is kept in float64 on the host; one transfer of its new
+column is the only synchronisation.
 """
 
 from __future__ import annotations
@@ -17,47 +19,63 @@ from curvtool.errors import not_finite
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.linalg.space import VectorSpace
 
+Product = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Keep = Callable[[RitzPairs, int], np.ndarray]
+
 
 class Lanczos:
     """A Krylov space of a symmetric operator that grows by one vector a `step` and is restarted when it is full.
 
+    With the multiplied basis vectors as rows of Q and those waiting as rows of N: A Q^T = Q^T T + N^T C, T and C the
+    upper and lower part of `projected`.
+
     Args:
-        matvec: v -> A v, shape (P,) to (P,).
+        product: v, Q -> A v and the inner products of the rows of Q with each part A_b v of it, shape (B, len(Q)).
         space: the space of the vectors.
-        max_basis: the number m of basis vectors; memory is (m + 1) vectors, whatever the number of steps.
+        max_basis: the number m of basis vectors; memory is m + p vectors, whatever the number of steps.
         generator: draws the start and the vectors that replace an exhausted direction.
-        start: the first vector; random if None.
+        start: the first vectors, shape (n, P), n <= p; random ones for those that lack.
+        block_size: the number p of starting vectors.
+        locked: orthonormal vectors (l, P) in whose complement everything happens.
     """
 
     def __init__(
         self,
-        matvec: Callable[[torch.Tensor], torch.Tensor],
+        product: Product,
         space: VectorSpace,
         max_basis: int,
         generator: torch.Generator,
         start: torch.Tensor | None = None,
+        block_size: int = 1,
+        locked: torch.Tensor | None = None,
     ) -> None:
-        self.matvec, self.space, self.generator = matvec, space, generator
-        self.max_basis = min(max_basis, space.dim)
-        self.basis = space.empty(self.max_basis + 1)
-        self.projected = np.zeros((self.max_basis + 1, self.max_basis + 1))
+        self.product, self.space, self.generator, self.locked = product, space, generator, locked
+        self.dim = space.dim - (0 if locked is None else len(locked))
+        self.block_size = min(block_size, self.dim)
+        self.max_basis = min(max_basis, self.dim)
+        self.basis = space.empty(self.max_basis + self.block_size)
+        self.projected = np.zeros((self.max_basis + self.block_size, self.max_basis))
+        self.part_projected = np.zeros((0, self.max_basis, self.max_basis))
         self.size = 0  # vectors that have been multiplied
+        self.waiting = self.block_size  # vectors after them that have not
         self.num_steps = 0
-        self.last_norm = 0.0  # of the part of A q that the basis does not hold
-        vector = space.normal(generator) if start is None else start.clone()
-        torch.div(vector, space.norm(vector), out=self.basis[0])
+        for i in range(self.waiting):
+            given = start is not None and i < len(start)
+            vector = start[i].clone() if start is not None and given else space.normal(generator)
+            self._orthogonalize(vector, i)
+            torch.div(vector, space.norm(vector), out=self.basis[i])
 
     @property
     def exhausted(self) -> bool:
         """Whether the basis spans the whole space, so that the Ritz values are the eigenvalues."""
-        return self.size >= self.space.dim
+        return self.waiting == 0
 
     @property
     def scale(self) -> float:
         """The largest entry of the projected matrix: a lower estimate of ||A||."""
         return float(np.abs(self.projected[: self.size, : self.size]).max(initial=0.0))
 
-    def step(self, keep: Callable[[RitzPairs, int], np.ndarray]) -> RitzPairs:
+    def step(self, keep: Keep) -> RitzPairs:
         """One product; returns the Ritz pairs of the grown space.
 
         Args:
@@ -65,65 +83,102 @@ class Lanczos:
         """
         if self.size == self.max_basis and not self.exhausted:
             self._restart(keep)
-        j = self.size
-        vector = self.matvec(self.basis[j])
-        column = self._orthogonalize(vector, j + 1)
+        j, known = self.size, self.size + self.waiting
+        vector, shares = self.product(self.basis[j], self.basis[: j + 1])
+        column = self._orthogonalize(vector, known)
         norm = self.space.norm(vector)
-        torch.div(vector, norm, out=self.basis[j + 1])
-        numbers = torch.cat([column, norm.reshape(1)]).to(device="cpu", dtype=torch.float64).numpy()
+        full = known == self.dim
+        if not full:
+            torch.div(vector, norm, out=self.basis[known])
+        packed = torch.cat([column, norm.reshape(1), shares.reshape(-1)])
+        numbers = packed.to(device="cpu", dtype=torch.float64).numpy()
         if not np.isfinite(numbers).all():
-            raise not_finite("a Hessian product")
-        self.projected[: j + 1, j] = self.projected[j, : j + 1] = numbers[:-1]
-        self.size, self.num_steps, self.last_norm = j + 1, self.num_steps + 1, float(numbers[-1])
-        if self.exhausted:
-            self.last_norm = 0.0
-        elif not self.last_norm > 8 * self.space.eps * self.scale:
-            self._replace_exhausted_direction()
+            raise not_finite("a product")
+        self.projected[:known, j] = numbers[:known]
+        self.projected[j, : j + 1] = numbers[: j + 1]
+        self._record(numbers[known + 1 :].reshape(-1, j + 1))
+        self.size, self.num_steps = j + 1, self.num_steps + 1
+        if full:
+            self.waiting -= 1
+        elif numbers[known] > 8 * self.space.eps * self.scale:
+            self.projected[known, j] = numbers[known]
+        else:
+            self._replace_exhausted_direction(known)
         return self.ritz_pairs()
 
+    @property
+    def coupling(self) -> np.ndarray:
+        """C, shape (waiting, size): what the products hold of the waiting vectors."""
+        return self.projected[self.size : self.size + self.waiting, : self.size]
+
     def ritz_pairs(self) -> RitzPairs:
-        """The Ritz pairs as they stand; the residual norm of pair i is beta |s_{j,i}| (s: last row)."""
+        """The Ritz pairs as they stand; the residual norm of a pair with coefficients s is ||C s||."""
         values, coefficients = np.linalg.eigh(self.projected[: self.size, : self.size])
-        return RitzPairs(values, coefficients, self.last_norm * np.abs(coefficients[-1]))
+        return RitzPairs(values, coefficients, np.linalg.norm(self.coupling @ coefficients, axis=0))
 
     def vectors(self, pairs: RitzPairs, index: np.ndarray) -> torch.Tensor:
         """Ritz vectors of these indices, shape (len(index), P)."""
-        rotation = self._to_device(pairs.coefficients[:, index].T)
-        return rotation @ self.basis[: self.size]
+        return self._to_device(pairs.coefficients[:, index].T) @ self.basis[: self.size]
 
-    def residual_direction(self) -> torch.Tensor:
-        """The unit vector q along which all residuals point: A y_i - theta_i y_i = beta s_{j,i} q."""
-        return self.basis[self.size]
+    def foretold_product(self, pairs: RitzPairs, index: np.ndarray, weights: np.ndarray) -> torch.Tensor:
+        """A u for u = sum_i weights_i y_i, as the recurrence has it: shape (P,)."""
+        mixed = pairs.coefficients[:, index] @ weights
+        inside = pairs.coefficients[:, index] @ (weights * pairs.values[index])
+        column = self._to_device(np.concatenate([inside, self.coupling @ mixed]))
+        return column @ self.basis[: self.size + self.waiting]
+
+    def part_forms(self, pairs: RitzPairs, index: np.ndarray) -> np.ndarray:
+        """<y_i, A_b y_i> of the Ritz vectors of these indices for each part of the data: shape (B, len(index))."""
+        size = self.size
+        s = pairs.coefficients[:, index]
+        return np.einsum("ji,bjk,ki->bi", s, self.part_projected[:, :size, :size], s)
+
+    def _record(self, shares: np.ndarray) -> None:
+        """A column and row of Q A_b Q^T for each part b of the data."""
+        if len(self.part_projected) != len(shares):
+            self.part_projected = np.zeros((len(shares), self.max_basis, self.max_basis))
+        j = self.size
+        self.part_projected[:, : j + 1, j] = self.part_projected[:, j, : j + 1] = shares
 
     def _orthogonalize(self, vector: torch.Tensor, count: int) -> torch.Tensor:
         """Takes the first `count` basis vectors out of `vector` in place, twice; returns the coefficients (count,)."""
         basis = self.basis[:count]
-        column = self.space.coefficients(basis, vector)
-        vector.sub_(column @ basis)
-        correction = self.space.coefficients(basis, vector)
-        vector.sub_(correction @ basis)
-        return column + correction
+        total = vector.new_zeros(count)
+        for _ in range(2):
+            if self.locked is not None:
+                vector.sub_(self.space.coefficients(self.locked, vector) @ self.locked)
+            column = self.space.coefficients(basis, vector)
+            vector.sub_(column @ basis)
+            total = total + column
+        return total
 
-    def _replace_exhausted_direction(self) -> None:
-        """The space is invariant: go on from a random vector orthogonal to it, which is coupled to nothing."""
-        self.last_norm = 0.0
+    def _replace_exhausted_direction(self, place: int) -> None:
+        """Nothing new came: go on from a random vector orthogonal to all, which is coupled to nothing."""
         vector = self.space.normal(self.generator)
-        self._orthogonalize(vector, self.size)
-        torch.div(vector, self.space.norm(vector), out=self.basis[self.size])
+        self._orthogonalize(vector, place)
+        torch.div(vector, self.space.norm(vector), out=self.basis[place])
 
-    def _restart(self, keep: Callable[[RitzPairs, int], np.ndarray]) -> None:
-        """Keeps about half of the Ritz vectors and the residual direction; the space stays a Krylov space."""
+    def _restart(self, keep: Keep) -> None:
+        """Keeps about half of the Ritz vectors and the waiting vectors; the space stays a Krylov space."""
         pairs = self.ritz_pairs()
+        size, waiting = self.size, self.waiting
         index = keep(pairs, max(self.max_basis // 2, 1))
         count = len(index)
-        rotation = self._to_device(pairs.coefficients[:, index].T)
-        chunk = max(1, 2**22 // (self.size + count))  # columns at a time: no second basis is needed
+        s = pairs.coefficients[:, index]
+        coupling = self.coupling @ s
+        rotation = self._to_device(s.T)
+        chunk = max(1, 2**22 // (size + count))  # columns at a time: no second basis is needed
         for first in range(0, self.space.dim, chunk):
-            columns = self.basis[: self.size, first : first + chunk]
+            columns = self.basis[:size, first : first + chunk]
             self.basis[:count, first : first + chunk] = rotation @ columns
-        self.basis[count] = self.basis[self.size]
+        for i in range(waiting):
+            self.basis[count + i] = self.basis[size + i]
         self.projected[:] = 0.0
         self.projected[np.arange(count), np.arange(count)] = pairs.values[index]
+        self.projected[count : count + waiting, :count] = coupling
+        self.part_projected[:, :count, :count] = np.einsum(
+            "ji,bjk,kl->bil", s, self.part_projected[:, :size, :size], s, optimize=True
+        )
         self.size = count
 
     def _to_device(self, array: np.ndarray) -> torch.Tensor:

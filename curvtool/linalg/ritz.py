@@ -41,22 +41,15 @@ class RitzPairs:
         ends = np.union1d(np.arange(size)[:k], np.arange(size)[::-1][:k])
         return ends[::-1]
 
-    def error_bounds(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds on the error of the Ritz values of these indices, and whether each is the quadratic one.
+    def gaps(self, index: np.ndarray) -> np.ndarray:
+        """Estimates of the distance from these Ritz values to the rest of the spectrum; 0 where nothing is known.
 
-        Within r of theta there is an eigenvalue, whatever else (linear). With gap the distance from theta to the rest
-        of the spectrum it lies within r^2/gap (Kato 1949, Temple 1928); the gap is estimated by the nearest other Ritz
-        value less that one's residual, so the quadratic bound supposes that no eigenvalue unseen so far hides in it.
+        The distance to the nearest other Ritz value less that one's residual norm.
         """
-        bounds = np.empty(len(index))
-        quadratic = np.zeros(len(index), dtype=bool)
+        gaps = np.zeros(len(index))
         for place, i in enumerate(index):
-            r = self.residuals[i]
             others = np.arange(len(self.values)) != i
             if others.any():
-                gap = float(np.min(np.abs(self.values[others] - self.values[i]) - self.residuals[others]))
-            else:
-                gap = 0.0
-            quadratic[place] = gap > r
-            bounds[place] = r * r / gap if gap > r else r
-        return bounds, quadratic
+                distances = np.abs(self.values[others] - self.values[i]) - self.residuals[others]
+                gaps[place] = max(float(distances.min()), 0.0)
+        return gaps

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from curvtool.errors import UsageError
@@ -37,14 +38,30 @@ class LinearOperator(ABC):
     def matvec(self, vector: torch.Tensor) -> torch.Tensor:
         """A v for v of shape (P,); a new tensor of the same shape, dtype and device."""
 
+    def matvec_in_parts(self, vector: torch.Tensor, against: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A v, and the inner products of the rows of `against` (m, P) with each part A_b v of it: shape (B, m).
+
+        The parts are those of the data, A = sum_b A_b; B = 0 where the matrix is known as a whole alone.
+        """
+        return self.matvec(vector), against.new_empty(0, len(against))
+
+    @property
+    def part_weights(self) -> np.ndarray:
+        """The share of each part in the whole weight, shape (B,)."""
+        return np.empty(0)
+
     @property
     def num_terms(self) -> int:
         """The number of terms that the matrix is a sum of; 1 where it is known as a whole alone."""
         return 1
 
+    def term_matvec(self, term: int, vector: torch.Tensor) -> torch.Tensor:
+        """A_t v for the term A_t of A = sum_t A_t: shape (P,)."""
+        return self.matvec(vector)
+
     def term_quadratic_form(self, term: int, probe: torch.Tensor) -> torch.Tensor:
-        """<z, A_t z>, a scalar on the device, for the term A_t of A = sum_t A_t."""
-        return self.space.inner(probe, self.matvec(probe))
+        """<z, A_t z>, a scalar on the device."""
+        return self.space.inner(probe, self.term_matvec(term, probe))
 
     def __matmul__(self, vector: torch.Tensor) -> torch.Tensor:
         return self.matvec(vector)
@@ -96,8 +113,17 @@ class MatrixOperator(LinearOperator):
         """How many matrices add up to the operator."""
         return len(self.terms)
 
-    def term_quadratic_form(self, term: int, probe: torch.Tensor) -> torch.Tensor:
-        """<z, A_t z>."""
+    def matvec_in_parts(self, vector: torch.Tensor, against: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A v and its parts, one a matrix."""
+        return self.matvec(vector), torch.stack([against @ (term @ vector) for term in self.terms])
+
+    @property
+    def part_weights(self) -> np.ndarray:
+        """All alike."""
+        return np.full(len(self.terms), 1 / len(self.terms))
+
+    def term_matvec(self, term: int, vector: torch.Tensor) -> torch.Tensor:
+        """A_t v."""
         self.num_products += 1 / self.num_terms
         self.data_passes += 1 / self.num_terms
-        return probe @ (self.terms[term] @ probe)
+        return self.terms[term] @ vector

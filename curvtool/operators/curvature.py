@@ -118,10 +118,6 @@ class CurvatureOperator(LinearOperator):
             self.problem.total_weight,
         )
 
-    def term_quadratic_form(self, term: int, probe: torch.Tensor) -> torch.Tensor:
-        """<z, A_t z>, a scalar on the device."""
-        return self.space.inner(probe, self.term_matvec(term, probe))
-
     def loss_and_gradient(self) -> tuple[float, torch.Tensor]:
         """L and its gradient (P,), one pass over the data.
 

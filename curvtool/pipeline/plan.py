@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from curvtool.config.schema import EigsConfig, JacnormConfig, RunConfig
-from curvtool.estimators.by_lanczos import basis_size
+from curvtool.estimators.by_lanczos import Request, basis_size
 from curvtool.estimators.jacobian_norms import MAX_EXACT_OUTPUTS
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.hessian import Hessian
@@ -50,7 +50,8 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
         seconds = _seconds(lambda: hessian.execution.product(rows, parts), problem) * problem.num_samples / len(rows)
         if isinstance(analysis, EigsConfig):
             expected = 3.0 * analysis.k * (2 if analysis.which == "be" else 1) + 3
-            basis = basis_size(hessian, analysis.k, analysis.which or "la", budget // 2)
+            request = Request(analysis.k, analysis.which or "la", memory_budget=budget // 2)
+            basis = basis_size(hessian.space.vector_bytes, request)
             notes.append("well separated largest eigenvalues; smallest or clustered ones take several times as many")
         else:
             expected, basis = 10 * (0.05 / analysis.rtol) ** 2, 1
