@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from curvtool.estimators.jacobian_norms import jacobian_norms
     from curvtool.estimators.trace import trace
     from curvtool.operators.base import LinearOperator, MatrixOperator
+    from curvtool.operators.fisher import EmpiricalFisher, Fisher
+    from curvtool.operators.gauss_newton import GaussNewton
     from curvtool.operators.hessian import Hessian
     from curvtool.operators.jacobian import InputJacobian
     from curvtool.operators.products import hessian, hvp, jacobian, jvp, vjp
@@ -30,6 +32,9 @@ _PLACES = {
     "LinearOperator": "operators.base",
     "MatrixOperator": "operators.base",
     "Hessian": "operators.hessian",
+    "GaussNewton": "operators.gauss_newton",
+    "Fisher": "operators.fisher",
+    "EmpiricalFisher": "operators.fisher",
     "InputJacobian": "operators.jacobian",
     "eigenvalues": "estimators.eigenvalues",
     "trace": "estimators.trace",
@@ -43,6 +48,9 @@ _PLACES = {
 
 __all__ = [
     "CurvtoolError",
+    "EmpiricalFisher",
+    "Fisher",
+    "GaussNewton",
     "Hessian",
     "InputJacobian",
     "Interrupted",

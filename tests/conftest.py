@@ -1,4 +1,4 @@
-"""Every test runs on few threads and leaves no variable behind."""
+"""Every test runs on one thread and leaves no variable behind."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from curvtool.cli import app
 
 with contextlib.suppress(ImportError, AttributeError):  # before the first backward pass starts the engine's threads
     standin.setup()
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the runner has as many workers as cores
 
 
 @pytest.fixture(autouse=True)

@@ -16,10 +16,11 @@ Loadable = Literal["auto", "model", "ema"]
 Dtype = Literal["float32", "float64", "bfloat16"]
 Mode = Literal["auto", "kept", "fresh", "forward"]
 Reduction = Literal["mean", "sum"]
-OperatorName = Literal["hessian"]
+OperatorName = Literal["hessian", "ggn", "fisher", "empirical-fisher"]
 Which = Literal["la", "sa", "lm", "be"]
 EigsMethod = Literal["lanczos", "power"]
 TraceMethod = Literal["auto", "hutchinson"]
+Check = Literal["fast", "full"]
 Norm = Literal["both", "frobenius", "spectral"]
 
 
@@ -166,7 +167,29 @@ class EigsConfig(Section):
     method: EigsMethod = setting("lanczos", "Lanczos, or deflated power iteration.")
     rtol: float = setting(1e-3, "Relative error of each eigenvalue to reach.", minimum=1e-15)
     max_passes: int = setting(300, "Products after which to stop unconverged.", minimum=1)
-    operator: OperatorName = setting("hessian", "Which matrix.")
+    operator: OperatorName = setting("hessian", "Which matrix; ggn: Gauss-Newton.")
+    check: Check = setting("fast", "Closing check: full makes true residuals and looks for missed pairs.")
+    per_layer: bool = setting(False, "The leading eigenvalue of every layer's own block too.")
+    lr: float | None = setting(None, "Learning rate: print it times the largest eigenvalue, against 2.", minimum=0)
+    vectors: str | None = setting(None, "Write the eigenvectors to this .safetensors file.", metavar="FILE")
+    start: str | None = setting(None, "Start from the vectors of this .safetensors file.", metavar="FILE")
+    deflate: str | None = setting(
+        None, "Known eigenvectors (.safetensors) in whose complement to look.", metavar="FILE"
+    )
+    vector_rtol: float | None = setting(None, "Error of each eigenvector to reach too (sine of its angle).", minimum=0)
+    block_size: int = setting(1, "Starting vectors of Lanczos: how often a multiple eigenvalue is seen.", minimum=1)
+    max_basis: int | None = setting(None, "Most vectors that Lanczos holds; from the memory budget by default.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vectors is not None and not self.vectors.endswith(".safetensors"):
+            raise UsageError(
+                "CT005",
+                "no such format for eigenvectors",
+                expected=".safetensors",
+                received=self.vectors,
+                remedy="--vectors eigenvectors.safetensors",
+            )
 
 
 @dataclass(frozen=True)

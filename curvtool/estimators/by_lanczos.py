@@ -48,7 +48,9 @@ def basis_size(vector_bytes: int, request: Request) -> int:
     return max(2 * wanted + 1 + block, min(affordable, 20 + 10 * wanted + 5 * (block - 1)))
 
 
-def by_lanczos(operator: LinearOperator, request: Request, observer: Observer, *, check: bool = True) -> EigenvaluesResult:
+def by_lanczos(
+    operator: LinearOperator, request: Request, observer: Observer, *, check: bool = True
+) -> EigenvaluesResult:
     """See `eigenvalues`, which checks the arguments; without `check` no closing product is made."""
     return _Run(operator, request, observer).result_of_all(check)
 

@@ -3,9 +3,9 @@
 Wu & Simon 2000 (SIAM J. Matrix Anal. Appl. 22(2), 602-616); for symmetric matrices it equals Krylov-Schur
 (Stewart 2001). With p starting vectors it is the band Lanczos process (Ruhe 1979): the block Krylov space, grown by one
 product at a time, which sees an eigenvalue up to p times. The basis is one contiguous (m + p, P) tensor on the device;
-every new vector is made orthogonal to all of it by two passes of classical Gram-Schmidt, each two matrix-vector products
-("twice is enough", Giraud et al. 2005). The projected matrix is kept in float64 on the host; one transfer of its new
-column is the only synchronisation.
+every new vector is made orthogonal to all of it by two passes of classical Gram-Schmidt, each two matrix-vector
+products ("twice is enough", Giraud et al. 2005). The projected matrix is kept in float64 on the host; one transfer of
+its new column is the only synchronisation.
 """
 
 from __future__ import annotations

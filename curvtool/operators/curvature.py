@@ -33,7 +33,7 @@ class CurvatureOperator(LinearOperator):
         mode: how products are run: `auto`, `kept`, `fresh` or `forward`.
         memory_budget: bytes for graphs and vectors; half of the free memory if None.
         group_size: samples of a term; fixed by the data, not by the device or the batch, so that the same seed gives
-            the same probes everywhere. None: 32, or fewer, so that there are at least 32 groups where the data allow.
+            the same probes everywhere.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class CurvatureOperator(LinearOperator):
         batch_size: int | None = None,
         mode: str = "auto",
         memory_budget: int | None = None,
-        group_size: int | None = None,
+        group_size: int = PROBE_GROUP,
     ) -> None:
         parameters = list(problem.parameters.values())
         super().__init__(VectorSpace(sum(p.numel() for p in parameters), problem.dtype, problem.device))
@@ -52,7 +52,7 @@ class CurvatureOperator(LinearOperator):
         self.execution = Execution(problem, self.make_kernel(problem), mode, memory_budget)
         self.batch_size = batch_size or self.execution.batch_size()
         self.batches = problem.ranges(self.batch_size)
-        self.groups = problem.ranges(group_size or max(1, min(PROBE_GROUP, problem.num_samples // PROBE_GROUP)))
+        self.groups = problem.ranges(group_size)
         self._parts = [
             list(part) for part in np.array_split(range(len(self.batches)), min(MAX_PARTS, len(self.batches)))
         ]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MODES = ("auto", "kept", "fresh", "forward")
 CALIBRATION_SAMPLES = 8
 MAX_BATCH = 512
+LEAST_BATCHES = 8  # where there are samples enough: the spread over the data is told from them
 AGREEMENT = 1e-3  # of a mode's product with the reverse one; a wrong rule is off by far more
 
 
@@ -95,12 +96,13 @@ class Execution:
         return self.memory_budget // 2
 
     def batch_size(self) -> int:
-        """The samples of a batch: a power of two, as many as the budget holds twice over, at most 512."""
+        """The samples of a batch: as many as the budget holds twice over, at most 512 and at most an eighth of all."""
         per_sample = max(self.calibration.graph_bytes_per_sample, 1)
         size = MAX_BATCH
         while size > 1 and size * per_sample * 2 > self.graph_budget:
             size //= 2
-        return min(size, self.problem.num_samples)
+        eighth = max(-(-self.problem.num_samples // LEAST_BATCHES), CALIBRATION_SAMPLES)
+        return min(size, eighth, self.problem.num_samples)
 
     def describe(self) -> str:
         """The mode as it was used, for the report."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from curvtool.errors import CurvtoolError, DerivativeError, OutOfMemory
+from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.hessian import Hessian
 from curvtool.operators.jacobian import InputJacobian
 
@@ -45,8 +46,11 @@ class Preflight:
     unavailable: dict[str, str]
 
 
-def preflight_hessian(problem: Problem, seed: int = 0) -> Preflight:
-    """Checks the Hessian product of the problem on its first samples.
+def preflight_curvature(problem: Problem, operator: type[CurvatureOperator] = Hessian, seed: int = 0) -> Preflight:
+    """Checks the products of a matrix of the problem on its first samples.
+
+    Differences of gradients are compared with the Hessian's products, whatever the matrix: they show an operation
+    whose derivative is wrong.
 
     Raises:
         DerivativeError: CT053, two differences of gradients agree with each other and not with the product.
@@ -56,8 +60,8 @@ def preflight_hessian(problem: Problem, seed: int = 0) -> Preflight:
     try:
         small = problem.restricted(rows, problem.dtype)
         exact = problem.restricted(rows, torch.float64)
-        working = Hessian(small, batch_size=len(rows), mode="fresh", memory_budget=0)
-        reference = Hessian(exact, batch_size=len(rows), mode="fresh", memory_budget=0)
+        working = operator(small, batch_size=len(rows), mode="fresh", memory_budget=0)
+        reference = operator(exact, batch_size=len(rows), mode="fresh", memory_budget=0)
         u, v = (_unit(reference, seed, number) for number in (0, 1))
         u32, v32 = u.to(working.space.dtype), v.to(working.space.dtype)
         image = working.matvec(v32)
@@ -104,7 +108,7 @@ def preflight_hessian(problem: Problem, seed: int = 0) -> Preflight:
     return Preflight(len(rows), symmetry, difference, noise, unavailable)
 
 
-def _unit(operator: Hessian, seed: int, number: int) -> torch.Tensor:
+def _unit(operator: CurvatureOperator, seed: int, number: int) -> torch.Tensor:
     vector = operator.space.normal(operator.space.generator(seed, 7, number))
     return vector / vector.norm()
 
@@ -114,8 +118,6 @@ def _finite_difference(operator: Hessian, vector: torch.Tensor) -> float | None:
     parameters = list(operator.problem.parameters.values())
     parts = list(operator.by_parameter(vector).values())
     image = operator.matvec(vector)
-    if not bool(image.any()):
-        return 0.0
 
     def gradient_at(step: float) -> torch.Tensor:
         with torch.no_grad():
@@ -132,7 +134,8 @@ def _finite_difference(operator: Hessian, vector: torch.Tensor) -> float | None:
     for step in _STEPS:
         difference = (gradient_at(step) - gradient_at(-step)) / (2 * step)
         if last is not None and float((difference - last).norm()) <= _AGREEMENT * float(difference.norm()):
-            return float((difference - image).norm()) / float(image.norm())
+            scale = max(float(image.norm()), float(difference.norm()))  # a product of zero may be a lost derivative
+            return float((difference - image).norm()) / scale if scale > 0 else 0.0
         last = difference
     return None
 

@@ -12,10 +12,9 @@ from curvtool.config.schema import EigsConfig, JacnormConfig, RunConfig
 from curvtool.estimators.by_lanczos import Request, basis_size
 from curvtool.estimators.jacobian_norms import MAX_EXACT_OUTPUTS
 from curvtool.estimators.observer import SILENT, Observer
-from curvtool.operators.hessian import Hessian
 from curvtool.operators.jacobian import InputJacobian
+from curvtool.operators.named import OPERATORS
 from curvtool.pipeline import settings
-from curvtool.pipeline.records import dtype_name
 from curvtool.problem.problem import Problem
 from curvtool.report import model as report
 
@@ -41,7 +40,7 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
         )
         notes.append("exact: every row of every Jacobian" if exact else "by probes and Lanczos, with errors")
     else:
-        hessian = Hessian(
+        hessian = OPERATORS[analysis.operator](
             problem, batch_size=settings.batch_size(config), mode=config.compute.hvp, memory_budget=budget
         )
         rows = hessian.batches[0]
@@ -50,8 +49,10 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
         seconds = _seconds(lambda: hessian.execution.product(rows, parts), problem) * problem.num_samples / len(rows)
         if isinstance(analysis, EigsConfig):
             expected = 3.0 * analysis.k * (2 if analysis.which == "be" else 1) + 3
-            request = Request(analysis.k, analysis.which or "la", memory_budget=budget // 2)
-            basis = basis_size(hessian.space.vector_bytes, request)
+            request = Request(
+                analysis.k, analysis.which or "la", block_size=analysis.block_size, memory_budget=budget // 2
+            )
+            basis = analysis.max_basis or basis_size(hessian.space.vector_bytes, request)
             notes.append("well separated largest eigenvalues; smallest or clustered ones take several times as many")
         else:
             expected, basis = 10 * (0.05 / analysis.rtol) ** 2, 1
@@ -67,7 +68,7 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
         num_trainable=sum(p.numel() for p in problem.parameters.values()),
         num_samples=problem.num_samples,
         device=str(problem.device),
-        dtype=dtype_name(problem),
+        dtype=str(problem.dtype).removeprefix("torch."),
         batch_size=batch_size,
         ad_mode=mode,
         expected_products=expected,

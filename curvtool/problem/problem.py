@@ -159,6 +159,21 @@ class Problem:
             other.total_weight = other._weight_of(other.data.targets)
         return other
 
+    def with_parameters(self, names: Sequence[str]) -> Problem:
+        """The same problem over these parameters alone: the others are constants."""
+        other = copy.copy(self)
+        other.parameters = {name: self.parameters[name] for name in names}
+        fixed = {name: p.detach() for name, p in self.parameters.items() if name not in other.parameters}
+        other._constants = {**self._constants, **fixed}
+        return other
+
+    def layers(self) -> dict[str, list[str]]:
+        """The names of the parameters that take part by the module that holds them (the model itself: `(model)`)."""
+        found: dict[str, list[str]] = {}
+        for name in self.parameters:
+            found.setdefault(name.rpartition(".")[0] or "(model)", []).append(name)
+        return found
+
     # the functions
 
     def forward(self, parameters: Mapping[str, torch.Tensor], inputs: Tree) -> Any:

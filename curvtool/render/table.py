@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from curvtool.render.numbers import bytes_text, count, number, seconds_text, with_error
-from curvtool.report.model import Cost, Eigs, JacNorm, Plan, Report, Trace
+from curvtool.report.model import Cost, Eigs, JacNorm, Plan, Report, Stability, Trace
 
+_MATRICES = {
+    "hessian": "Hessian",
+    "ggn": "Gauss-Newton matrix",
+    "fisher": "Fisher information",
+    "empirical-fisher": "empirical Fisher",
+}
 _WHICH = {"la": "largest", "sa": "smallest", "lm": "largest in magnitude", "be": "both ends"}
 
 
@@ -35,8 +42,8 @@ def _table(title: str, console: Console) -> Table:
 
 
 def _print_eigs(eigs: Eigs, console: Console) -> None:
-    table = _table(f"Eigenvalues of the Hessian ({_WHICH[eigs.which]})", console)
-    for name in ("#", "eigenvalue", "error (est.)", "relative", "residual", ""):
+    table = _table(f"Eigenvalues of the {_MATRICES[eigs.operator]} ({_WHICH[eigs.which]})", console)
+    for name in ("#", "eigenvalue", "error (est.)", "relative", "residual", "data s.e.", ""):
         table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
     for place, pair in enumerate(eigs.eigenvalues, 1):
         table.add_row(
@@ -45,9 +52,25 @@ def _print_eigs(eigs: Eigs, console: Console) -> None:
             number(pair.error_bound, 2),
             number(pair.error_bound / abs(pair.value), 2) if pair.value else "-",
             number(pair.residual_norm, 2),
+            number(pair.data_stderr, 2),
             "" if pair.converged else "not converged",
         )
     console.print(table)
+    if eigs.stability is not None:
+        _print_stability(eigs.stability, console)
+    if eigs.per_layer:
+        layers = _table("Leading eigenvalue of each layer's block", console)
+        for name in ("layer", "parameters", "eigenvalue", "error (est.)", ""):
+            layers.add_column(name, justify="left" if name in ("layer", "") else "right", no_wrap=name != "layer")
+        for name, layer in eigs.per_layer.items():
+            layers.add_row(
+                escape(name),
+                count(layer.num_params),
+                with_error(layer.value, layer.error_bound),
+                number(layer.error_bound, 2),
+                "" if layer.converged else "not converged",
+            )
+        console.print(layers)
     kinds = sorted({pair.bound_kind for pair in eigs.eigenvalues})
     told = {
         "linear": "residual norm",
@@ -55,13 +78,37 @@ def _print_eigs(eigs: Eigs, console: Console) -> None:
         "noise": "rounding noise",
     }
     console.print(
-        f"error: estimated by {', '.join(told[k] for k in kinds)}; a pair that the iteration missed shows in none.",
+        f"error: estimated by {', '.join(told[k] for k in kinds)}; a pair that the iteration missed shows in none"
+        + (
+            " (--check full looks for such)."
+            if eigs.num_missed is None
+            else ": a fresh start beside them looked for it."
+        )
+        + (" data s.e.: what another sample of as many data would change." if _has_spread(eigs) else ""),
         style="dim",
+    )
+    if eigs.vectors_file:
+        console.print(f"vectors: {eigs.vectors_file}", style="dim", markup=False, highlight=False)
+
+
+def _has_spread(eigs: Eigs) -> bool:
+    return any(pair.data_stderr is not None for pair in eigs.eigenvalues)
+
+
+def _print_stability(stability: Stability, console: Console) -> None:
+    product, error = stability.sharpness_times_lr, stability.error
+    if abs(product - stability.threshold) <= error:
+        verdict = "at the edge of stability"
+    else:
+        verdict = "above 2: unstable" if product > stability.threshold else "below 2: stable"
+    console.print(
+        f"learning rate {stability.lr:g} x largest eigenvalue = {with_error(product, error)} ({verdict} for gradient "
+        "descent on the quadratic model)"
     )
 
 
 def _print_trace(trace: Trace, console: Console) -> None:
-    table = _table("Trace of the Hessian", console)
+    table = _table(f"Trace of the {_MATRICES[trace.operator]}", console)
     for name in ("trace", "95 % interval", "relative half-width", "standard error"):
         table.add_column(name, justify="right", no_wrap=True)
     if trace.ci95 is None:
@@ -125,7 +172,7 @@ def _print_problem(report: Report, cost: Cost, console: Console) -> None:
         )
     noise = problem.preflight.noise_floor
     lines.append(f"{prov.dtype} on {prov.device}" + (f", noise floor {number(noise, 2)}" if noise else ""))
-    products = f"{cost.num_hvps:g} Hessian products ({cost.check_hvps:g} of them the check), " if cost.num_hvps else ""
+    products = f"{cost.num_hvps:g} products ({cost.check_hvps:g} of them the check), " if cost.num_hvps else ""
     lines.append(
         f"{products}{cost.data_passes:g} passes, {seconds_text(cost.seconds)}, peak {bytes_text(cost.peak_bytes)}"
     )

@@ -23,11 +23,16 @@ def to_csv(report: Report) -> str:
 
 def _rows(analysis: Analysis) -> tuple[list[str], list[list[Any]]]:
     if isinstance(analysis, Eigs):
-        header = ["index", "eigenvalue", "error_bound", "bound_kind", "residual_norm", "converged"]
-        return header, [
-            [i, repr(e.value), repr(e.error_bound), e.bound_kind, repr(e.residual_norm), e.converged]
+        header = ["index", "eigenvalue", "error_bound", "bound_kind", "residual_norm", "data_stderr", "converged"]
+        rows = [
+            [i, repr(e.value), repr(e.error_bound), e.bound_kind, repr(e.residual_norm), e.data_stderr, e.converged]
             for i, e in enumerate(analysis.eigenvalues)
         ]
+        rows += [
+            [name, repr(e.value), repr(e.error_bound), e.bound_kind, "", "", e.converged]
+            for name, e in (analysis.per_layer or {}).items()
+        ]
+        return header, rows
     if isinstance(analysis, Trace):
         low, high = analysis.ci95 or ("", "")
         return ["trace", "stderr", "ci95_low", "ci95_high", "num_passes", "converged"], [
@@ -56,6 +61,9 @@ def to_markdown(report: Report) -> str:
                     for i, e in enumerate(analysis.eigenvalues, 1)
                 ],
             )
+            if analysis.per_layer:
+                rows = [[name, with_error(e.value, e.error_bound)] for name, e in analysis.per_layer.items()]
+                lines += ["", *_table(["layer", "eigenvalue"], rows)]
         elif isinstance(analysis, Trace):
             interval = "-" if analysis.ci95 is None else f"{analysis.ci95[0]:.5g} to {analysis.ci95[1]:.5g}"
             lines += _table(

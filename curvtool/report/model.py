@@ -63,8 +63,29 @@ class Eigenvalue(Record):
     )
     residual_norm: float = Field(description="||A y - value y||, never below the noise floor times |value|")
     relative_residual: float | None
-    data_stderr: float | None = Field(description="standard error over the data")
+    vector_error: float | None = Field(description="estimated sine of the eigenvector's angle, residual/gap")
+    data_stderr: float | None = Field(description="standard error over the data, from the spread of its batches")
     converged: bool
+
+
+class LayerEigenvalue(Record):
+    """The leading eigenvalue of one layer's diagonal block."""
+
+    value: float
+    error_bound: float
+    bound_kind: Literal["linear", "quadratic", "noise"]
+    num_params: int
+    num_hvps: float = Field(description="products with the layer's block")
+    converged: bool
+
+
+class Stability(Record):
+    """The largest eigenvalue against a learning rate: gradient descent on the quadratic model is stable below 2."""
+
+    lr: float
+    sharpness_times_lr: float
+    error: float
+    threshold: float = 2.0
 
 
 class Eigs(Record):
@@ -78,7 +99,10 @@ class Eigs(Record):
     converged: bool
     eigenvalues: list[Eigenvalue]
     check_discrepancy: float | None = Field(description="what the closing product found beyond the solver's residuals")
-    per_layer: dict[str, dict[str, float]] | None = None
+    num_missed: int | None = Field(description="pairs that the full check found beyond the first search's")
+    stability: Stability | None = None
+    vectors_file: str | None = None
+    per_layer: dict[str, LayerEigenvalue] | None = Field(default=None, description="by the module's name")
     cost: Cost
 
 

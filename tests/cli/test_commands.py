@@ -262,8 +262,8 @@ def test_nothing_computed_is_lost(folder, run, monkeypatch, kind, error, expecte
         method = Hessian.term_quadratic_form
         monkeypatch.setattr(Hessian, "term_quadratic_form", failing_after(method, 9, error))
     else:
-        monkeypatch.setattr(Hessian, "matvec", failing_after(Hessian.matvec, 10, error))
-    more = ["--batch-size", "10"] if kind == "jacnorm" else []
+        monkeypatch.setattr(Hessian, "matvec_in_parts", failing_after(Hessian.matvec_in_parts, 10, error))
+    more = {"jacnorm": ["--batch-size", "10"], "trace": ["--probe-group", "25"], "eigs": []}[kind]
     status, out, err = run(kind, *MODEL, "--json", "r.json", *more)
     assert status == expected
     report = json.loads(Path("r.json").read_text())
@@ -283,7 +283,7 @@ def test_the_norms_outlive_their_comparison_with_float64(folder, run, monkeypatc
     def stop(*_):
         raise error
 
-    monkeypatch.setattr("curvtool.pipeline.run._noise_of_listed", stop)
+    monkeypatch.setattr("curvtool.pipeline.jacnorm._noise_of_listed", stop)
     status, _, err = run("jacnorm", *MODEL, "--json", "r.json", "--per-example", "all.csv")
     report = json.loads(Path("r.json").read_text())
     assert status == expected and report["status"] == "partial" and "CT204" in err
@@ -386,3 +386,49 @@ def test_module_is_the_same_program():
     assert done.returncode == 0 and done.stdout.startswith("curvtool ")
     done = python("-m", "curvtool", "eigs", "nowhere.pt")
     assert done.returncode == 3 and done.stdout == "" and "CT010" in done.stderr
+
+
+def test_eigenvectors_are_written_read_again_and_left_out(folder, run):
+    """`--vectors`, then `--start` and `--deflate` from the file."""
+    base = ["eigs", *MODEL, "-k", "2", "--dtype", "float64", "--rtol", "1e-8"]
+    status, out, _ = run(*base, "--vectors", "v.safetensors", "--json", "a.json")
+    assert status == 0 and "v.safetensors" in out
+    first = json.loads(Path("a.json").read_text())["analyses"][0]
+    assert first["vectors_file"] == "v.safetensors"
+    assert run(*base, "--start", "v.safetensors", "--json", "b.json")[0] == 0
+    warm = json.loads(Path("b.json").read_text())["analyses"][0]
+    assert [e["value"] for e in warm["eigenvalues"]] == pytest.approx([e["value"] for e in first["eigenvalues"]])
+    assert warm["cost"]["num_hvps"] < first["cost"]["num_hvps"]
+    assert run(*base, "--deflate", "v.safetensors", "--json", "c.json")[0] == 0
+    rest = json.loads(Path("c.json").read_text())["analyses"][0]
+    assert rest["eigenvalues"][0]["value"] < first["eigenvalues"][1]["value"]
+    status, _, err = run(*base, "--params", "0.*", "--start", "v.safetensors")
+    assert status == 3 and "CT029" in err
+    assert "CT010" in run(*base, "--start", "none.safetensors")[2]
+    Path("bad.safetensors").write_bytes(b"not vectors")
+    assert "CT029" in run(*base, "--start", "bad.safetensors")[2]
+    assert "CT005" in run(*base, "--vectors", "v.pt")[2]
+
+
+def test_every_layers_leading_eigenvalue_and_the_learning_rate(folder, run):
+    status, out, _ = run("eigs", *MODEL, "-k", "1", "--dtype", "float64", "--per-layer", "--lr", "0.1",
+                         "--check", "full", "--json", "r.json")  # fmt: skip
+    assert status == 0 and "below 2: stable" in out
+    analysis = json.loads(Path("r.json").read_text())["analyses"][0]
+    assert set(analysis["per_layer"]) == {"0", "2"}
+    top = analysis["eigenvalues"][0]["value"]
+    assert all(layer["value"] <= top * (1 + 1e-3) for layer in analysis["per_layer"].values())
+    assert run("eigs", *MODEL, "-k", "1", "--dtype", "float64", "--params", "2.*", "--json", "one.json")[0] == 0
+    alone = json.loads(Path("one.json").read_text())["analyses"][0]["eigenvalues"][0]["value"]
+    assert analysis["per_layer"]["2"]["value"] == pytest.approx(alone, rel=2e-3)
+    assert analysis["stability"]["sharpness_times_lr"] == pytest.approx(0.1 * top)
+    assert analysis["num_missed"] == 0 and analysis["eigenvalues"][0]["data_stderr"] > 0
+
+
+@pytest.mark.parametrize("operator", ["ggn", "fisher", "empirical-fisher"])
+def test_every_operator(folder, run, operator):
+    status, out, _ = run("eigs", *MODEL, "-k", "2", "--operator", operator, "--json", "r.json")
+    assert status == 0 and {"ggn": "Gauss-Newton", "fisher": "Fisher"}.get(operator, "empirical") in out
+    assert json.loads(Path("r.json").read_text())["analyses"][0]["operator"] == operator
+    status, out, _ = run("trace", *MODEL, "--operator", operator, "--rtol", "0.2")
+    assert status == 0 and "Trace of the" in out

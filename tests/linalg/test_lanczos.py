@@ -17,7 +17,9 @@ def symmetric(eigenvalues_, seed=0, dtype=torch.float64):
 
 
 def run(operator, steps, max_basis=50, seed=0, k=3, which="la", block_size=1):
-    lanczos = Lanczos(operator.matvec_in_parts, operator.space, max_basis, operator.space.generator(seed), block_size=block_size)
+    lanczos = Lanczos(
+        operator.matvec_in_parts, operator.space, max_basis, operator.space.generator(seed), block_size=block_size
+    )
     pairs = None
     for _ in range(steps):
         pairs = lanczos.step(keep_for(k, which))

@@ -19,7 +19,7 @@ def test_schema_is_in_step():
 def test_numbers_that_are_not_finite_are_null_with_a_reason():
     pair = Eigenvalue(
         value=0.0, error_bound=0.0, bound_kind="linear", residual_norm=0.0, relative_residual=float("inf"),
-        data_stderr=None, converged=True,
+        vector_error=None, data_stderr=None, converged=True,
     )  # fmt: skip
     assert pair.relative_residual is None and "inf" in pair.unavailable["relative_residual"]
     assert "Infinity" not in pair.model_dump_json()

@@ -1,0 +1,188 @@
+"""The `eigs` analysis: from its settings to its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import torch
+
+from curvtool.config.schema import EigsConfig
+from curvtool.estimators.eigenpairs import Eigenvalue, EigenvaluesResult
+from curvtool.estimators.eigenvalues import eigenvalues
+from curvtool.operators.curvature import CurvatureOperator
+from curvtool.operators.memory import peak_bytes
+from curvtool.pipeline.records import cost_record
+from curvtool.pipeline.stage import Stage
+from curvtool.problem.vectors import load_vectors, stacked_parts, to_bytes
+from curvtool.report import model as report
+from curvtool.report.write import check_writable, write_atomic
+
+
+def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
+    """Extreme eigenvalues of the chosen matrix, their vectors and each layer's where asked for."""
+    if analysis.vectors is not None:
+        check_writable(Path(analysis.vectors))
+    start = _load(stage, analysis.start)
+    locked = _load(stage, analysis.deflate)
+    operator = stage.checked_operator(analysis.operator)
+    if locked is not None:
+        locked = torch.linalg.qr(locked.to(operator.space.dtype).T)[0].T.contiguous().to(operator.space.device)
+    result = stage.estimate(
+        lambda: eigenvalues(
+            operator,
+            analysis.k,
+            which=analysis.which,
+            method=analysis.method,
+            rtol=analysis.rtol,
+            vector_rtol=analysis.vector_rtol,
+            max_passes=analysis.max_passes,
+            max_basis=analysis.max_basis,
+            block_size=analysis.block_size,
+            memory_budget=stage.budget // 2,
+            seed=stage.config.compute.seed,
+            start=start,
+            locked=locked,
+            check=analysis.check,
+            observer=stage.observer,
+        )
+    )
+    stage.close(operator, all(pair.value == 0.0 for pair in result.eigenvalues), analysis.rtol)
+    _warn(stage, result, analysis)
+    if analysis.vectors is not None:
+        stage.attempt(lambda: _write_vectors(Path(str(analysis.vectors)), result, operator, stage))
+    layers: dict[str, report.LayerEigenvalue] = {}
+    if analysis.per_layer:
+        operator.execution.release()
+        stage.attempt(lambda: _per_layer(stage, analysis, layers))
+    return _record(stage, analysis, result, layers if analysis.per_layer else None)
+
+
+def _load(stage: Stage, path: str | None) -> torch.Tensor | None:
+    return None if path is None else load_vectors(Path(path), stage.problem.parameters)
+
+
+def _warn(stage: Stage, result: EigenvaluesResult, analysis: EigsConfig) -> None:
+    if result.check_discrepancy is not None and result.eigenvalues:
+        scale = max(abs(e.value) for e in result.eigenvalues)
+        if result.check_discrepancy > max(analysis.rtol, stage.noise) * scale:
+            stage.warn(
+                "CT206",
+                f"the closing product is off by {result.check_discrepancy:.1e}: products do not repeat, or the matrix "
+                "is not symmetric; the residuals say so",
+            )
+    if result.num_missed:
+        stage.warn(
+            "CT208",
+            f"the full check found {result.num_missed} pair(s) that the first search had missed (a multiple or "
+            "clustered eigenvalue); they are in the table. --block-size 4 sees up to four at once",
+        )
+
+
+def _write_vectors(path: Path, result: EigenvaluesResult, operator: CurvatureOperator, stage: Stage) -> None:
+    """The vectors by parameter name, shape (k, *parameter.shape), in the order of the eigenvalues."""
+    metadata = {
+        "what": f"unit eigenvectors of the {operator.name}, a row each",
+        "eigenvalues": json.dumps(result.values),
+        "model": stage.loaded.model_name,
+    }
+    write_atomic(path, to_bytes(stacked_parts(result.vectors, operator.problem.parameters), metadata))
+
+
+def _per_layer(stage: Stage, analysis: EigsConfig, layers: dict[str, report.LayerEigenvalue]) -> None:
+    """The leading eigenvalue of every layer's own block of the matrix, each a search of its own."""
+    for name, parameters in stage.problem.layers().items():
+        stage.observer.begin(f"layer {name}")
+        operator = stage.make_operator(analysis.operator, stage.problem.with_parameters(parameters))
+        result = eigenvalues(
+            operator,
+            1,
+            which="sa" if analysis.which == "sa" else "lm" if analysis.which == "lm" else "la",
+            rtol=analysis.rtol,
+            max_passes=analysis.max_passes,
+            memory_budget=stage.budget // 2,
+            seed=stage.config.compute.seed,
+            observer=stage.observer,
+        )
+        pair = eigenvalue_record(result.eigenvalues[0], stage.noise)
+        layers[name] = report.LayerEigenvalue(
+            value=pair.value,
+            error_bound=pair.error_bound,
+            bound_kind=pair.bound_kind,
+            num_params=operator.space.dim,
+            num_hvps=result.cost.num_hvps,
+            converged=pair.converged,
+        )
+
+
+def _record(
+    stage: Stage, analysis: EigsConfig, result: EigenvaluesResult, layers: dict[str, report.LayerEigenvalue] | None
+) -> report.Eigs:
+    """The record; no error below the noise floor is claimed."""
+    unavailable = {}
+    if layers is None:
+        unavailable["per_layer"] = "not asked for"
+    if result.check_discrepancy is None:
+        full = result.num_missed is not None
+        unavailable["check_discrepancy"] = "a full check was made" if full else "no closing product was made"
+    if result.num_missed is None:
+        unavailable["num_missed"] = "--check fast"
+    if analysis.vectors is None:
+        unavailable["vectors_file"] = "not asked for"
+    pairs = [eigenvalue_record(pair, stage.noise) for pair in result.eigenvalues]
+    stability = _stability(analysis, result, pairs)
+    if stability is None:
+        unavailable["stability"] = "no --lr" if analysis.lr is None else "needs the largest eigenvalue"
+    return report.Eigs(
+        operator=analysis.operator,
+        which=result.which,
+        method=result.method,
+        rtol=analysis.rtol,
+        converged=result.converged,
+        eigenvalues=pairs,
+        check_discrepancy=result.check_discrepancy,
+        num_missed=result.num_missed,
+        stability=stability,
+        vectors_file=analysis.vectors,
+        per_layer=layers,
+        cost=cost_record(result.cost, peak_bytes(stage.problem.device)),
+        unavailable=unavailable,
+    )
+
+
+def _stability(
+    analysis: EigsConfig, result: EigenvaluesResult, pairs: list[report.Eigenvalue]
+) -> report.Stability | None:
+    """lambda_max times the learning rate: gradient descent on the quadratic model is stable below 2."""
+    if analysis.lr is None or result.which == "sa" or not pairs:
+        return None
+    top = max(pairs, key=lambda pair: pair.value)
+    return report.Stability(
+        lr=analysis.lr, sharpness_times_lr=top.value * analysis.lr, error=top.error_bound * analysis.lr
+    )
+
+
+def eigenvalue_record(pair: Eigenvalue, noise: float) -> report.Eigenvalue:
+    """One eigenvalue, its errors not below the noise floor."""
+    floor = noise * abs(pair.value)
+    residual = max(pair.residual_norm, floor)
+    pair = dataclasses.replace(pair, residual_norm=residual)
+    below = pair.error_bound < floor
+    unavailable = {}
+    if pair.data_stderr is None:
+        unavailable["data_stderr"] = "the data were one batch (a smaller --batch-size tells them apart)"
+    if pair.vector_error is None:
+        unavailable["vector_error"] = "no gap to the rest of the spectrum was seen"
+    return report.Eigenvalue(
+        value=pair.value,
+        error_bound=floor if below else pair.error_bound,
+        bound_kind="noise" if below else pair.bound_kind,
+        residual_norm=residual,
+        relative_residual=residual / abs(pair.value) if pair.value else math.inf,
+        vector_error=pair.vector_error,
+        data_stderr=pair.data_stderr,
+        converged=pair.converged,
+        unavailable=unavailable,
+    )

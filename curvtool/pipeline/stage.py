@@ -1,0 +1,135 @@
+"""What every analysis of a run works with, and what it leaves for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+
+from curvtool.config.schema import RunConfig
+from curvtool.errors import CurvtoolError, Interrupted
+from curvtool.estimators.observer import Observer
+from curvtool.operators.curvature import CurvatureOperator
+from curvtool.operators.named import OPERATORS
+from curvtool.operators.preflight import Preflight, preflight_curvature
+from curvtool.pipeline import settings
+from curvtool.pipeline.settings import Loaded
+from curvtool.problem.problem import Problem
+from curvtool.report import model as report
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Stage:
+    """One loaded problem and its settings; an analysis adds its checks, its warnings and what stopped it.
+
+    Attributes:
+        checks: what the preflight found.
+        loss_value: L; None where no loss takes part.
+        grad_norm: the norm of its gradient, likewise.
+        modes: how products were run, for the provenance.
+        stopped: what ended the analysis early.
+    """
+
+    config: RunConfig
+    loaded: Loaded
+    observer: Observer
+    warnings: list[report.Warning] = field(default_factory=list)
+    checks: Preflight | None = None
+    loss_value: float | None = None
+    grad_norm: float | None = None
+    modes: dict[str, Any] = field(default_factory=dict)
+    stopped: BaseException | None = None
+
+    @property
+    def problem(self) -> Problem:
+        """What is measured."""
+        return self.loaded.problem
+
+    @property
+    def budget(self) -> int:
+        """Bytes for graphs and vectors together."""
+        return settings.memory_budget(self.config, self.problem.device)
+
+    @property
+    def noise(self) -> float:
+        """The noise floor of the working dtype's products, relative: as measured, and never below its rounding."""
+        measured = (self.checks.noise_floor or 0.0) if self.checks is not None else 0.0
+        return max(measured, torch.finfo(self.problem.dtype).eps)
+
+    @property
+    def dtype_name(self) -> str:
+        """The working dtype as a user types it."""
+        return str(self.problem.dtype).removeprefix("torch.")
+
+    def warn(self, code: str, message: str) -> None:
+        """A line for whoever reads the numbers."""
+        self.warnings.append(report.Warning(code=code, message=message))
+
+    def make_operator(self, name: str, problem: Problem | None = None, **options: Any) -> CurvatureOperator:
+        """The matrix of this name with the run's settings."""
+        return OPERATORS[name](
+            problem or self.problem,
+            batch_size=settings.batch_size(self.config),
+            mode=self.config.compute.hvp,
+            memory_budget=self.budget,
+            **options,
+        )
+
+    def checked_operator(self, name: str, **options: Any) -> CurvatureOperator:
+        """The matrix of this name, after the preflight, and with loss and gradient taken."""
+        self.observer.begin("preflight on a small batch")
+        self.checks = preflight_curvature(self.problem, OPERATORS[name])
+        operator = self.make_operator(name, **options)
+        self.observer.begin("loss and gradient")
+        self.loss_value, gradient = operator.loss_and_gradient()
+        self.grad_norm = float(operator.space.norm(gradient))
+        return operator
+
+    def estimate(self, run: Callable[[], Result]) -> Result:
+        """What an estimator returns; what it had when it was stopped, with `stopped` set.
+
+        Raises:
+            CurvtoolError, KeyboardInterrupt: what stopped it, where it had nothing yet.
+        """
+        try:
+            return run()
+        except Interrupted as stop:
+            if stop.partial is None:
+                raise stop.cause from None
+            self.stopped = stop.cause
+            partial: Result = stop.partial
+            return partial
+
+    def attempt(self, run: Callable[[], None]) -> None:
+        """Something after the numbers are there: what stops it is told at the end, and loses nothing."""
+        if self.stopped is not None:
+            return
+        try:
+            run()
+        except Interrupted as stop:
+            self.stopped = stop.cause
+        except (CurvtoolError, KeyboardInterrupt) as stop:
+            self.stopped = stop
+
+    def close(self, operator: CurvatureOperator, is_zero: bool, rtol: float) -> None:
+        """The warnings and the modes that every analysis of a matrix shares."""
+        if self.noise > rtol:
+            exact = self.problem.dtype == torch.float64
+            remedy = (
+                "the model gives other values each time it is called" if exact else "--dtype float64 for better ones"
+            )
+            self.warn(
+                "CT205",
+                f"the noise of {self.dtype_name} products ({self.noise:.1e}) is above rtol {rtol:g}: {remedy}",
+            )
+        if is_zero:
+            self.warn(
+                "CT207",
+                "every product was exactly zero: the loss does not depend on these parameters "
+                "(is --output-key right?), is linear in them, or is saturated",
+            )
+        self.modes = {"ad_mode": operator.execution.describe(), "batch_size": operator.batch_size}

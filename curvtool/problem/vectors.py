@@ -1,0 +1,64 @@
+"""Vectors over the parameters as safetensors files, a tensor a parameter: `--vectors` writes, `--start` reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from curvtool.errors import LoadError
+
+
+def to_bytes(parts: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The file's content: tensors by parameter name, on the host, and what they are."""
+    return save({name: part.detach().cpu().contiguous() for name, part in parts.items()}, dict(metadata))
+
+
+def stacked_parts(vectors: torch.Tensor, parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Flat vectors (k, P) as tensors of shape (k, *parameter.shape) by parameter name."""
+    pieces = vectors.split([p.numel() for p in parameters.values()], dim=1)
+    return {
+        name: piece.reshape(len(vectors), *p.shape) for (name, p), piece in zip(parameters.items(), pieces, strict=True)
+    }
+
+
+def load_vectors(path: Path, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Vectors (k, P) of a file that `stacked_parts` and `to_bytes` made, in the parameters' order, on the host.
+
+    Raises:
+        LoadError: CT010 no such file, CT029 not such vectors, or of other parameters.
+    """
+    if not path.is_file():
+        raise LoadError(
+            "CT010",
+            f"no vectors at {path}",
+            expected="a .safetensors file that --vectors wrote",
+            received="no file",
+            remedy="check the path",
+        )
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise LoadError(
+            "CT029",
+            f"{path} holds no vectors",
+            expected="a .safetensors file that --vectors wrote",
+            received=str(error)[:200],
+            remedy="write one with curvtool eigs … --vectors FILE.safetensors",
+        ) from error
+    missing = [name for name in parameters if name not in held]
+    counts = {len(held[name]) if held[name].dim() else 0 for name in parameters if name in held}
+    fitting = not missing and len(held) == len(parameters) and len(counts) == 1
+    if not fitting or any(held[name].shape[1:] != p.shape for name, p in parameters.items()):
+        raise LoadError(
+            "CT029",
+            f"the vectors in {path.name} belong to other parameters",
+            expected=f"{len(parameters)} tensors of shape (k, *shape) by parameter name",
+            received=f"{len(held)} tensors" + (f", none for {missing[0]!r}" if missing else ", of other shapes"),
+            remedy="take the same model and the same --params and --exclude as when they were written",
+        )
+    return torch.cat([held[name].flatten(1) for name in parameters], dim=1)
