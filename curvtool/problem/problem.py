@@ -222,6 +222,14 @@ class Problem:
         try:
             with differentiable(tf32=self.tf32, cudnn=not self._has_rnn):
                 yield
+        except IndexError as error:  # a token beyond the embedding, in a batch that the first check did not see
+            raise LoadError(
+                "CT024",
+                "the model fails on the inputs",
+                expected="indices (tokens) within the model's embeddings",
+                received=f"IndexError: {str(error).strip().splitlines()[0][:300]}",
+                remedy="compare the largest index in the inputs with the model's vocabulary",
+            ) from error
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise self.out_of_memory(batch_size) from error
@@ -265,6 +273,7 @@ class Problem:
         if self.loss is None:
             return
         prediction = self.prediction(output)
+        self._check_repeats(prediction, rows)
         targets = self.data.targets
         if not isinstance(targets, torch.Tensor):
             return
@@ -278,6 +287,40 @@ class Problem:
             )
         shape = (len(targets), *prediction.shape[1:])
         self.loss.check_targets(torch.empty(shape, device="meta"), targets)
+
+    def _check_repeats(self, prediction: torch.Tensor, rows: range) -> None:
+        """The same samples give the same predictions again, and each alone what it gives beside others."""
+
+        def differ(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+            tolerance = torch.finfo(wanted.dtype).eps ** 0.5
+            return not bool((found - wanted).abs().max() <= tolerance * wanted.abs().max())
+
+        if not prediction.is_floating_point() or not bool(torch.isfinite(prediction).all()):
+            return
+        with self.context(), torch.no_grad():
+            again = self.prediction(self.forward(self.parameters, self.batch(rows)[0]))
+            if differ(again, prediction):
+                raise LoadError(
+                    "CT033",
+                    "the model gives other values each time it is called on the same samples",
+                    expected="a function of its inputs and parameters in evaluation mode",
+                    received="two calls that differ",
+                    remedy="let dropout and noise follow the module's mode (F.dropout(x, p, self.training))",
+                )
+            if len(prediction) != len(rows) or len(rows) < 2:
+                return
+            try:
+                alone = self.prediction(self.forward(self.parameters, self.batch(range(1))[0]))
+            except ValueError:  # statistics of one sample do not exist
+                alone = torch.full_like(prediction[:1], float("nan"))
+            if alone.shape == prediction[:1].shape and differ(alone, prediction[:1]):
+                raise DerivativeError(
+                    "CT051",
+                    "one sample's output depends on the others in its batch, so the loss depends on the batch size",
+                    expected="samples that are independent in evaluation mode",
+                    received="another output for a sample alone than beside another",
+                    remedy="use layers with fixed statistics (BatchNorm with track_running_stats=True)",
+                )
 
     def find_non_finite(self) -> int | None:
         """The first sample whose own loss is not finite, or None."""

@@ -432,3 +432,41 @@ def test_every_operator(folder, run, operator):
     assert json.loads(Path("r.json").read_text())["analyses"][0]["operator"] == operator
     status, out, _ = run("trace", *MODEL, "--operator", operator, "--rtol", "0.2")
     assert status == 0 and "Trace of the" in out
+
+
+ODD_MODELS = """
+import torch
+class Random(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward(torch.nn.functional.dropout(x, 0.5, True))
+def random():
+    return Random(5, 3)
+def coupled():
+    norm = torch.nn.BatchNorm1d(4, track_running_stats=False)
+    return torch.nn.Sequential(torch.nn.Linear(5, 4), norm, torch.nn.Linear(4, 3))
+def tokens():
+    return torch.nn.Sequential(torch.nn.Embedding(11, 4), torch.nn.Flatten(), torch.nn.Linear(8, 3))
+"""
+
+
+@pytest.mark.parametrize(("name", "code", "expected"), [("random", "CT033", 3), ("coupled", "CT051", 5)])
+def test_models_whose_numbers_would_mean_nothing(folder, run, name, code, expected):
+    """Random in evaluation mode, or samples that depend on the rest of their batch."""
+    Path("odd.py").write_text(ODD_MODELS)
+    scope = {}
+    exec(ODD_MODELS, scope)
+    torch.save(scope[name]().state_dict(), "odd.pt")
+    status, _, err = run("eigs", "odd.pt", "--factory", f"odd:{name}", *MODEL[MODEL.index("--data") :])
+    assert status == expected and code in err
+
+
+def test_a_token_out_of_range_in_a_later_row(folder, run):
+    Path("odd.py").write_text(ODD_MODELS)
+    scope = {}
+    exec(ODD_MODELS, scope)
+    torch.save(scope["tokens"]().state_dict(), "tok.pt")
+    ids = np.ones((40, 2), dtype=np.int64)
+    ids[7] = 99
+    np.savez("tok.npz", inputs=ids, targets=np.zeros(40, dtype=np.int64))
+    status, _, err = run("eigs", "tok.pt", "--factory", "odd:tokens", "--data", "tok.npz")
+    assert status == 3 and "CT024" in err and "vocabulary" in err
