@@ -109,6 +109,9 @@ class _Run:
         checked = RitzPairs(pairs.values, pairs.coefficients, np.hypot(pairs.residuals, discrepancy or 0.0))
         done = self.in_a_row >= self.enough_in_a_row or self.lanczos.exhausted
         found = self._eigenvalues(checked, may_converge=done and len(index) == self.request.num_wanted)
+        spread = data_stderr(self.lanczos.part_forms(pairs, index), self.operator.part_weights)
+        if spread is not None:
+            found = tuple(replace(pair, data_stderr=float(s)) for pair, s in zip(found, spread, strict=True))
         return EigenvaluesResult(
             found,
             self.lanczos.vectors(pairs, index),
@@ -124,15 +127,13 @@ class _Run:
         request = self.request
         index = pairs.wanted(request.k, request.which)
         floor = self.operator.space.eps * 32 * self.lanczos.scale  # rounding: below it an eigenvalue counts as found
-        spread = data_stderr(self.lanczos.part_forms(pairs, index), self.operator.part_weights)
         found = []
-        for place, (i, gap) in enumerate(zip(index, pairs.gaps(index), strict=True)):
+        for i, gap in zip(index, pairs.gaps(index), strict=True):
             pair = Eigenvalue(
                 value=float(pairs.values[i]),
                 residual_norm=float(pairs.residuals[i]),
                 gap=float(gap),
                 converged=False,
-                data_stderr=None if spread is None else float(spread[place]),
             )
             found.append(replace(pair, converged=may_converge and pair.meets(request.rtol, request.vector_rtol, floor)))
         return tuple(found)
