@@ -13,6 +13,7 @@ from curvtool.config.resolve import resolve
 from curvtool.estimators.by_lanczos import keep_for
 from curvtool.linalg.lanczos import Lanczos
 from curvtool.pipeline.run import run
+from curvtool.problem.validation import check_problem
 
 # abs has a second derivative without storage (an efficient zero tensor), which a device in Python cannot hold
 CASES = [case for case in CASES if case.name != "user-loss"]
@@ -39,7 +40,7 @@ def test_same_numbers_as_on_the_cpu(case, device):
     results = []
     for place in (torch.device("cpu"), device):
         problem = Problem(model, (inputs, targets), case.loss, device=place, **case.options)
-        problem.check()
+        check_problem(problem)
         hessian = Hessian(problem, batch_size=case.batch_size, mode="kept")
         assert (hessian @ hessian.space.zeros()).device.type == place.type
         results.append(

@@ -48,6 +48,9 @@ def resolve(
     path = _find(config_file, environment)
     content = _read(path) if path else {}
     _check_keys(content, path)
+    _check_variables(environment)
+    if flags.get("factory"):  # another factory has other arguments
+        content = {**content, "model": {k: v for k, v in content.get("model", {}).items() if k != "factory_args"}}
     sources: dict[str, str] = {}
     parts: dict[str, Any] = {}
     for name, section in SECTIONS.items():
@@ -145,6 +148,21 @@ def _check_keys(content: Mapping[str, Any], path: Path | None) -> None:
             raise refuse(name, [*SECTIONS, "analysis"])
 
 
+def _check_variables(environment: Mapping[str, str]) -> None:
+    """Every CURVTOOL_ variable must be known, as every key must."""
+    sections = (*SECTIONS.values(), *ANALYSES.values())
+    known = ["CURVTOOL_CONFIG", *(_variable(item) for section in sections for item in fields(section))]
+    for name in environment:
+        if name.startswith("CURVTOOL_") and name not in known:
+            raise UsageError(
+                "CT002",
+                f"unknown variable {name}",
+                expected="CURVTOOL_ and a flag's name in capitals",
+                received=f"{name}={environment[name]}",
+                remedy=suggest(name, known),
+            )
+
+
 def _fill(
     section: type[Section],
     name: str,
@@ -158,7 +176,7 @@ def _fill(
     values: dict[str, Any] = {}
     for item in fields(section):
         annotation = hints[item.name]
-        variable = "CURVTOOL_" + _long_flag(item).upper().replace("-", "_")
+        variable = _variable(item)
         if flags.get(item.name) not in (None, [], {}):
             value, source = flags[item.name], "flag"
         elif variable in environment:
@@ -175,10 +193,9 @@ def _fill(
     return section(**values)
 
 
-def _long_flag(item: Any) -> str:
-    flags = flags_of(item)
-    long = [flag for flag in flags if flag.startswith("--")]
-    return long[0].removeprefix("--") if long else str(item.name)
+def _variable(item: Any) -> str:
+    long = [flag.removeprefix("--") for flag in flags_of(item) if flag.startswith("--")]
+    return "CURVTOOL_" + (long[0] if long else str(item.name)).upper().replace("-", "_")
 
 
 def _beside(path: str, value: Any) -> Any:

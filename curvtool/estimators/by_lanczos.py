@@ -131,7 +131,7 @@ class _Run:
         for i, gap in zip(index, pairs.gaps(index), strict=True):
             pair = Eigenvalue(
                 value=float(pairs.values[i]),
-                residual_norm=float(pairs.residuals[i]),
+                residual_norm=max(float(pairs.residuals[i]), self.operator.space.eps * self.lanczos.scale),
                 gap=float(gap),
                 converged=False,
             )

@@ -14,6 +14,7 @@ from curvtool.operators.base import LinearOperator
 from curvtool.operators.data_sum import mean_over_batches, split
 from curvtool.operators.execution import Execution, Kernel
 from curvtool.operators.products import Parts
+from curvtool.problem.validation import find_non_finite
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
@@ -135,7 +136,7 @@ class CurvatureOperator(LinearOperator):
         gradient = mean_over_batches(self.space, self.shapes, self.batches, gradient_of, self.problem.total_weight)
         loss = float(self.space.cluster.sum(torch.stack(values).double().sum())) / self.problem.total_weight
         if loss != loss or abs(loss) == float("inf") or not bool(torch.isfinite(gradient).all()):
-            row = self.problem.find_non_finite()
+            row = find_non_finite(self.problem)
             raise LoadError(
                 "CT026",
                 "the loss or its gradient is not finite",

@@ -15,8 +15,10 @@ from curvtool.operators.memory import default_budget
 from curvtool.problem import checkpoint, data_files, demo, sniff
 from curvtool.problem.data import Data, from_object
 from curvtool.problem.factory import call, is_reference, make_module, resolve
-from curvtool.problem.losses import CrossEntropy, Loss, get_loss
+from curvtool.problem.loss import Loss
+from curvtool.problem.losses import CrossEntropy, get_loss
 from curvtool.problem.problem import Problem
+from curvtool.problem.validation import check_problem
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ def load(config: RunConfig, observer: Observer = SILENT) -> Loaded:
         LoadError, UsageError: what is missing or does not fit, and what to type.
     """
     device = pick_device(config.compute.device)
+    files = sorted({source for source in config.sources.values() if source.endswith(".toml")})
+    for file in files:
+        keys = [key for key, source in config.sources.items() if source == file]
+        observer.notice(f"from {file}: {', '.join(keys)}")
     name = config.model.checkpoint
     if name is None:
         given = [flag for flag, value in (("--factory", config.model.factory), ("--data", config.data.source)) if value]
@@ -89,7 +95,7 @@ def load(config: RunConfig, observer: Observer = SILENT) -> Loaded:
         output_key=config.model.output_key,
         tf32=config.compute.tf32,
     )
-    problem.check()
+    check_problem(problem)
     return Loaded(problem, name, sniff.sha256(path), data.notes)
 
 

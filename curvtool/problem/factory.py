@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,16 +91,15 @@ def call(function: Callable[..., Any], reference: str, arguments: dict[str, Any]
     try:
         return function(**arguments)
     except Exception as error:
-        frame, line = error.__traceback__, ""
-        while frame is not None:
-            line = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}"
-            frame = frame.tb_next
+        # the innermost line of the user's own code; none where the call itself did not fit
+        places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+        own = [f" ({file}:{line})" for file, line in places if file != __file__ and "site-packages" not in file]
         given = ", ".join(f"{k}={v!r}" for k, v in arguments.items()) or "no arguments"
         raise LoadError(
             "CT016",
             f"the {what} {reference} failed",
             expected=f"{reference}({given}) to return",
-            received=f"{type(error).__name__}: {error} ({line})",
+            received=f"{type(error).__name__}: {error}{own[-1] if own else ''}",
             remedy="pass its arguments with -K name=value (values are read as JSON)" if what == "factory" else "",
         ) from error
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from curvtool.errors import LoadError
+from curvtool.problem.tree import storage_id
 
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 
@@ -28,6 +29,9 @@ def fit(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> str:
     prefix, stripped = best
     # counters that older checkpoints lack, and that evaluation mode does not use
     missing = [name for name in own if name not in stripped and not name.endswith("num_batches_tracked")]
+    # tied tensors are written once by safetensors' save_model; the one that is there fills them all
+    there = {_place(own[name]) for name in own if name in stripped}
+    missing = [name for name in missing if own[name].numel() == 0 or _place(own[name]) not in there]
     unexpected = [name for name in stripped if name not in own]
     shapes = [
         f"{name}: the model has {tuple(own[name].shape)}, the file {tuple(stripped[name].shape)}"
@@ -62,6 +66,11 @@ def fit(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> str:
         model.double()  # not rounded to what the factory made
     model.load_state_dict(stripped, strict=False)
     return prefix
+
+
+def _place(tensor: torch.Tensor) -> tuple[object, ...]:
+    """Where a tensor lies: the same for two views of the same numbers."""
+    return storage_id(tensor), tensor.storage_offset(), tensor.shape, tensor.stride()
 
 
 def _strippings(weights: Mapping[str, torch.Tensor]) -> list[tuple[str, dict[str, torch.Tensor]]]:

@@ -1,12 +1,8 @@
-"""Losses: each knows its sum over a batch and the weight that makes the mean of the whole data torch's own.
-
-With l_i the loss of sample i and w_i its weight, L = (1/W) sum_i l_i and W = sum_i w_i: batches are summed and divided
-once by the global weight, so that a ragged last batch or unequal token counts change nothing.
-"""
+"""The losses that have a name: cross-entropy, binary cross-entropy on logits, and squared error."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -14,51 +10,8 @@ import torch
 from torch.nn import functional
 
 from curvtool.errors import LoadError, UsageError, suggest
-
-
-class Loss(ABC):
-    """One loss: `sum` over a batch and the batch's `weight`."""
-
-    name: str
-    is_likelihood = False  # minus the logarithm of a density of the targets, of an exponential family in the outputs
-
-    @abstractmethod
-    def sum(self, output: torch.Tensor, target: Any) -> torch.Tensor:
-        """Sum of the losses of a batch, a scalar that can be differentiated twice."""
-
-    @abstractmethod
-    def weight(self, target: Any) -> float:
-        """What the sum is divided by in the mean over this batch alone (samples, tokens or elements)."""
-
-    def output_hessian_product(self, output: torch.Tensor, target: Any, tangent: torch.Tensor) -> torch.Tensor:
-        """(d2 sum / dz2) u for the outputs z of a batch and u of their shape; by two derivatives of `sum`."""
-        with torch.enable_grad():
-            variable = output.detach().requires_grad_()
-            value = self.sum(variable, target)
-            if not value.requires_grad:
-                return torch.zeros_like(output)
-            (gradient,) = torch.autograd.grad(value, variable, create_graph=True, materialize_grads=True)
-            if not gradient.requires_grad:
-                return torch.zeros_like(output)
-            return torch.autograd.grad(gradient, variable, tangent, materialize_grads=True)[0]
-
-    def terms(self, output: torch.Tensor, target: Any) -> torch.Tensor:
-        """The losses that `sum` adds up, one for each independent draw of a target, shape (T,).
-
-        Raises:
-            LoadError: CT028, the loss knows only their sum.
-        """
-        raise LoadError(
-            "CT028",
-            f"the loss {self.name} gives no loss a sample, which the empirical Fisher needs",
-            expected="one number a sample",
-            received="their mean alone",
-            remedy="return one number a sample from the loss, or take --operator ggn",
-        )
-
-    def check_targets(self, output: torch.Tensor, target: torch.Tensor) -> None:
-        """Raises `LoadError` where targets cannot belong to an output of this shape; any do, unless a loss says so."""
-        return
+from curvtool.problem.callable_loss import CallableLoss
+from curvtool.problem.loss import Loss
 
 
 class CrossEntropy(Loss):
@@ -125,6 +78,14 @@ class CrossEntropy(Loss):
                 expected=f"class indices (int64), or probabilities of shape {tuple(output.shape)}",
                 received=f"{target.dtype} of shape {tuple(target.shape)}",
                 remedy="store the targets as int64; for real-valued targets use --loss mse",
+            )
+        if output.dim() > 2 and target.shape == output.shape[:-1] and output.shape[1] == output.shape[-1]:
+            raise LoadError(
+                "CT028",
+                "cannot tell which dimension of the output holds the classes",
+                expected=f"outputs of shape {(len(target), 'classes', *target.shape[1:])} with sizes that tell apart",
+                received=f"{tuple(output.shape)}, which reads both ways",
+                remedy="--loss module:function with the dimension named in it, or one position more or fewer",
             )
         logits = self._classes_second(output, target)
         if logits.dim() < 2 or tuple(target.shape) != (logits.shape[0], *logits.shape[2:]):
@@ -242,50 +203,6 @@ class MSE(_Elementwise):
     def output_hessian_product(self, output: torch.Tensor, target: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
         """2 u."""
         return 2 * tangent
-
-
-class CallableLoss(Loss):
-    """A user's `loss(output, target)`: one number a sample, or the mean of the batch; the weight is the samples."""
-
-    def __init__(self, function: Callable[..., torch.Tensor], name: str) -> None:
-        self.function, self.name = function, name
-
-    def sum(self, output: Any, target: Any) -> torch.Tensor:
-        """Sum of one number a sample, or the returned mean times the number of samples."""
-        value = self._value(output, target)
-        return value * self.weight(target) if value.dim() == 0 else value.sum()
-
-    def terms(self, output: Any, target: Any) -> torch.Tensor:
-        """One a sample, where the function returns that."""
-        value = self._value(output, target)
-        return super().terms(output, target) if value.dim() == 0 else value.flatten()
-
-    def _value(self, output: Any, target: Any) -> torch.Tensor:
-        value = self.function(output, target)
-        if not isinstance(value, torch.Tensor):
-            raise LoadError(
-                "CT028",
-                f"the loss {self.name} returned no tensor",
-                expected="a tensor: one number a sample, or the batch's mean",
-                received=type(value).__name__,
-                remedy="return a torch tensor that depends on the output",
-            )
-        num_samples = int(self.weight(target))
-        if value.dim() > 0 and (value.shape[0] != num_samples or value.numel() != num_samples):
-            raise LoadError(
-                "CT028",
-                f"the loss {self.name} returned a tensor of shape {tuple(value.shape)}",
-                expected=f"a scalar (the batch's mean) or {num_samples} numbers, one a sample",
-                received=f"{value.numel()} numbers",
-                remedy="reduce over outputs and positions inside the loss",
-            )
-        return value
-
-    def weight(self, target: Any) -> float:
-        """The number of samples."""
-        while not isinstance(target, torch.Tensor):
-            target = next(iter(target.values())) if isinstance(target, dict) else target[0]
-        return float(target.shape[0])
 
 
 _BY_NAME: dict[str, type[Loss]] = {

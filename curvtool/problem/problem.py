@@ -13,11 +13,12 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from curvtool.errors import DerivativeError, LoadError, OutOfMemory, UsageError
+from curvtool.errors import LoadError, OutOfMemory, UsageError
 from curvtool.problem.context import differentiable, is_out_of_memory
 from curvtool.problem.data import Data, from_object
 from curvtool.problem.inputs import call_with_leaves
-from curvtool.problem.losses import Loss, get_loss
+from curvtool.problem.loss import Loss
+from curvtool.problem.losses import get_loss
 from curvtool.problem.module import evaluation, select_prediction, takes_keywords, unwrap
 from curvtool.problem.select import select_parameters
 from curvtool.problem.tree import Tree, map_tensors, named_tensors, num_bytes
@@ -247,85 +248,3 @@ class Problem:
             if batch_size > 1
             else "a larger device, or --params to take fewer layers",
         )
-
-    def check(self) -> None:
-        """Runs one small batch forward, and compares all targets with its output's shape.
-
-        Raises:
-            LoadError: CT024 inputs do not fit the model, CT028 output and targets, CT022 a label out of range.
-        """
-        rows = range(min(2, self.num_samples))
-        batch = self.batch(rows)
-        try:
-            with self.context(), torch.no_grad():
-                output = self.forward(self.parameters, batch[0])
-        except (LoadError, DerivativeError, OutOfMemory):
-            raise
-        except Exception as error:  # the user's module fails in its own way
-            shapes = ", ".join(f"{name or 'inputs'} {tuple(t.shape)} {t.dtype}" for name, t in named_tensors(batch[0]))
-            raise LoadError(
-                "CT024",
-                "the model fails on the inputs",
-                expected="inputs that the model's forward takes",
-                received=f"{shapes}; {type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
-                remedy="check --input-key and the shape (channels first? flattened?), and the factory's arguments",
-            ) from error
-        if self.loss is None:
-            return
-        prediction = self.prediction(output)
-        self._check_repeats(prediction, rows)
-        targets = self.data.targets
-        if not isinstance(targets, torch.Tensor):
-            return
-        if len(prediction) != len(rows):
-            raise LoadError(
-                "CT028",
-                "the model's output has another number of rows than its input",
-                expected=f"{len(rows)} rows",
-                received=f"output of shape {tuple(prediction.shape)}",
-                remedy="the first dimension must be the samples'",
-            )
-        shape = (len(targets), *prediction.shape[1:])
-        self.loss.check_targets(torch.empty(shape, device="meta"), targets)
-
-    def _check_repeats(self, prediction: torch.Tensor, rows: range) -> None:
-        """The same samples give the same predictions again, and each alone what it gives beside others."""
-
-        def differ(found: torch.Tensor, wanted: torch.Tensor) -> bool:
-            tolerance = torch.finfo(wanted.dtype).eps ** 0.5
-            return not bool((found - wanted).abs().max() <= tolerance * wanted.abs().max())
-
-        if not prediction.is_floating_point() or not bool(torch.isfinite(prediction).all()):
-            return
-        with self.context(), torch.no_grad():
-            again = self.prediction(self.forward(self.parameters, self.batch(rows)[0]))
-            if differ(again, prediction):
-                raise LoadError(
-                    "CT033",
-                    "the model gives other values each time it is called on the same samples",
-                    expected="a function of its inputs and parameters in evaluation mode",
-                    received="two calls that differ",
-                    remedy="let dropout and noise follow the module's mode (F.dropout(x, p, self.training))",
-                )
-            if len(prediction) != len(rows) or len(rows) < 2:
-                return
-            try:
-                alone = self.prediction(self.forward(self.parameters, self.batch(range(1))[0]))
-            except ValueError:  # statistics of one sample do not exist
-                alone = torch.full_like(prediction[:1], float("nan"))
-            if alone.shape == prediction[:1].shape and differ(alone, prediction[:1]):
-                raise DerivativeError(
-                    "CT051",
-                    "one sample's output depends on the others in its batch, so the loss depends on the batch size",
-                    expected="samples that are independent in evaluation mode",
-                    received="another output for a sample alone than beside another",
-                    remedy="use layers with fixed statistics (BatchNorm with track_running_stats=True)",
-                )
-
-    def find_non_finite(self) -> int | None:
-        """The first sample whose own loss is not finite, or None."""
-        with self.context(), torch.no_grad():
-            for row in range(self.num_samples):
-                if not bool(torch.isfinite(self.loss_sum(self.parameters, self.batch(range(row, row + 1))))):
-                    return row
-        return None

@@ -113,6 +113,9 @@ def safetensors_entries(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
             raise torn(path, ValueError(f"a header of {size} bytes"))
         try:
             header = json.loads(file.read(size))
+            held = max((e["data_offsets"][1] for name, e in header.items() if name != "__metadata__"), default=0)
+            if path.stat().st_size != 8 + size + held:
+                raise ValueError(f"{path.stat().st_size} bytes where the header foretells {8 + size + held}")
             return {
                 name: (tuple(entry["shape"]), str(entry["dtype"]))
                 for name, entry in header.items()

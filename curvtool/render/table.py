@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from curvtool.render.numbers import bytes_text, count, number, seconds_text, with_error
+from curvtool.render.numbers import bytes_text, count, counted, number, seconds_text, with_error
 from curvtool.report.model import Cost, Eigs, JacNorm, Plan, Report, Stability, Trace
 
 _MATRICES = {
@@ -123,8 +123,8 @@ def _print_trace(trace: Trace, console: Console) -> None:
         )
     console.print(table)
     console.print(
-        f"{trace.num_passes} passes, a probe for each of {trace.num_terms} groups of samples; the interval covers the "
-        "probes' error, not the data's.",
+        f"{trace.num_passes} passes, a probe for each of {counted(trace.num_terms, 'group')} of samples; "
+        "the interval covers the probes' error, not the data's.",
         style="dim",
     )
 
@@ -163,7 +163,7 @@ def _print_problem(report: Report, cost: Cost, console: Console) -> None:
     problem, prov = report.problem, report.provenance
     lines = [
         f"{problem.model}: {count(problem.num_trainable)} of {count(problem.num_params)} parameters, "
-        f"{count(problem.num_samples)} samples"
+        f"{counted(problem.num_samples, 'sample')}"
     ]
     if problem.loss is not None:
         lines.append(
@@ -172,10 +172,9 @@ def _print_problem(report: Report, cost: Cost, console: Console) -> None:
         )
     noise = problem.preflight.noise_floor
     lines.append(f"{prov.dtype} on {prov.device}" + (f", noise floor {number(noise, 2)}" if noise else ""))
-    products = f"{cost.num_hvps:g} products ({cost.check_hvps:g} of them the check), " if cost.num_hvps else ""
-    lines.append(
-        f"{products}{cost.data_passes:g} passes, {seconds_text(cost.seconds)}, peak {bytes_text(cost.peak_bytes)}"
-    )
+    hvps, passes = round(cost.num_hvps, 1), round(cost.data_passes, 1)
+    products = f"{hvps:g} products ({cost.check_hvps:g} of them the check), " if hvps else ""
+    lines.append(f"{products}{passes:g} passes, {seconds_text(cost.seconds)}, peak {bytes_text(cost.peak_bytes)}")
     console.print("\n".join(lines), style="dim", highlight=False)
 
 

@@ -17,16 +17,25 @@ def check_writable(path: Path) -> None:
         UsageError: CT007, the folder does not exist or cannot be written to.
     """
     folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+    if path.is_dir() or not folder.is_dir() or not _takes_files(folder):
         raise UsageError(
             "CT007",
             f"cannot write {path}",
             expected="a file name in a folder that exists and can be written to",
             received="a folder"
             if path.is_dir()
-            else f"{folder} " + ("is read-only" if folder.is_dir() else "does not exist"),
+            else f"{folder} " + ("takes no files" if folder.is_dir() else "does not exist"),
             remedy=f"mkdir -p {folder}" if not folder.is_dir() else "another path",
         )
+
+
+def _takes_files(folder: Path) -> bool:
+    """By trying: permissions alone tell nothing of a read-only file system, or of /proc."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def write_atomic(path: Path, content: bytes) -> None:

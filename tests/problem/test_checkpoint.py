@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
 from torch import nn
 
 from curvtool import CurvtoolError
@@ -201,3 +201,30 @@ def test_inspection_of_each_kind(tmp_path):
     assert found.role == "data" and [t.shape for t in found.tensors] == [[5, 2], [5]]
     found = inspect_file(Path(checkpoint.__file__))
     assert found.role == "unknown" and not found.tensors
+
+
+class Tied(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(7, 3)
+        self.head = torch.nn.Linear(3, 7, bias=False)
+        self.head.weight = self.embed.weight
+
+
+def test_tied_weights_that_were_written_once(tmp_path):
+    made = Tied()
+    save_model(made, str(tmp_path / "tied.safetensors"))
+    found, _ = checkpoint.load_model(tmp_path / "tied.safetensors", Tied())
+    assert torch.equal(found.head.weight, made.head.weight) and torch.equal(found.embed.weight, made.head.weight)
+    other = Tied()
+    other.head.weight = torch.nn.Parameter(torch.zeros(7, 3))  # not tied: one of the two is missing indeed
+    with pytest.raises(CurvtoolError, match="CT014"):
+        checkpoint.load_model(tmp_path / "tied.safetensors", other)
+
+
+def test_inspection_of_a_torn_safetensors(tmp_path):
+    save_file(Net().state_dict(), tmp_path / "net.safetensors")
+    content = (tmp_path / "net.safetensors").read_bytes()
+    (tmp_path / "net.safetensors").write_bytes(content[:-10])
+    with pytest.raises(CurvtoolError, match="CT011"):
+        inspect_file(tmp_path / "net.safetensors")

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from curvtool import CurvtoolError, Problem
 from curvtool.problem.losses import get_loss
+from curvtool.problem.validation import check_problem
 
 G = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(10, 4, generator=G, dtype=torch.float64)
@@ -77,7 +78,7 @@ def test_label_out_of_range_names_its_row():
     labels[7] = 9
     problem = Problem(torch.nn.Linear(4, 4).double(), (LOGITS, labels))
     with pytest.raises(CurvtoolError, match="row 7"):
-        problem.check()
+        check_problem(problem)
 
 
 def test_unknown_loss_has_a_suggestion():
@@ -89,3 +90,29 @@ def test_unknown_loss_has_a_suggestion():
 def test_only_ignored_targets():
     with pytest.raises(CurvtoolError, match="CT023"):
         Problem(torch.nn.Linear(4, 4).double(), (LOGITS, torch.full((10,), -100)))
+
+
+@pytest.mark.parametrize(
+    ("loss", "is_mean"),
+    [
+        (torch.nn.MSELoss(reduction="sum"), False),
+        (torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2, 3, 4]).double()), False),
+        (torch.nn.CrossEntropyLoss(), True),
+        (torch.nn.MSELoss(), True),
+        (lambda z, y: (z**2).sum(1), True),
+    ],
+)
+def test_one_number_must_be_the_mean(loss, is_mean):
+    targets = REAL if isinstance(loss, torch.nn.MSELoss) else LABELS
+    problem = Problem(torch.nn.Linear(4, 4).double(), (LOGITS, targets), loss)
+    if is_mean:
+        check_problem(problem)
+    else:
+        with pytest.raises(CurvtoolError, match="CT028"):
+            check_problem(problem)
+
+
+def test_classes_that_could_stand_in_two_dimensions():
+    with pytest.raises(CurvtoolError, match="CT028"):
+        get_loss("cross-entropy").check_targets(torch.zeros(5, 4, 4), torch.zeros(5, 4, dtype=torch.long))
+    get_loss("cross-entropy").check_targets(torch.zeros(5, 4, 3), torch.zeros(5, 4, dtype=torch.long))

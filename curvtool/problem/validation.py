@@ -1,0 +1,128 @@
+"""Do model, data and loss belong together, and is the loss a function of the parameters alone?"""
+
+from __future__ import annotations
+
+import torch
+
+from curvtool.errors import DerivativeError, LoadError, OutOfMemory
+from curvtool.problem.callable_loss import CallableLoss
+from curvtool.problem.problem import Problem
+from curvtool.problem.tree import Tree, named_tensors
+
+_SAMPLES_FOR_MEAN = 8
+
+
+def check_problem(problem: Problem) -> None:
+    """Runs one small batch forward, compares all targets with its output's shape, and calls it again.
+
+    Raises:
+        LoadError: CT024 inputs do not fit the model, CT028 output, targets and loss, CT022 a label out of range, CT033
+            a model that is random.
+        DerivativeError: CT051, a sample's output depends on the others of its batch.
+    """
+    rows = range(min(2, problem.num_samples))
+    output = _first_output(problem, problem.batch(rows)[0])
+    if problem.loss is None:
+        return
+    prediction = problem.prediction(output)
+    _check_repeats(problem, prediction, rows)
+    targets = problem.data.targets
+    if isinstance(targets, torch.Tensor):
+        if len(prediction) != len(rows):
+            raise LoadError(
+                "CT028",
+                "the model's output has another number of rows than its input",
+                expected=f"{len(rows)} rows",
+                received=f"output of shape {tuple(prediction.shape)}",
+                remedy="the first dimension must be the samples'",
+            )
+        shape = (len(targets), *prediction.shape[1:])
+        problem.loss.check_targets(torch.empty(shape, device="meta"), targets)
+    if isinstance(problem.loss, CallableLoss):
+        _check_mean(problem, problem.loss)
+
+
+def find_non_finite(problem: Problem) -> int | None:
+    """The first sample whose own loss is not finite, or None."""
+    with problem.context(), torch.no_grad():
+        for row in range(problem.num_samples):
+            if not bool(torch.isfinite(problem.loss_sum(problem.parameters, problem.batch(range(row, row + 1))))):
+                return row
+    return None
+
+
+def _first_output(problem: Problem, inputs: Tree) -> object:
+    try:
+        with problem.context(), torch.no_grad():
+            return problem.forward(problem.parameters, inputs)
+    except (LoadError, DerivativeError, OutOfMemory):
+        raise
+    except Exception as error:  # the user's module fails in its own way
+        shapes = ", ".join(f"{name or 'inputs'} {tuple(t.shape)} {t.dtype}" for name, t in named_tensors(inputs))
+        raise LoadError(
+            "CT024",
+            "the model fails on the inputs",
+            expected="inputs that the model's forward takes",
+            received=f"{shapes}; {type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
+            remedy="check --input-key and the shape (channels first? flattened?), and the factory's arguments",
+        ) from error
+
+
+def _differ(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    tolerance = torch.finfo(wanted.dtype).eps ** 0.5
+    return not bool((found - wanted).abs().max() <= tolerance * wanted.abs().max())
+
+
+def _check_repeats(problem: Problem, prediction: torch.Tensor, rows: range) -> None:
+    """The same samples give the same predictions again, and each alone what it gives beside others."""
+    if not prediction.is_floating_point() or not bool(torch.isfinite(prediction).all()):
+        return
+    with problem.context(), torch.no_grad():
+        again = problem.prediction(problem.forward(problem.parameters, problem.batch(rows)[0]))
+        if _differ(again, prediction):
+            raise LoadError(
+                "CT033",
+                "the model gives other values each time it is called on the same samples",
+                expected="a function of its inputs and parameters in evaluation mode",
+                received="two calls that differ",
+                remedy="let dropout and noise follow the module's mode (F.dropout(x, p, self.training))",
+            )
+        if len(prediction) != len(rows) or len(rows) < 2:
+            return
+        try:
+            alone = problem.prediction(problem.forward(problem.parameters, problem.batch(range(1))[0]))
+        except ValueError:  # statistics of one sample do not exist
+            alone = torch.full_like(prediction[:1], float("nan"))
+        if alone.shape == prediction[:1].shape and _differ(alone, prediction[:1]):
+            raise DerivativeError(
+                "CT051",
+                "one sample's output depends on the others in its batch, so the loss depends on the batch size",
+                expected="samples that are independent in evaluation mode",
+                received="another output for a sample alone than beside another",
+                remedy="use layers with fixed statistics (BatchNorm with track_running_stats=True)",
+            )
+
+
+def _check_mean(problem: Problem, loss: CallableLoss) -> None:
+    """A loss that returns one number returns the mean over its samples: not their sum, nor a weighted mean."""
+    step = max(1, problem.num_samples // _SAMPLES_FOR_MEAN)
+    spread = problem.restricted(list(range(0, problem.num_samples, step))[:_SAMPLES_FOR_MEAN], problem.dtype)
+    with spread.context(), torch.no_grad():
+        inputs, targets = spread.batch(range(spread.num_samples))
+        prediction = spread.prediction(spread.forward(spread.parameters, inputs))
+        if not loss.returns_mean(prediction, targets):
+            return
+        together = loss.sum(prediction, targets)
+        batches = [spread.batch(range(row, row + 1)) for row in range(spread.num_samples)]
+        one_by_one = torch.stack([spread.loss_sum(spread.parameters, batch) for batch in batches])
+    if not bool(one_by_one.isfinite().all()) or not bool(together.isfinite()):
+        return  # told with its row when the loss is taken
+    tolerance = torch.finfo(together.dtype).eps ** 0.5 * one_by_one.abs().sum()
+    if bool((together - one_by_one.sum()).abs() > tolerance):
+        raise LoadError(
+            "CT028",
+            f"the loss {loss.name} returns one number, which is not the mean of its samples' losses",
+            expected=f"{float(one_by_one.mean()):.6g}, the mean of {len(one_by_one)} samples taken one by one",
+            received=f"{float(together) / len(one_by_one):.6g} for them together (a sum, or a weighted mean?)",
+            remedy="return one number a sample (reduction='none'), multiplied by its weight",
+        )
