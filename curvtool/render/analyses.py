@@ -1,0 +1,9 @@
+"""Who shows which analysis: each module has `show` (terminal), `csv` (header and rows) and `markdown` (lines)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from curvtool.render import eigs, jacnorm, trace
+
+RENDERERS: dict[str, Any] = {"eigs": eigs, "trace": trace, "jacnorm": jacnorm}

@@ -1,0 +1,59 @@
+"""Jacobian norms for a reader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from curvtool.render.numbers import count, number
+from curvtool.render.tables import markdown_table, new_table
+from curvtool.report.model import JacNorm
+
+
+def show(jac: JacNorm, console: Console) -> None:
+    """The distribution over the examples, and the largest ones."""
+    title = f"Input-output Jacobian, {count(jac.output_dim)} outputs x {count(jac.input_dim)} inputs an example"
+    table = new_table(title, console)
+    table.add_column("norm")
+    for name in ("mean", "std", "min", "median", "95 %", "max"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, row in (("spectral", jac.spectral), ("Frobenius", jac.frobenius)):
+        if row is not None:
+            cells = (row.mean, row.std, row.min, row.median, row.p95, row.max)
+            table.add_row(name, *(number(v, 4) for v in cells))
+    console.print(table)
+    if jac.top:
+        largest = new_table("Most sensitive examples", console)
+        for name in ("row", "spectral", "Frobenius"):
+            largest.add_column(name, justify="right")
+        for example in jac.top:
+            largest.add_row(str(example.index), number(example.spectral, 4), number(example.frobenius, 4))
+        console.print(largest)
+    if jac.exact:
+        told = "exact: every row of every Jacobian was computed (rounding remains)"
+    else:
+        parts = []
+        if jac.frobenius_max_stderr is not None:
+            parts.append(f"Frobenius by probes, standard error up to {number(jac.frobenius_max_stderr, 2)}")
+        if jac.spectral_max_error is not None:
+            parts.append(f"spectral by Lanczos, estimated error up to {number(jac.spectral_max_error, 2)}")
+        told = "; ".join(parts) + ("; the listed examples recomputed exactly" if jac.top_exact and jac.top else "")
+    console.print(f"{told}. {count(jac.num_examples)} examples.", style="dim")
+
+
+def csv(jac: JacNorm) -> tuple[list[str], list[list[Any]]]:
+    """A row a norm: its distribution over the examples."""
+    names = ["mean", "std", "min", "median", "p95", "max"]
+    kept = [(n, s) for n, s in (("spectral", jac.spectral), ("frobenius", jac.frobenius)) if s is not None]
+    return ["norm", *names], [[name, *(getattr(summary, n) for n in names)] for name, summary in kept]
+
+
+def markdown(jac: JacNorm) -> list[str]:
+    """The distribution, and the largest examples."""
+    header, rows = csv(jac)
+    lines = markdown_table(header, [[row[0], *(number(v, 4) for v in row[1:])] for row in rows])
+    if jac.top:
+        listed = [[e.index, number(e.spectral), number(e.frobenius)] for e in jac.top]
+        lines += ["", *markdown_table(["row", "spectral", "Frobenius"], listed)]
+    return lines
