@@ -19,7 +19,7 @@ Reduction = Literal["mean", "sum"]
 OperatorName = Literal["hessian", "ggn", "fisher", "empirical-fisher"]
 Which = Literal["la", "sa", "lm", "be"]
 EigsMethod = Literal["lanczos", "power"]
-TraceMethod = Literal["auto", "hutchinson"]
+TraceMethod = Literal["auto", "hutchinson", "deflated", "hutch++", "xtrace", "exact"]
 Check = Literal["fast", "full"]
 Norm = Literal["both", "frobenius", "spectral"]
 
@@ -199,9 +199,11 @@ class TraceConfig(Section):
     kind = "trace"
     rtol: float = setting(0.05, "Half-width of the 95 % interval over the estimate, to reach.", minimum=1e-15)
     max_passes: int = setting(1000, "Passes after which to stop with a wider interval.", minimum=2)
-    probe_group: int = setting(32, "Samples that share a random probe.", minimum=1)
-    method: TraceMethod = setting("auto", "Hutchinson's probes, one a group of samples.")
+    probe_group: int | None = setting(None, "Samples that share a random probe; 8 to 32 by default.", minimum=1)
+    method: TraceMethod = setting("auto", "By the variance of the first passes, and the report says why.")
+    rank: int | None = setting(None, "Vectors of the space that deflated and hutch++ know exactly.", minimum=1)
     operator: OperatorName = setting("hessian", "Which matrix.")
+    per_layer: bool = setting(False, "Every layer's and parameter's trace too, from the same probes.")
 
 
 @dataclass(frozen=True)

@@ -1,153 +1,306 @@
-"""The trace of a symmetric operator by random probes, with a confidence interval."""
+"""The trace of a symmetric operator, with a confidence interval."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 
 from curvtool.errors import CurvtoolError, Interrupted, UsageError, not_finite
+from curvtool.estimators.by_probes import Blocks, BlockTrace, ProbeSearch
 from curvtool.estimators.cost import Cost, Meter
+from curvtool.estimators.known_space import KnownSpace, krylov_space, sketched_space
 from curvtool.estimators.observer import SILENT, Observer
-from curvtool.linalg.intervals import Interval, look_error, stratified_interval, student_t_quantile
+from curvtool.estimators.xtrace import XTrace
+from curvtool.linalg.intervals import look_error
 from curvtool.operators.base import LinearOperator
 
-_DEGREES_WANTED = 32  # of freedom at the first look, so that its interval is not wide for want of them
-_PASSES_WITHOUT_SPREAD = 16  # alike before no error is claimed: one coin falls alike so often once in 2^15
+Method = Literal["auto", "hutchinson", "deflated", "hutch++", "xtrace", "exact"]
+Used = Literal["hutchinson", "deflated", "hutch++", "xtrace", "exact"]
+METHODS: tuple[str, ...] = get_args(Method)
+_RANK = 20
+_LEAST_RANK = 4  # below it a known space does not pay
 
 
 @dataclass(frozen=True)
 class TraceResult:
     """Attributes:
     value: the estimate of tr A.
-    stderr: its standard error over the probes.
+    stderr: its standard error over the probes; 0 where every diagonal entry was computed.
     ci95: the 95 % interval, valid though the run stopped itself; None where fewer than two passes were made.
-    num_passes: probes of each term.
+    method: how it was done at last.
+    reason: why, in words.
+    rank: vectors of the space whose part is known exactly.
+    num_passes: probes of each term; for `xtrace` probes of the whole, for `exact` products.
     num_terms: terms with a probe of their own in every pass.
     converged: whether half of the interval's width is at most rtol |value|.
+    blocks: the traces of the diagonal blocks that were asked for, by name.
     cost: products (a pass counts as one) and time.
     """
 
     value: float
     stderr: float | None
     ci95: tuple[float, float] | None
+    method: Used
+    reason: str
+    rank: int
     num_passes: int
     num_terms: int
     converged: bool
+    blocks: dict[str, BlockTrace] | None
     cost: Cost
 
 
 def trace(
     operator: LinearOperator,
     *,
+    method: Method = "auto",
     rtol: float = 0.05,
     max_passes: int = 1000,
+    rank: int | None = None,
+    blocks: Blocks | None = None,
+    memory_budget: int = 2**32,
     seed: int = 0,
     observer: Observer = SILENT,
 ) -> TraceResult:
-    """tr A = sum_t E[z_t^T A_t z_t], with an independent Rademacher probe z_t for every term in every pass.
+    """tr A by random probes, an independent one for every term A_t of A in every pass.
 
-    Hutchinson 1990 with a probe for each group of samples: as unbiased as one probe shared by all data, at the same
-    price a pass, with about as many times less variance as there are groups. The interval is Student's t over the
-    groups' own variances. After a pilot the number of passes is planned from them; the error probability of 5 % is
-    spread over the looks, so that stopping when it is narrow enough leaves it valid.
+    - `hutchinson` (1990): sum_t E[z_t^T A_t z_t] with random signs z_t: as unbiased as one probe shared by all data, at
+      the same price a pass, with about as many times less variance as there are terms.
+    - `deflated`: the part in a Krylov space is known exactly, the probes cover its complement alone.
+    - `hutch++`: likewise, with the range of A S for random signs S (Meyer, Musco, Musco, Woodruff 2021).
+    - `xtrace`: products with the whole matrix alone (Epperly, Tropp, Webber 2024); its interval is an estimate.
+    - `exact`: P products with unit vectors.
+    - `auto` makes a few Hutchinson passes; where many more are foretold it takes a Krylov space first, or, where P is
+      less than they are, the unit vectors. Never by timing: the same seed gives the same numbers everywhere.
+
+    The interval is Student's t over the terms' own variances, its 5 % spread over all looks.
 
     Args:
         operator: the matrix, a sum of terms.
+        method: see above.
         rtol: half-width of the 95 % interval over the estimate, to reach.
-        max_passes: passes after which it stops and says that the interval is wider.
+        max_passes: passes and products after which it stops and says that the interval is wider.
+        rank: vectors of the known space of `deflated` and `hutch++`; 20 if None.
+        blocks: diagonal blocks to estimate too: `auto` keeps to methods that give them.
+        memory_budget: bytes that the known space may take.
         seed: of the probes; a term's probe in a pass depends on nothing else.
         observer: hears progress.
 
     Raises:
-        UsageError: CT001, rtol or max_passes makes no sense.
+        UsageError: CT001, the arguments make no sense.
         Interrupted: stopped on the way; its `partial` is the result so far.
     """
+    _check_arguments(operator, method, rtol, max_passes, rank, blocks)
+    return _Run(operator, rtol, max_passes, blocks, memory_budget, seed, observer).result_of(method, rank)
+
+
+class _Run:
+    def __init__(
+        self,
+        operator: LinearOperator,
+        rtol: float,
+        max_passes: int,
+        blocks: Blocks | None,
+        memory_budget: int,
+        seed: int,
+        observer: Observer,
+    ) -> None:
+        self.operator, self.rtol, self.max_passes = operator, rtol, max_passes
+        self.blocks, self.seed, self.observer = blocks, seed, observer
+        self.meter = Meter(operator)
+        self.affordable = memory_budget // max(operator.space.vector_bytes, 1) - 4
+        self.probing: ProbeSearch | None = None
+        self.known: KnownSpace | None = None
+        self.exchange: XTrace | None = None
+        self.method: Used = "hutchinson"
+        self.reason = "asked for"
+
+    def result_of(self, method: Method, rank: int | None) -> TraceResult:
+        self.observer.begin("trace")
+        try:
+            match method:
+                case "auto":
+                    return self._auto()
+                case "hutchinson":
+                    return self._by_probes(None, 0.05)
+                case "deflated" | "hutch++":
+                    return self._by_probes(self._known(method, rank or self._affordable(_RANK)), 0.05)
+                case "xtrace":
+                    self.method = method
+                    self.exchange = XTrace(self.operator, self.rtol, self.max_passes, self.seed, self.observer)
+                    self.exchange.run()
+                    return self._result_of_exchange()
+                case "exact":
+                    return self._exact()
+        except (CurvtoolError, KeyboardInterrupt) as stop:
+            raise Interrupted(self._partial(), stop) from stop
+
+    def _auto(self) -> TraceResult:
+        """One decision, after the pilot's look and its share of the error; so the interval's 5 % stay whole."""
+        self.reason = "the first passes were enough"
+        plain = self.probing = self._search(None, 0.05)
+        plain.pilot()
+        made = len(plain.passes)
+        if plain.is_narrow or made >= self.max_passes:
+            return self._result_of_probes()
+        remaining = plain.planned_passes - made
+        dim = self.operator.space.dim
+        foretold = f"{remaining} more passes were foretold"
+        if dim <= remaining and made + dim <= self.max_passes:
+            self.reason = f"{foretold}, and the matrix has {dim} columns"
+            return self._exact()
+        # a space of m vectors was seen to lower the variance about (1 + m/4)-fold; this m makes the sum least
+        rank = self._affordable(int(2 * math.sqrt(remaining)) - 4)
+        if self.blocks is not None or rank < _LEAST_RANK or made + rank + 2 > self.max_passes:
+            why = "the blocks' traces come from the same probes" if self.blocks is not None else "too few for more"
+            self.reason = f"{foretold}: {why}"
+            plain.finish()
+            return self._result_of_probes()
+        self.reason = f"{foretold}: {rank} of them make a space whose part is exact, and leave less to the probes"
+        return self._by_probes(self._known("deflated", rank), 0.05 - look_error(0))
+
+    def _affordable(self, rank: int) -> int:
+        return max(1, min(rank, self.operator.space.dim // 2, self.affordable))
+
+    def _known(self, method: Literal["deflated", "hutch++"], rank: int) -> KnownSpace:
+        rank = min(rank, self.operator.space.dim)
+        self.observer.begin(f"a space of {rank} vectors")
+        found = (krylov_space if method == "deflated" else sketched_space)(self.operator, rank, self.seed)
+        self.method = method
+        return found
+
+    def _search(self, known: KnownSpace | None, alpha: float) -> ProbeSearch:
+        left = self.max_passes - math.ceil(self.meter.products)
+        blocks = self.blocks if known is None else None
+        return ProbeSearch(
+            self.operator, self.rtol, max(left, 2), self.seed, self.observer, known=known, blocks=blocks, alpha=alpha
+        )
+
+    def _by_probes(self, known: KnownSpace | None, alpha: float) -> TraceResult:
+        search = self._search(known, alpha)
+        self.known = known
+        self.observer.begin("trace")
+        if self.probing is None or known is None:
+            self.probing = search
+            search.pilot()
+        else:  # until its pilot is through, the plain one's numbers are the better ones
+            search.pilot()
+            self.probing = search
+        search.finish()
+        return self._result_of_probes()
+
+    def _exact(self) -> TraceResult:
+        space = self.operator.space
+        if self.known is None and self.method != "exact":
+            self.observer.begin("every diagonal entry")
+        entries = []
+        unit = space.zeros()
+        for index in range(space.dim):
+            unit[index] = 1
+            entries.append(self.operator.matvec(unit)[index])
+            unit[index] = 0
+            self.observer.advance(index + 1, "diagonal entries", space.dim - index - 1)
+        diagonal = torch.stack(entries).to("cpu", torch.float64).numpy()
+        if not np.isfinite(diagonal).all():
+            raise not_finite("a diagonal entry")
+        blocks = None
+        if self.blocks is not None:
+            sums = [float(part.sum()) for part in np.split(diagonal, np.cumsum(self.blocks.sizes)[:-1])]
+            blocks = {
+                name: BlockTrace(sum(sums[segment] for segment in members), 0.0)
+                for name, members in self.blocks.members.items()
+            }
+        value = float(diagonal.sum())
+        self.method = "exact"
+        return self._result(value, 0.0, (value, value), 0, space.dim, 1, True, blocks)
+
+    def _result_of_probes(self) -> TraceResult:
+        search = self.probing
+        assert search is not None
+        interval = search.interval
+        known = search.known
+        return self._result(
+            interval.value if interval else search.value,
+            interval.stderr if interval else None,
+            interval.bounds if interval else None,
+            len(known.basis) if known else 0,
+            len(search.passes),
+            self.operator.num_terms,
+            search.is_narrow,
+            search.block_traces(),
+        )
+
+    def _result_of_exchange(self) -> TraceResult:
+        search = self.exchange
+        assert search is not None and search.interval is not None
+        found = search.interval
+        return self._result(
+            found.value, found.stderr, found.bounds, search.num_probes, search.num_probes, 1, search.is_narrow, None
+        )
+
+    def _result(
+        self,
+        value: float,
+        stderr: float | None,
+        ci95: tuple[float, float] | None,
+        rank: int,
+        num_passes: int,
+        num_terms: int,
+        converged: bool,
+        blocks: dict[str, BlockTrace] | None,
+    ) -> TraceResult:
+        return TraceResult(
+            value=value,
+            stderr=stderr,
+            ci95=ci95,
+            method=self.method,
+            reason=self.reason,
+            rank=rank,
+            num_passes=num_passes,
+            num_terms=num_terms,
+            converged=converged,
+            blocks=blocks,
+            cost=self.meter.cost(),
+        )
+
+    def _partial(self) -> TraceResult | None:
+        """What there was when it was stopped: one more look than planned, at its own price."""
+        if self.exchange is not None:
+            self.exchange.take_look(1)
+            return self._result_of_exchange() if self.exchange.interval is not None else None
+        if self.probing is None or not self.probing.passes:
+            return None
+        self.method = self.method if self.probing.known else "hutchinson"
+        self.probing.take_look()
+        return self._result_of_probes()
+
+
+def _check_arguments(
+    operator: LinearOperator, method: str, rtol: float, max_passes: int, rank: int | None, blocks: Blocks | None
+) -> None:
+    def refuse(what: str, expected: str, received: object, remedy: str) -> UsageError:
+        return UsageError("CT001", what, expected=expected, received=str(received), remedy=remedy)
+
+    if method not in METHODS:
+        raise refuse(f"unknown method {method!r}", ", ".join(METHODS), method, "--method auto")
     if not 0 < rtol < 1:
-        raise UsageError(
-            "CT001", "no such tolerance", expected="0 < rtol < 1", received=str(rtol), remedy="--rtol 0.05"
-        )
+        raise refuse("no such tolerance", "0 < rtol < 1", rtol, "--rtol 0.05")
     if max_passes < 2:
-        raise UsageError(
-            "CT001",
-            "an interval needs two passes",
-            expected="--max-passes 2 or more",
-            received=str(max_passes),
+        raise refuse("an interval needs two passes", "--max-passes 2 or more", max_passes, "--max-passes 1000")
+    if rank is not None and method not in {"deflated", "hutch++"}:
+        raise refuse("only deflated and hutch++ take a rank", "--method deflated", method, "--method deflated")
+    if rank is not None and not 1 <= rank <= operator.space.dim:
+        raise refuse("no such rank", f"1 to {operator.space.dim}", rank, "--rank 20")
+    if blocks is not None and method not in {"auto", "hutchinson", "exact"}:
+        raise refuse(f"{method} does not give the layers' traces", "auto, hutchinson or exact", method, "--method auto")
+    if method == "exact" and operator.space.dim > max_passes:
+        raise refuse(
+            "more diagonal entries than passes allowed",
+            f"at most {max_passes} parameters",
+            operator.space.dim,
+            f"--max-passes {operator.space.dim}, or --method auto",
         )
-    meter = Meter(operator)
-    passes: list[np.ndarray] = []
-    interval: Interval | None = None
-    next_look = min(max(3, 1 + math.ceil(_DEGREES_WANTED / operator.num_terms)), max_passes)
-    look = 0
-    observer.begin("trace", next_look)
-
-    def result() -> TraceResult:
-        return _result(operator, passes, interval, rtol, meter)
-
-    try:
-        while True:
-            while len(passes) < next_look:
-                passes.append(_one_pass(operator, len(passes), seed))
-                observer.advance(len(passes), _running(passes), next_look - len(passes))
-            interval = stratified_interval(np.stack(passes), look)
-            target = rtol * abs(interval.value)
-            if interval.stderr == 0 and len(passes) < min(_PASSES_WITHOUT_SPREAD, max_passes):
-                next_look = min(_PASSES_WITHOUT_SPREAD, max_passes)  # nothing was decided: no error is spent
-                continue
-            if interval.half_width <= target or len(passes) >= max_passes:
-                return result()
-            look += 1
-            next_look = min(_plan(interval, len(passes), look, target), max_passes)
-            observer.advance(len(passes), _running(passes), next_look - len(passes))
-    except (CurvtoolError, KeyboardInterrupt) as stop:
-        if len(passes) >= 2:  # one more look than planned, at its own price
-            interval = stratified_interval(np.stack(passes), look)
-        raise Interrupted(result() if passes else None, stop) from stop
-
-
-def _one_pass(operator: LinearOperator, number: int, seed: int) -> np.ndarray:
-    """z_t^T A_t z_t of every term; one transfer to the host."""
-    forms = []
-    for term in range(operator.num_terms):
-        probe = operator.space.rademacher(operator.space.generator(seed, 4, number, term))
-        forms.append(operator.term_quadratic_form(term, probe))
-    numbers = torch.stack(forms).to(device="cpu", dtype=torch.float64).numpy()
-    if not np.isfinite(numbers).all():
-        raise not_finite("a quadratic form of the Hessian")
-    return numbers
-
-
-def _plan(interval: Interval, num: int, look: int, target: float) -> int:
-    """Passes at which the interval of the next look should be as narrow as the target.
-
-    A standard deviation of the estimated variance, sqrt(2 / degrees) of it, is to spare: further looks cost width.
-    """
-    quantile = student_t_quantile(1.0 - look_error(look) / 2, interval.degrees)
-    spare = 1 + math.sqrt(2 / interval.degrees)
-    wanted = num * (quantile * interval.stderr / target) ** 2 * spare if target > 0 else math.inf
-    return max(num + 1, math.ceil(min(wanted, num * 1000)))
-
-
-def _running(passes: list[np.ndarray]) -> str:
-    totals = [float(one.sum()) for one in passes]
-    spread = (
-        f" +- {np.stack(passes).var(axis=0, ddof=1).sum() ** 0.5 / len(passes) ** 0.5:.2g}" if len(passes) > 1 else ""
-    )
-    return f"trace {sum(totals) / len(totals):.5g}{spread}"
-
-
-def _result(
-    operator: LinearOperator, passes: list[np.ndarray], interval: Interval | None, rtol: float, meter: Meter
-) -> TraceResult:
-    value = interval.value if interval else float(np.stack(passes).mean(axis=0).sum())
-    return TraceResult(
-        value=value,
-        stderr=interval.stderr if interval else None,
-        ci95=interval.bounds if interval else None,
-        num_passes=len(passes),
-        num_terms=operator.num_terms,
-        converged=interval is not None and interval.half_width <= rtol * abs(value),
-        cost=meter.cost(),
-    )

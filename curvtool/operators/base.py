@@ -59,10 +59,6 @@ class LinearOperator(ABC):
         """A_t v for the term A_t of A = sum_t A_t: shape (P,)."""
         return self.matvec(vector)
 
-    def term_quadratic_form(self, term: int, probe: torch.Tensor) -> torch.Tensor:
-        """<z, A_t z>, a scalar on the device."""
-        return self.space.inner(probe, self.term_matvec(term, probe))
-
     def __matmul__(self, vector: torch.Tensor) -> torch.Tensor:
         return self.matvec(vector)
 

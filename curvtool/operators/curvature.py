@@ -19,8 +19,15 @@ from curvtool.problem.validation import find_non_finite
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
-PROBE_GROUP = 32
 MAX_PARTS = 32  # of the data whose shares of a product are told apart
+
+
+def default_group_size(num_samples: int) -> int:
+    """Samples of a term, from 8 to 32: the more terms, the less spread a pass has, but the smaller its products are.
+
+    Fixed by the data, not by the device, the batch or timings, so that the same seed gives the same probes everywhere.
+    """
+    return max(8, min(32, num_samples // 32))
 
 
 class CurvatureOperator(LinearOperator):
@@ -33,8 +40,7 @@ class CurvatureOperator(LinearOperator):
         batch_size: samples a batch; None chooses one that the memory budget allows.
         mode: how products are run: `auto`, `kept`, `fresh` or `forward`.
         memory_budget: bytes for graphs and vectors; half of the free memory if None.
-        group_size: samples of a term; fixed by the data, not by the device or the batch, so that the same seed gives
-            the same probes everywhere.
+        group_size: samples of a term; `default_group_size` of the data if None.
     """
 
     def __init__(
@@ -44,7 +50,7 @@ class CurvatureOperator(LinearOperator):
         batch_size: int | None = None,
         mode: str = "auto",
         memory_budget: int | None = None,
-        group_size: int = PROBE_GROUP,
+        group_size: int | None = None,
     ) -> None:
         parameters = list(problem.parameters.values())
         super().__init__(VectorSpace(sum(p.numel() for p in parameters), problem.dtype, problem.device))
@@ -53,7 +59,7 @@ class CurvatureOperator(LinearOperator):
         self.execution = Execution(problem, self.make_kernel(problem), mode, memory_budget)
         self.batch_size = batch_size or self.execution.batch_size()
         self.batches = problem.ranges(self.batch_size)
-        self.groups = problem.ranges(group_size)
+        self.groups = problem.ranges(group_size or default_group_size(problem.num_samples))
         self._parts = [
             list(part) for part in np.array_split(range(len(self.batches)), min(MAX_PARTS, len(self.batches)))
         ]

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from curvtool.config.schema import TraceConfig
+from curvtool.estimators.by_probes import Blocks, BlockTrace
 from curvtool.estimators.trace import TraceResult, trace
 from curvtool.operators.memory import peak_bytes
 from curvtool.pipeline.records import cost_record
 from curvtool.pipeline.stage import Stage
+from curvtool.problem.problem import Problem
 from curvtool.report import model as report
+
+_PARAMETER, _LAYER = "parameter ", "layer "  # kinds of blocks: a module and a parameter may share a name
 
 
 def run_trace(stage: Stage, analysis: TraceConfig) -> report.Trace:
-    """The trace of the chosen matrix, and each parameter's where asked for."""
+    """The trace of the chosen matrix, and each layer's where asked for."""
     operator = stage.checked_operator(analysis.operator, group_size=analysis.probe_group)
     operator.execution.release()  # the trace runs on groups of its own
     result = stage.estimate(
         lambda: trace(
             operator,
+            method=analysis.method,
             rtol=analysis.rtol,
             max_passes=analysis.max_passes,
+            rank=analysis.rank,
+            blocks=_blocks(stage.problem) if analysis.per_layer else None,
+            memory_budget=stage.budget // 2,
             seed=stage.config.compute.seed,
             observer=stage.observer,
         )
@@ -27,11 +35,32 @@ def run_trace(stage: Stage, analysis: TraceConfig) -> report.Trace:
     return _record(stage, analysis, result)
 
 
+def _blocks(problem: Problem) -> Blocks:
+    """Every parameter, and every layer that has more than one."""
+    places = {name: index for index, name in enumerate(problem.parameters)}
+    members = {_PARAMETER + name: [index] for name, index in places.items()}
+    members |= {_LAYER + layer: [places[name] for name in names] for layer, names in problem.layers().items()}
+    return Blocks([p.numel() for p in problem.parameters.values()], members)
+
+
 def _record(stage: Stage, analysis: TraceConfig, result: TraceResult) -> report.Trace:
     missing = "an interval needs two passes"
+    unavailable: dict[str, str] = {}
+    if result.blocks is None:
+        unavailable |= dict.fromkeys(("per_parameter", "per_layer"), "not asked for")
+    if result.ci95 is None:
+        unavailable |= {"ci95": missing, "stderr": missing}
+    parameters = stage.problem.parameters
+    sizes = {_PARAMETER + name: p.numel() for name, p in parameters.items()}
+    sizes |= {
+        _LAYER + layer: sum(parameters[name].numel() for name in names)
+        for layer, names in stage.problem.layers().items()
+    }
     return report.Trace(
         operator=analysis.operator,
-        method="hutchinson",
+        method=result.method,
+        method_reason=result.reason,
+        rank=result.rank,
         rtol=analysis.rtol,
         converged=result.converged,
         value=result.value,
@@ -39,7 +68,26 @@ def _record(stage: Stage, analysis: TraceConfig, result: TraceResult) -> report.
         ci95=result.ci95,
         num_passes=result.num_passes,
         num_terms=result.num_terms,
+        per_parameter=_block_records(result.blocks, _PARAMETER, sizes),
+        per_layer=_block_records(result.blocks, _LAYER, sizes),
         cost=cost_record(result.cost, peak_bytes(stage.problem.device)),
-        unavailable={"per_parameter": "not asked for"}
-        | ({"ci95": missing, "stderr": missing} if result.ci95 is None else {}),
+        unavailable=unavailable,
     )
+
+
+def _block_records(
+    blocks: dict[str, BlockTrace] | None, kind: str, sizes: dict[str, int]
+) -> dict[str, report.BlockTrace] | None:
+    if blocks is None:
+        return None
+    missing = {"stderr": "an error needs two passes"}
+    return {
+        name.removeprefix(kind): report.BlockTrace(
+            value=block.value,
+            stderr=block.stderr,
+            num_params=sizes[name],
+            unavailable=missing if block.stderr is None else {},
+        )
+        for name, block in blocks.items()
+        if name.startswith(kind)
+    }

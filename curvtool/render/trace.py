@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
-from curvtool.render.numbers import counted, number, with_error
+from curvtool.render.numbers import count, counted, number, with_error
 from curvtool.render.tables import MATRICES, markdown_table, new_table
-from curvtool.report.model import Trace
+from curvtool.report.model import BlockTrace, Trace
 
 
 def show(trace: Trace, console: Console) -> None:
-    """The estimate with its interval."""
+    """The estimate with its interval, each layer's, and how it was made."""
     table = new_table(f"Trace of the {MATRICES[trace.operator]}", console)
     for name in ("trace", "95 % interval", "relative half-width", "standard error"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -27,23 +28,49 @@ def show(trace: Trace, console: Console) -> None:
             number(trace.stderr, 2),
         )
     console.print(table)
-    console.print(
-        f"{trace.num_passes} passes, a probe for each of {counted(trace.num_terms, 'group')} of samples; "
-        "the interval covers the probes' error, not the data's.",
-        style="dim",
-    )
+    if trace.per_layer:
+        layers = new_table("Trace of each layer's block", console)
+        for name in ("layer", "parameters", "trace", "standard error", "a parameter"):
+            layers.add_column(name, justify="left" if name == "layer" else "right", no_wrap=name != "layer")
+        for name, layer in trace.per_layer.items():
+            cells = _cells(layer)
+            layers.add_row(escape(name), count(layer.num_params), *cells, number(layer.value / layer.num_params, 3))
+        console.print(layers)
+    console.print(f"{_how(trace)}; the interval covers the probes' error, not the data's.", style="dim")
+    console.print(f"method {trace.method}: {trace.method_reason}.", style="dim", highlight=False)
+
+
+def _how(trace: Trace) -> str:
+    if trace.method == "exact":
+        return f"all {count(trace.num_passes)} diagonal entries (rounding remains)"
+    if trace.method == "xtrace":
+        return f"{trace.num_passes} probes, each exchanged for the space of the others"
+    told = f"{trace.num_passes} passes, a probe for each of {counted(trace.num_terms, 'group')} of samples"
+    return told + (f", in the complement of {trace.rank} vectors whose part is exact" if trace.rank else "")
+
+
+def _cells(block: BlockTrace) -> tuple[str, str]:
+    return with_error(block.value, block.stderr or 0.0), number(block.stderr, 2)
 
 
 def csv(trace: Trace) -> tuple[list[str], list[list[Any]]]:
-    """One row."""
+    """A row for the whole, then a row a parameter."""
     low, high = trace.ci95 or ("", "")
-    return ["trace", "stderr", "ci95_low", "ci95_high", "num_passes", "converged"], [
-        [trace.value, trace.stderr, low, high, trace.num_passes, trace.converged]
+    header = ["block", "trace", "stderr", "ci95_low", "ci95_high", "num_passes", "converged"]
+    rows = [["all", trace.value, trace.stderr, low, high, trace.num_passes, trace.converged]]
+    rows += [
+        [name, block.value, block.stderr, "", "", trace.num_passes, ""]
+        for name, block in (trace.per_parameter or {}).items()
     ]
+    return header, rows
 
 
 def markdown(trace: Trace) -> list[str]:
-    """The estimate with its interval."""
+    """The estimate with its interval, and each layer's."""
     interval = "-" if trace.ci95 is None else f"{trace.ci95[0]:.5g} to {trace.ci95[1]:.5g}"
     row = [number(trace.value, 5), interval, number(trace.stderr, 2)]
-    return markdown_table(["trace", "95 % interval", "standard error"], [row])
+    lines = markdown_table(["trace", "95 % interval", "standard error"], [row])
+    if trace.per_layer:
+        layers = [[name, *_cells(block)] for name, block in trace.per_layer.items()]
+        lines += ["", *markdown_table(["layer", "trace", "standard error"], layers)]
+    return lines

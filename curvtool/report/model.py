@@ -106,12 +106,22 @@ class Eigs(Record):
     cost: Cost
 
 
+class BlockTrace(Record):
+    """The trace of a diagonal block: a parameter's or a layer's."""
+
+    value: float
+    stderr: float | None
+    num_params: int
+
+
 class Trace(Record):
     """The trace with its confidence interval."""
 
     kind: Literal["trace"] = "trace"
     operator: str
-    method: Literal["hutchinson"]
+    method: Literal["hutchinson", "deflated", "hutch++", "xtrace", "exact"]
+    method_reason: str = Field(description="why this method")
+    rank: int = Field(description="vectors of the space whose part is known exactly")
     rtol: float
     converged: bool
     value: float
@@ -119,9 +129,10 @@ class Trace(Record):
     ci95: tuple[float, float] | None = Field(
         description="95 % interval over the probes, valid though the run stopped itself"
     )
-    num_passes: int
+    num_passes: int = Field(description="probes of each group; for exact the diagonal entries, for xtrace the probes")
     num_terms: int = Field(description="groups of samples with a probe of their own in each pass")
-    per_parameter: dict[str, dict[str, float]] | None = None
+    per_parameter: dict[str, BlockTrace] | None = None
+    per_layer: dict[str, BlockTrace] | None = Field(default=None, description="by the module's name")
     cost: Cost
 
 
