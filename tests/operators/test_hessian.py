@@ -50,7 +50,7 @@ def test_terms_add_up(case, dense):
     """The quadratic forms of the groups, with one vector for all, add up to that of the whole."""
     operator = Hessian(case.problem(), batch_size=3, group_size=4)
     z = operator.space.rademacher(operator.space.generator(5))
-    total = sum(float(operator.term_quadratic_form(t, z)) for t in range(operator.num_terms))
+    total = sum(float(z @ operator.term_matvec(t, z)) for t in range(operator.num_terms))
     assert total == pytest.approx(float(z @ dense[case.name] @ z), rel=1e-9, abs=1e-12)
     assert operator.data_passes == pytest.approx(1.0)
 
