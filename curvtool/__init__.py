@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from curvtool.errors import CurvtoolError, Interrupted
+    from curvtool.estimators.density import density
+    from curvtool.estimators.diagonal import diagonal
     from curvtool.estimators.eigenvalues import eigenvalues
     from curvtool.estimators.jacobian_norms import jacobian_norms
     from curvtool.estimators.trace import trace
@@ -36,6 +38,8 @@ _PLACES = {
     "Fisher": "operators.fisher",
     "EmpiricalFisher": "operators.fisher",
     "InputJacobian": "operators.jacobian",
+    "density": "estimators.density",
+    "diagonal": "estimators.diagonal",
     "eigenvalues": "estimators.eigenvalues",
     "trace": "estimators.trace",
     "jacobian_norms": "estimators.jacobian_norms",
@@ -57,6 +61,8 @@ __all__ = [
     "LinearOperator",
     "MatrixOperator",
     "Problem",
+    "density",
+    "diagonal",
     "eigenvalues",
     "hessian",
     "hvp",

@@ -37,6 +37,11 @@ def dense_jacobian(problem: Problem, model: torch.nn.Module, inputs: torch.Tenso
     return torch.stack([torch.autograd.functional.jacobian(one, x).flatten(1) for x in inputs])
 
 
+def integral(values, points) -> float:
+    """By the trapezoidal rule."""
+    return float(torch.trapezoid(torch.as_tensor(values), torch.as_tensor(points)))
+
+
 def relative(found: torch.Tensor, true: torch.Tensor) -> float:
     """Largest absolute deviation over the largest true entry."""
     return float((found - true).abs().max() / true.abs().max().clamp_min(1e-300))

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from curvtool.cli import eigs, inspect, interruption, jacnorm, trace
+from curvtool.cli import density, diag, eigs, inspect, interruption, jacnorm, trace
 from curvtool.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USAGE, CurvtoolError
 
 app = typer.Typer(
@@ -20,11 +20,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="The curvature of a neural network, from its checkpoint: eigenvalues and trace of the loss's Hessian, "
-    "norms of the input-output Jacobian, each with its error.",
+    help="The curvature of a neural network, from its checkpoint: eigenvalues, trace, density and diagonal of the "
+    "loss's Hessian, norms of the input-output Jacobian, each with its error.",
 )
 app.command()(eigs.eigs)
 app.command()(trace.trace)
+app.command()(density.density)
+app.command()(diag.diag)
 app.command()(jacnorm.jacnorm)
 app.command()(inspect.inspect)
 

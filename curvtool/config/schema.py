@@ -19,6 +19,7 @@ Reduction = Literal["mean", "sum"]
 OperatorName = Literal["hessian", "ggn", "fisher", "empirical-fisher"]
 Which = Literal["la", "sa", "lm", "be"]
 EigsMethod = Literal["lanczos", "power"]
+DiagonalMethod = Literal["auto", "hutchinson", "exact"]
 TraceMethod = Literal["auto", "hutchinson", "deflated", "hutch++", "xtrace", "exact"]
 Check = Literal["fast", "full"]
 Norm = Literal["both", "frobenius", "spectral"]
@@ -58,6 +59,12 @@ class Section:
                     received=str(value),
                     remedy=f"{flag} {minimum:g}",
                 )
+
+
+def check_safetensors(path: str | None, what: str, remedy: str) -> None:
+    """Raises CT005 for a file that is to be written and has another suffix."""
+    if path is not None and not path.endswith(".safetensors"):
+        raise UsageError("CT005", f"no such format for {what}", expected=".safetensors", received=path, remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -182,14 +189,7 @@ class EigsConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.vectors is not None and not self.vectors.endswith(".safetensors"):
-            raise UsageError(
-                "CT005",
-                "no such format for eigenvectors",
-                expected=".safetensors",
-                received=self.vectors,
-                remedy="--vectors eigenvectors.safetensors",
-            )
+        check_safetensors(self.vectors, "eigenvectors", "--vectors eigenvectors.safetensors")
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,45 @@ class TraceConfig(Section):
     rank: int | None = setting(None, "Vectors of the space that deflated and hutch++ know exactly.", minimum=1)
     operator: OperatorName = setting("hessian", "Which matrix.")
     per_layer: bool = setting(False, "Every layer's and parameter's trace too, from the same probes.")
+
+
+@dataclass(frozen=True)
+class DensityConfig(Section):
+    """Spectral density of the Hessian."""
+
+    kind = "density"
+    probes: int = setting(4, "Random vectors; the error band is over them.", minimum=1)
+    steps: int = setting(50, "Lanczos steps, and quadrature nodes, a vector.", minimum=2)
+    outliers: int = setting(5, "Eigenvalues largest in magnitude to find first and to place exactly.", minimum=0)
+    deflate: str | None = setting(
+        None, "Eigenvectors (.safetensors, of eigs --vectors) to place exactly instead.", metavar="FILE"
+    )
+    width: float | None = setting(
+        None, "Standard deviation of the smoothing; a hundredth of the spectrum's length by default.", minimum=1e-300
+    )
+    near: float | None = setting(
+        None, "What counts as near zero; a hundredth of the largest magnitude by default.", minimum=1e-300
+    )
+    operator: OperatorName = setting("hessian", "Which matrix.")
+
+
+@dataclass(frozen=True)
+class DiagConfig(Section):
+    """Diagonal of the Hessian."""
+
+    kind = "diag"
+    out: str | None = setting(
+        None, "Write the diagonal, and its standard errors, by parameter name (.safetensors).", metavar="FILE"
+    )
+    method: DiagonalMethod = setting("auto", "By probes, or exactly; the report says why.")
+    rtol: float = setting(0.1, "Norm of all standard errors over the diagonal's norm, to reach.", minimum=1e-15)
+    max_passes: int = setting(300, "Passes after which to stop with larger errors.", minimum=2)
+    probe_group: int | None = setting(None, "Samples that share a random probe; 8 to 32 by default.", minimum=1)
+    operator: OperatorName = setting("hessian", "Which matrix; for ggn and the Fishers often exact.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_safetensors(self.out, "the diagonal", "--out diagonal.safetensors")
 
 
 @dataclass(frozen=True)
@@ -227,11 +266,9 @@ class JacnormConfig(Section):
             )
 
 
-Analysis = EigsConfig | TraceConfig | JacnormConfig
-ANALYSES: dict[str, type[EigsConfig] | type[TraceConfig] | type[JacnormConfig]] = {
-    "eigs": EigsConfig,
-    "trace": TraceConfig,
-    "jacnorm": JacnormConfig,
+Analysis = EigsConfig | TraceConfig | DensityConfig | DiagConfig | JacnormConfig
+ANALYSES: dict[str, type[Analysis]] = {
+    section.kind: section for section in (EigsConfig, TraceConfig, DensityConfig, DiagConfig, JacnormConfig)
 }
 SECTIONS: dict[str, type[Section]] = {
     "model": ModelConfig,

@@ -34,7 +34,7 @@ class TraceResult:
     method: how it was done at last.
     reason: why, in words.
     rank: vectors of the space whose part is known exactly.
-    num_passes: probes of each term; for `xtrace` probes of the whole, for `exact` products.
+    num_passes: probes of each term; for `xtrace` probes of the whole, for `exact` products or rows.
     num_terms: terms with a probe of their own in every pass.
     converged: whether half of the interval's width is at most rtol |value|.
     blocks: the traces of the diagonal blocks that were asked for, by name.
@@ -73,7 +73,7 @@ def trace(
     - `deflated`: the part in a Krylov space is known exactly, the probes cover its complement alone.
     - `hutch++`: likewise, with the range of A S for random signs S (Meyer, Musco, Musco, Woodruff 2021).
     - `xtrace`: products with the whole matrix alone (Epperly, Tropp, Webber 2024); its interval is an estimate.
-    - `exact`: P products with unit vectors.
+    - `exact`: every diagonal entry, by P products, or by the rows of the samples' Jacobians for a Gauss-Newton matrix.
     - `auto` makes a few Hutchinson passes; where many more are foretold it takes a Krylov space first, or, where P is
       less than they are, the unit vectors. Never by timing: the same seed gives the same numbers everywhere.
 
@@ -148,10 +148,10 @@ class _Run:
         if plain.is_narrow or made >= self.max_passes:
             return self._result_of_probes()
         remaining = plain.planned_passes - made
-        dim = self.operator.space.dim
+        exact = self.operator.diagonal_cost
         foretold = f"{remaining} more passes were foretold"
-        if dim <= remaining and made + dim <= self.max_passes:
-            self.reason = f"{foretold}, and the matrix has {dim} columns"
+        if exact <= remaining and made + exact <= self.max_passes:
+            self.reason = f"{foretold}, and {exact} give the whole diagonal"
             return self._exact()
         # a space of m vectors was seen to lower the variance about (1 + m/4)-fold; this m makes the sum least
         rank = self._affordable(int(2 * math.sqrt(remaining)) - 4)
@@ -194,17 +194,10 @@ class _Run:
         return self._result_of_probes()
 
     def _exact(self) -> TraceResult:
-        space = self.operator.space
-        if self.known is None and self.method != "exact":
-            self.observer.begin("every diagonal entry")
-        entries = []
-        unit = space.zeros()
-        for index in range(space.dim):
-            unit[index] = 1
-            entries.append(self.operator.matvec(unit)[index])
-            unit[index] = 0
-            self.observer.advance(index + 1, "diagonal entries", space.dim - index - 1)
-        diagonal = torch.stack(entries).to("cpu", torch.float64).numpy()
+        total = self.operator.diagonal_cost
+        self.observer.begin("every diagonal entry", float(total))
+        found = self.operator.exact_diagonal(lambda done: self.observer.advance(done, "the diagonal", total - done))
+        diagonal = found.to("cpu", torch.float64).numpy()
         if not np.isfinite(diagonal).all():
             raise not_finite("a diagonal entry")
         blocks = None
@@ -216,7 +209,7 @@ class _Run:
             }
         value = float(diagonal.sum())
         self.method = "exact"
-        return self._result(value, 0.0, (value, value), 0, space.dim, 1, True, blocks)
+        return self._result(value, 0.0, (value, value), 0, total, 1, True, blocks)
 
     def _result_of_probes(self) -> TraceResult:
         search = self.probing
@@ -297,10 +290,10 @@ def _check_arguments(
         raise refuse("no such rank", f"1 to {operator.space.dim}", rank, "--rank 20")
     if blocks is not None and method not in {"auto", "hutchinson", "exact"}:
         raise refuse(f"{method} does not give the layers' traces", "auto, hutchinson or exact", method, "--method auto")
-    if method == "exact" and operator.space.dim > max_passes:
+    if method == "exact" and operator.diagonal_cost > max_passes:
         raise refuse(
-            "more diagonal entries than passes allowed",
-            f"at most {max_passes} parameters",
-            operator.space.dim,
-            f"--max-passes {operator.space.dim}, or --method auto",
+            "the whole diagonal takes more products than are allowed",
+            f"at most {max_passes} of them",
+            operator.diagonal_cost,
+            f"--max-passes {operator.diagonal_cost}, or --method auto",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -58,6 +58,27 @@ class LinearOperator(ABC):
     def term_matvec(self, term: int, vector: torch.Tensor) -> torch.Tensor:
         """A_t v for the term A_t of A = sum_t A_t: shape (P,)."""
         return self.matvec(vector)
+
+    @property
+    def diagonal_cost(self) -> int:
+        """Products that `exact_diagonal` takes: one an entry."""
+        return self.space.dim
+
+    def exact_diagonal(self, observe: Callable[[int], None] | None = None) -> torch.Tensor:
+        """diag(A), shape (P,), from products with unit vectors.
+
+        Args:
+            observe: hears how many of the `diagonal_cost` products are through.
+        """
+        entries = []
+        unit = self.space.zeros()
+        for index in range(self.space.dim):
+            unit[index] = 1
+            entries.append(self.matvec(unit)[index])
+            unit[index] = 0
+            if observe is not None:
+                observe(index + 1)
+        return torch.stack(entries)
 
     def __matmul__(self, vector: torch.Tensor) -> torch.Tensor:
         return self.matvec(vector)

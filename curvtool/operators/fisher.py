@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from curvtool.errors import UsageError
-from curvtool.operators.curvature import CurvatureOperator
-from curvtool.operators.gauss_newton import GaussNewton, SandwichKernel
+from curvtool.operators.gauss_newton import GaussNewton, SandwichKernel, SandwichOperator
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
@@ -39,7 +38,7 @@ class Fisher(GaussNewton):
         return super().make_kernel(problem)
 
 
-class EmpiricalFisher(CurvatureOperator):
+class EmpiricalFisher(SandwichOperator):
     """E = (1/W) sum_t g_t g_t^T, g_t the gradient of the loss of term t at the target at hand.
 
     Another matrix than the Fisher information, which averages over the model's own targets (Kunstner, Hennig, Balles

@@ -7,12 +7,15 @@ positive semidefinite where the loss is convex in the outputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
 from curvtool.errors import CurvtoolError, UsageError
 from curvtool.operators.curvature import CurvatureOperator
+from curvtool.operators.data_sum import mean_over_batches
+from curvtool.operators.exact_diagonal import RowSquares
 from curvtool.operators.execution import AGREEMENT, CALIBRATION_SAMPLES
 from curvtool.operators.products import OutputGraph, Parts, push_forward
 
@@ -53,7 +56,7 @@ class SandwichKernel:
     def __init__(self, problem: Problem, output: Output, middle: Middle) -> None:
         self.problem, self.output, self.middle = problem, output, middle
         self.parameters = list(problem.parameters.values())
-        self._names = list(problem.parameters)
+        self.names = list(problem.parameters)
         self._forward_works: bool | None = None
 
     def build(self, rows: range) -> SandwichGraph:
@@ -71,7 +74,7 @@ class SandwichKernel:
         inputs, targets = self.problem.batch(rows)
 
         def function(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
-            raw = self.problem.forward(dict(zip(self._names, parameters, strict=True)), inputs)
+            raw = self.problem.forward(dict(zip(self.names, parameters, strict=True)), inputs)
             return self.output(self.problem.prediction(raw), targets)
 
         return function
@@ -97,7 +100,39 @@ class SandwichKernel:
             return bool(gap <= AGREEMENT * size)
 
 
-class GaussNewton(CurvatureOperator):
+class SandwichOperator(CurvatureOperator):
+    """A matrix of the form (1/W) sum_i J_i^T M_i J_i; its diagonal has an exact form of its own."""
+
+    @cached_property
+    def _row_squares(self) -> RowSquares:
+        kernel = self.execution.kernel
+        assert isinstance(kernel, SandwichKernel)
+        return RowSquares(kernel, self.execution.graph_budget // 2)
+
+    @property
+    def diagonal_cost(self) -> int:
+        """Passes of `exact_diagonal`: a row of every sample's Jacobian each, or P products where that is less."""
+        return min(self._row_squares.num_rows or self.space.dim, self.space.dim)
+
+    def exact_diagonal(self, observe: Callable[[int], None] | None = None) -> torch.Tensor:
+        """The squares of all samples' rows, shape (P,)."""
+        num_rows = self._row_squares.num_rows
+        if num_rows is None or num_rows >= self.space.dim:
+            return super().exact_diagonal(observe)
+
+        def told(index: int, _: torch.Tensor) -> None:
+            if observe is not None:
+                observe(int(num_rows * (index + 1) / len(self.batches)))
+
+        diagonal = mean_over_batches(
+            self.space, self.shapes, self.batches, self._row_squares.of_batch, self.problem.total_weight, told
+        )
+        self.num_products += num_rows
+        self.data_passes += num_rows
+        return diagonal
+
+
+class GaussNewton(SandwichOperator):
     """G v = (1/W) sum_i J_i^T (d2 l_i/dz_i2) J_i v; the loss owns its output-space Hessian.
 
     The outputs z are the prediction that the loss reads (logits for cross-entropy). The other arguments are those of

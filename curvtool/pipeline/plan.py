@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from curvtool.config.schema import EigsConfig, JacnormConfig, RunConfig
+from curvtool.config.schema import DensityConfig, DiagConfig, EigsConfig, JacnormConfig, RunConfig
 from curvtool.estimators.by_lanczos import Request, basis_size
 from curvtool.estimators.jacobian_norms import MAX_EXACT_OUTPUTS
 from curvtool.estimators.observer import SILENT, Observer
@@ -54,9 +54,17 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
             )
             basis = analysis.max_basis or basis_size(hessian.space.vector_bytes, request)
             notes.append("well separated largest eigenvalues; smallest or clustered ones take several times as many")
+        elif isinstance(analysis, DensityConfig):
+            expected, basis = analysis.probes * analysis.steps + 5.0 * analysis.outliers + 10, analysis.steps
+            notes.append("probes times steps, the outliers, and a trace to compare with")
+        elif isinstance(analysis, DiagConfig):
+            expected, basis = min(20 * (0.1 / analysis.rtol) ** 2, float(hessian.diagonal_cost)), 4
+            notes.append("passes grow as 1/rtol^2 and depend on the spectrum")
         else:
             expected, basis = 10 * (0.05 / analysis.rtol) ** 2, 1
-            notes.append("passes grow as 1/rtol^2 and depend on the spectrum")
+            if analysis.rtol < 0.03:
+                expected, basis = 4 * expected**0.5, int(2 * expected**0.5)
+            notes.append("passes depend on the spectrum, and on rtol")
         vectors = (basis + 4) * hessian.space.vector_bytes
         per_sample = hessian.execution.calibration.graph_bytes_per_sample
         graph_bytes = min(per_sample * problem.num_samples, hessian.execution.graph_budget)

@@ -63,6 +63,14 @@ def not_converged(analysis: report.Analysis) -> report.Warning:
             message=f"the interval is wider than rtol {analysis.rtol:g} after {analysis.num_passes} passes: "
             "raise --max-passes or --rtol",
         )
+    if isinstance(analysis, report.Diag):
+        return report.Warning(
+            code="CT202",
+            message=f"the entries' errors are larger than rtol {analysis.rtol:g} after {analysis.num_passes} passes: "
+            "raise --max-passes or --rtol",
+        )
+    if isinstance(analysis, report.Density):
+        return report.Warning(code="CT202", message="not every probe was made")
     return report.Warning(
         code="CT201",
         message="some spectral norms did not converge: their errors are in the report (spectral_max_error)",

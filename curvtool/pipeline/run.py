@@ -6,10 +6,12 @@ import dataclasses
 
 import torch
 
-from curvtool.config.schema import EigsConfig, JacnormConfig, RunConfig, TraceConfig
+from curvtool.config.schema import DensityConfig, DiagConfig, EigsConfig, JacnormConfig, RunConfig, TraceConfig
 from curvtool.errors import CurvtoolError
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.pipeline import records, settings
+from curvtool.pipeline.density import run_density
+from curvtool.pipeline.diag import run_diag
 from curvtool.pipeline.eigs import run_eigs
 from curvtool.pipeline.jacnorm import run_jacnorm
 from curvtool.pipeline.stage import Stage
@@ -65,5 +67,9 @@ def _analyse(stage: Stage) -> report.Analysis:
             return run_eigs(stage, analysis)
         case TraceConfig() as analysis:
             return run_trace(stage, analysis)
+        case DensityConfig() as analysis:
+            return run_density(stage, analysis)
+        case DiagConfig() as analysis:
+            return run_diag(stage, analysis)
         case JacnormConfig() as analysis:
             return run_jacnorm(stage, analysis)

@@ -115,6 +115,13 @@ class Stage:
         except (CurvtoolError, KeyboardInterrupt) as stop:
             self.stopped = stop
 
+    def save(self, write: Callable[[], None]) -> None:
+        """A file of what there is, also after a stop; what fails is told at the end."""
+        try:
+            write()
+        except CurvtoolError as error:
+            self.stopped = self.stopped or error
+
     def close(self, operator: CurvatureOperator, is_zero: bool, rtol: float) -> None:
         """The warnings and the modes that every analysis of a matrix shares."""
         if self.noise > rtol:

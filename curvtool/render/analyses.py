@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from curvtool.render import eigs, jacnorm, trace
+from curvtool.render import density, diag, eigs, jacnorm, trace
 
-RENDERERS: dict[str, Any] = {"eigs": eigs, "trace": trace, "jacnorm": jacnorm}
+RENDERERS: dict[str, Any] = {"eigs": eigs, "trace": trace, "density": density, "diag": diag, "jacnorm": jacnorm}

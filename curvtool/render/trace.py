@@ -36,13 +36,14 @@ def show(trace: Trace, console: Console) -> None:
             cells = _cells(layer)
             layers.add_row(escape(name), count(layer.num_params), *cells, number(layer.value / layer.num_params, 3))
         console.print(layers)
-    console.print(f"{_how(trace)}; the interval covers the probes' error, not the data's.", style="dim")
+    probes = "" if trace.method == "exact" else "; the interval covers the probes' error, not the data's"
+    console.print(f"{_how(trace)}{probes}.", style="dim")
     console.print(f"method {trace.method}: {trace.method_reason}.", style="dim", highlight=False)
 
 
 def _how(trace: Trace) -> str:
     if trace.method == "exact":
-        return f"all {count(trace.num_passes)} diagonal entries (rounding remains)"
+        return "every diagonal entry was computed (rounding remains)"
     if trace.method == "xtrace":
         return f"{trace.num_passes} probes, each exchanged for the space of the others"
     told = f"{trace.num_passes} passes, a probe for each of {counted(trace.num_terms, 'group')} of samples"

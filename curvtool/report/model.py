@@ -136,6 +136,83 @@ class Trace(Record):
     cost: Cost
 
 
+class Outlier(Record):
+    """An eigenvalue that was found beforehand and is placed exactly."""
+
+    value: float
+    error_bound: float
+
+
+class Share(Record):
+    """A share of all eigenvalues."""
+
+    value: float
+    low: float = Field(description="what the quadrature's nodes leave possible at least")
+    high: float = Field(description="at most")
+    stderr: float | None = Field(description="over the probes")
+
+
+class Density(Record):
+    """The spectral density by stochastic Lanczos quadrature."""
+
+    kind: Literal["density"] = "density"
+    operator: str
+    converged: bool
+    grid: list[float] = Field(description="eigenvalues, ascending")
+    density: list[float] = Field(description="smoothed density at the grid, mean over probes; its integral is 1")
+    density_stderr: list[float] | None
+    cumulative: list[float] = Field(description="share of the eigenvalues below each point of the grid")
+    cumulative_low: list[float] = Field(description="what the quadrature's nodes leave possible at least")
+    cumulative_high: list[float] = Field(description="at most")
+    cumulative_stderr: list[float] | None
+    nodes: list[list[float]] = Field(description="quadrature nodes of each probe, in the complement of the outliers")
+    weights: list[list[float]] = Field(description="their weights, adding up to 1 a probe")
+    outliers: list[Outlier]
+    width: float = Field(description="standard deviation of the smoothing")
+    below_zero: Share = Field(description="share of the eigenvalues below zero by more than the noise floor")
+    near_zero: Share = Field(description="share of the eigenvalues within `near` of zero")
+    below_near: Share = Field(description="share of the eigenvalues below -near")
+    near: float
+    trace: float = Field(description="the trace that the quadrature implies")
+    trace_stderr: float | None
+    trace_by_probes: float | None = Field(description="the trace by an estimate of its own, to compare with")
+    trace_by_probes_ci95: tuple[float, float] | None
+    num_probes: int
+    num_steps: int
+    num_dims: int = Field(description="P: one eigenvalue is a share of 1/P")
+    cost: Cost
+
+
+class EntriesSummary(Record):
+    """The distribution of a vector's entries."""
+
+    mean: float
+    min: float
+    max: float
+    negative: float = Field(description="share of entries below zero")
+    num: int
+
+
+class Diag(Record):
+    """The diagonal; its entries stand in the file."""
+
+    kind: Literal["diag"] = "diag"
+    operator: str
+    method: Literal["hutchinson", "exact"]
+    method_reason: str
+    rtol: float
+    converged: bool
+    file: str | None = Field(description="safetensors: entries by parameter name, their errors as stderr/NAME")
+    sum: float
+    sum_stderr: float | None
+    relative_error: float | None = Field(description="norm of all standard errors over the diagonal's norm")
+    summary: EntriesSummary
+    per_parameter: dict[str, EntriesSummary]
+    num_passes: int
+    num_terms: int
+    cost: Cost
+
+
 class Summary(Record):
     """A distribution over examples."""
 
@@ -175,7 +252,7 @@ class JacNorm(Record):
     cost: Cost
 
 
-Analysis = Annotated[Eigs | Trace | JacNorm, Field(discriminator="kind")]
+Analysis = Annotated[Eigs | Trace | Density | Diag | JacNorm, Field(discriminator="kind")]
 
 
 class PreflightChecks(Record):

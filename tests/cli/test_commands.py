@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import signal
@@ -14,7 +15,9 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from oracles import integral
 from rich.console import Console
+from safetensors import safe_open
 
 import curvtool
 from curvtool.cli import interruption
@@ -476,3 +479,53 @@ def test_a_token_out_of_range_in_a_later_row(folder, run):
     np.savez("tok.npz", inputs=ids, targets=np.zeros(40, dtype=np.int64))
     status, _, err = run("eigs", "tok.pt", "--factory", "odd:tokens", "--data", "tok.npz")
     assert status == 3 and "CT024" in err and "vocabulary" in err
+
+
+def test_density_from_the_command_line(folder, run):
+    status, out, err = run("density", *MODEL, "--probes", "3", "--steps", "12", "--outliers", "2", "--json", "r.json")
+    assert status == 0 and "placed exactly" in out and "below 0" in out, err
+    report = json.loads(Path("r.json").read_text())
+    jsonschema.validate(report, json.loads((Path(curvtool.__file__).parent / "report/schema.json").read_text()))
+    found = report["analyses"][0]
+    assert len(found["nodes"]) == 3 and len(found["outliers"]) == 2 and found["cost"]["num_hvps"] > 36
+    assert integral(found["density"], found["grid"]) == pytest.approx(1.0, abs=1e-3)
+    assert run("eigs", *MODEL, "-k", "3", "--vectors", "v.safetensors")[0] == 0
+    status, out, _ = run(
+        "density", *MODEL, "--probes", "2", "--steps", "8", "--deflate", "v.safetensors", "-o", "d.csv"
+    )
+    assert status == 0 and Path("d.csv").read_text().startswith("eigenvalue,density,density_stderr")
+    assert "below 0" in out.lower()
+
+
+def test_a_density_that_disagrees_with_the_trace_is_told(folder, run, monkeypatch):
+    def wrong(*arguments, **options):
+        true = curvtool.trace(*arguments, **options)
+        return dataclasses.replace(true, value=9 * true.value, ci95=(8.9 * true.value, 9.1 * true.value))
+
+    monkeypatch.setattr("curvtool.pipeline.density.trace", wrong)
+    status, _, err = run("density", *MODEL, "--probes", "6", "--outliers", "6")
+    assert status == 0 and "CT210" in err
+
+
+def test_diagonal_from_the_command_line(folder, run):
+    status, out, err = run("diag", *MODEL, "--out", "d.safetensors", "--json", "r.json", "--dtype", "float64")
+    assert status == 0 and "2.weight" in out, err
+    report = json.loads(Path("r.json").read_text())
+    jsonschema.validate(report, json.loads((Path(curvtool.__file__).parent / "report/schema.json").read_text()))
+    found = report["analyses"][0]
+    with safe_open("d.safetensors", "pt") as file:
+        whole = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert sum(float(t.sum()) for n, t in whole.items() if "/" not in n) == pytest.approx(found["sum"])
+    assert whole["stderr/0.weight"].shape == whole["0.weight"].shape == (4, 5)
+    status, out, _ = run("diag", *MODEL, "--operator", "ggn", "--method", "exact", "--format", "md")
+    assert status == 0 and "| all |" in out
+    assert run("diag", *MODEL, "--out", "d.txt")[0] == 2
+
+
+def test_layers_of_the_trace(folder, run):
+    status, out, _ = run("trace", *MODEL, "--per-layer", "--json", "r.json")
+    found = json.loads(Path("r.json").read_text())["analyses"][0]
+    assert status == 0 and "each layer" in out
+    assert set(found["per_layer"]) == {"0", "2"} and set(found["per_parameter"]) >= {"0.weight", "2.bias"}
+    assert sum(b["value"] for b in found["per_layer"].values()) == pytest.approx(found["value"], rel=1e-5)
+    assert run("trace", *MODEL, "--per-layer", "--method", "xtrace")[0] == 2

@@ -1,0 +1,217 @@
+"""The spectral density of a symmetric operator by stochastic Lanczos quadrature."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from curvtool.errors import CurvtoolError, Interrupted, UsageError
+from curvtool.estimators.cost import Cost, Meter
+from curvtool.estimators.observer import SILENT, Observer
+from curvtool.linalg.quadrature import Quadrature, cumulative, lanczos_quadrature, smoothed
+from curvtool.operators.base import LinearOperator
+
+NUM_PROBES = 4
+NUM_STEPS = 50
+_GRID_POINTS = 512
+_WIDTH = 0.01  # of the spectrum's length
+
+
+@dataclass(frozen=True)
+class Mass:
+    """Attributes:
+    value: the share of the eigenvalues.
+    low: what the nodes leave possible at least, mean over the probes.
+    high: at most.
+    stderr: standard error of the value over the probes; None with one probe.
+    """
+
+    value: float
+    low: float
+    high: float
+    stderr: float | None
+
+
+@dataclass(frozen=True)
+class DensityResult:
+    """Attributes:
+    grid: points t, ascending, shape (n,).
+    density: the smoothed density at them, mean over probes; its integral is 1.
+    density_stderr: its standard error over the probes; None with one probe.
+    cumulative: share of the eigenvalues below each point, likewise.
+    cumulative_low: what the nodes leave possible at least.
+    cumulative_high: at most.
+    cumulative_stderr: standard error of `cumulative` over the probes.
+    quadratures: nodes and weights of every probe, in the complement of the outliers.
+    outliers: eigenvalues that were known beforehand, placed as points of mass 1/P each.
+    width: standard deviation of the smoothing.
+    below_zero: mass below -threshold, with threshold the noise that was told.
+    near_zero: mass within `near` of zero.
+    below_near: mass below -near.
+    near: that distance.
+    trace: the trace that the quadrature implies, P sum w theta, and the outliers.
+    trace_stderr: its standard error over the probes.
+    num_probes: probes that were completed.
+    num_steps: nodes of each.
+    converged: whether all probes were made.
+    cost: products and time.
+    """
+
+    grid: np.ndarray
+    density: np.ndarray
+    density_stderr: np.ndarray | None
+    cumulative: np.ndarray
+    cumulative_low: np.ndarray
+    cumulative_high: np.ndarray
+    cumulative_stderr: np.ndarray | None
+    quadratures: tuple[Quadrature, ...]
+    outliers: tuple[float, ...]
+    width: float
+    below_zero: Mass
+    near_zero: Mass
+    below_near: Mass
+    near: float
+    trace: float
+    trace_stderr: float | None
+    num_probes: int
+    num_steps: int
+    converged: bool
+    cost: Cost
+
+
+def density(
+    operator: LinearOperator,
+    *,
+    num_probes: int = NUM_PROBES,
+    num_steps: int = NUM_STEPS,
+    outliers: tuple[float, ...] = (),
+    outlier_vectors: torch.Tensor | None = None,
+    width: float | None = None,
+    near: float | None = None,
+    noise: float = 0.0,
+    memory_budget: int = 2**32,
+    seed: int = 0,
+    observer: Observer = SILENT,
+) -> DensityResult:
+    """phi(t) = (1/P) sum_i N(t; lambda_i, width^2), estimated by v^T N(t; A, width^2) v over random unit vectors v.
+
+    Each v gives Gauss quadrature nodes and weights by Lanczos with full reorthogonalisation (Ubaru, Chen, Saad 2017;
+    Ghorbani, Krishnan, Xiao 2019, arXiv:1901.10159). Known outliers are taken out of v and put back as points of mass
+    1/P. The error is that over the probes: what is narrower than `width`, or than the nodes lie apart, is not resolved.
+    Shares come with the bounds that the nodes leave (for the mean over these probes, in exact arithmetic).
+
+    Args:
+        operator: the matrix.
+        num_probes: vectors v; their spread needs two.
+        num_steps: nodes, and products, of each; fewer where the budget does not hold so many vectors.
+        outliers: eigenvalues known beforehand.
+        outlier_vectors: their orthonormal vectors, shape (k, P).
+        width: standard deviation of the smoothing; a hundredth of the spectrum's length if None.
+        near: what counts as near zero; a hundredth of the largest magnitude if None.
+        noise: the relative noise of a product: what is below -noise max|theta| counts as below zero.
+        memory_budget: bytes that the basis may take.
+        seed: of the vectors v.
+        observer: hears progress.
+
+    Raises:
+        UsageError: CT001, the arguments make no sense.
+        Interrupted: stopped on the way; its `partial` holds the probes that were completed.
+    """
+    for name, number, least in (("probes", num_probes, 1), ("steps", num_steps, 2)):
+        if number < least:
+            raise UsageError("CT001", f"too few {name}", expected=f"{least} or more", received=str(number))
+    for name, size in (("width", width), ("near-zero", near)):
+        if size is not None and not 0 < size < math.inf:
+            raise UsageError("CT001", f"no such {name}", expected="above 0", received=str(size))
+    if len(outliers) != (0 if outlier_vectors is None else len(outlier_vectors)):
+        raise UsageError(
+            "CT001", "outliers and their vectors differ in number", expected="a vector for each", received="another"
+        )
+    space = operator.space
+    locked = outlier_vectors if outliers else None
+    affordable = memory_budget // max(space.vector_bytes, 1) - 2 - len(outliers)
+    steps = max(2, min(num_steps, affordable, space.dim - len(outliers)))
+    meter = Meter(operator)
+    found: list[Quadrature] = []
+
+    def result() -> DensityResult:
+        return _result(operator, tuple(found), outliers, width, near, noise, num_probes, meter)
+
+    observer.begin("spectral density", float(num_probes * steps))
+    try:
+        for probe in range(num_probes):
+            generator = space.generator(seed, 20, probe)
+            found.append(lanczos_quadrature(operator.matvec_in_parts, space, steps, generator, locked))
+            done = (probe + 1) * steps
+            current = result()
+            observer.advance(done, f"implied trace {current.trace:.5g}", num_probes * steps - done)
+    except (CurvtoolError, KeyboardInterrupt) as stop:
+        raise Interrupted(result() if found else None, stop) from stop
+    return result()
+
+
+def _result(
+    operator: LinearOperator,
+    found: tuple[Quadrature, ...],
+    outliers: tuple[float, ...],
+    width: float | None,
+    near: float | None,
+    noise: float,
+    num_probes: int,
+    meter: Meter,
+) -> DensityResult:
+    dim = operator.space.dim
+    share = (dim - len(outliers)) / dim
+    points = Quadrature(np.array(outliers), np.full(len(outliers), 1 / dim))
+    nodes = np.concatenate([q.nodes for q in found] + [points.nodes])
+    low, high = float(nodes.min()), float(nodes.max())
+    scale = max(abs(low), abs(high))
+    width = width or _WIDTH * (high - low) or _WIDTH * scale or 1.0
+    near = near or _WIDTH * scale or 1.0
+    grid = np.linspace(low - 5 * width, high + 5 * width, _GRID_POINTS)
+    # a grid too coarse for the smoothing would miss the peaks: as fine as three points a width, within reason
+    if grid[1] - grid[0] > width / 3:
+        grid = np.linspace(low - 5 * width, high + 5 * width, min(int(3 * (high - low + 10 * width) / width), 20_000))
+    curves = np.stack([share * smoothed(q, grid, width) for q in found]) + smoothed(points, grid, width)
+    exactly = Quadrature(points.nodes[np.argsort(points.nodes)], points.weights, is_exact=True)
+    shares = np.stack([share * cumulative(q, grid) for q in found]) + cumulative(exactly, grid)
+    threshold = max(noise, 1e-14) * scale or 1e-300
+
+    def mass(ends: tuple[float, ...]) -> Mass:
+        """Below the last end, and above the first of two."""
+        sides = np.stack([share * cumulative(q, np.array(ends)) for q in found]) + cumulative(exactly, np.array(ends))
+        low, value, high = (sides[:, i, -1] for i in range(3))
+        if len(ends) == 2:
+            low, value, high = low - sides[:, 2, 0], value - sides[:, 1, 0], high - sides[:, 0, 0]
+        return Mass(float(value.mean()), max(0.0, float(low.mean())), min(1.0, float(high.mean())), _stderr(value))
+
+    traces = np.array([(dim - len(outliers)) * float(q.weights @ q.nodes) for q in found]) + sum(outliers)
+    return DensityResult(
+        grid=grid,
+        density=curves.mean(0),
+        density_stderr=curves.std(0, ddof=1) / math.sqrt(len(found)) if len(found) > 1 else None,
+        cumulative=shares[:, 1].mean(0),
+        cumulative_low=shares[:, 0].mean(0),
+        cumulative_high=shares[:, 2].mean(0),
+        cumulative_stderr=shares[:, 1].std(0, ddof=1) / math.sqrt(len(found)) if len(found) > 1 else None,
+        quadratures=found,
+        outliers=tuple(outliers),
+        width=width,
+        below_zero=mass((-threshold,)),
+        near_zero=mass((-near, near)),
+        below_near=mass((-near,)),
+        near=near,
+        trace=float(traces.mean()),
+        trace_stderr=_stderr(traces),
+        num_probes=len(found),
+        num_steps=len(found[0].nodes),
+        converged=len(found) == num_probes,
+        cost=meter.cost(),
+    )
+
+
+def _stderr(values: np.ndarray) -> float | None:
+    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None

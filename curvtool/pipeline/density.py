@@ -1,0 +1,185 @@
+"""The `density` analysis: from its settings to its record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from curvtool.config.schema import DensityConfig
+from curvtool.errors import Interrupted
+from curvtool.estimators.cost import Cost, Meter
+from curvtool.estimators.density import DensityResult, Mass, density
+from curvtool.estimators.eigenvalues import eigenvalues
+from curvtool.estimators.trace import TraceResult, trace
+from curvtool.linalg.intervals import student_t_quantile
+from curvtool.operators.curvature import CurvatureOperator
+from curvtool.operators.memory import peak_bytes
+from curvtool.pipeline.records import cost_record
+from curvtool.pipeline.stage import Stage
+from curvtool.problem.vectors import load_vectors
+from curvtool.report import model as report
+
+_TRACE_RTOL, _TRACE_PASSES = 0.05, 40  # of the trace that the density's own is compared with
+_DOUBT = 1e-3  # chance of a warning where nothing is wrong
+
+
+@dataclass(frozen=True)
+class _Outliers:
+    """Eigenvalues and vectors to place exactly."""
+
+    values: tuple[float, ...] = ()
+    errors: tuple[float, ...] = ()
+    vectors: torch.Tensor | None = None
+
+
+def run_density(stage: Stage, analysis: DensityConfig) -> report.Density:
+    """The density of the chosen matrix, its outliers first, and the trace to compare with last."""
+    given = None if analysis.deflate is None else load_vectors(Path(analysis.deflate), stage.problem.parameters)
+    operator = stage.checked_operator(analysis.operator)
+    meter = Meter(operator)
+    outliers = _found(stage, analysis, operator) if given is None else _given(operator, given)
+    result = stage.estimate(
+        lambda: density(
+            operator,
+            num_probes=analysis.probes,
+            num_steps=analysis.steps,
+            outliers=outliers.values,
+            outlier_vectors=outliers.vectors,
+            width=analysis.width,
+            near=analysis.near,
+            noise=stage.noise,
+            memory_budget=stage.budget // 2,
+            seed=stage.config.compute.seed,
+            observer=stage.observer,
+        )
+    )
+    if result.num_steps < min(analysis.steps, operator.space.dim - len(outliers.values)):
+        stage.warn("CT209", f"{result.num_steps} steps instead of {analysis.steps}: the memory budget holds no more")
+    stage.close(operator, not any(q.nodes.any() for q in result.quadratures), 1.0)
+    compared = _compare(stage, result, operator)
+    return _record(stage, analysis, result, outliers, compared, meter.cost())
+
+
+def _found(stage: Stage, analysis: DensityConfig, operator: CurvatureOperator) -> _Outliers:
+    """The eigenvalues largest in magnitude; those that did not converge stay with the rest."""
+    number = min(analysis.outliers, operator.space.dim - 2)
+    if number < 1:
+        return _Outliers()
+    try:
+        result = eigenvalues(
+            operator,
+            number,
+            which="lm",
+            memory_budget=stage.budget // 2,
+            seed=stage.config.compute.seed,
+            observer=stage.observer,
+        )
+    except Interrupted as stop:
+        raise stop.cause from None
+    kept = [i for i, pair in enumerate(result.eigenvalues) if pair.converged and pair.value]
+    pairs = [result.eigenvalues[i] for i in kept]
+    return _Outliers(
+        tuple(pair.value for pair in pairs),
+        tuple(max(pair.error_bound, stage.noise * abs(pair.value)) for pair in pairs),
+        result.vectors[kept],
+    )
+
+
+def _given(operator: CurvatureOperator, vectors: torch.Tensor) -> _Outliers:
+    """Rayleigh quotients of the given vectors, made orthonormal, with their true residuals."""
+    space = operator.space
+    rows = torch.linalg.qr(vectors.to(space.device, space.dtype).T)[0].T.contiguous()
+    values, errors = [], []
+    for row in rows:
+        image = operator.matvec(row)
+        value = space.inner(row, image)
+        values.append(float(value))
+        errors.append(float(space.norm(image - value * row)))
+    return _Outliers(tuple(values), tuple(errors), rows)
+
+
+def _compare(stage: Stage, result: DensityResult, operator: CurvatureOperator) -> TraceResult | None:
+    """The trace by its own probes; a warning where the density's lies beyond both errors."""
+    found: list[TraceResult] = []
+
+    def estimate() -> None:
+        operator.execution.release()
+        found.append(
+            trace(
+                operator,
+                rtol=_TRACE_RTOL,
+                max_passes=_TRACE_PASSES,
+                memory_budget=stage.budget // 2,
+                seed=stage.config.compute.seed,
+                observer=stage.observer,
+            )
+        )
+
+    stage.attempt(estimate)
+    if not found:
+        return None
+    other = found[0]
+    if other.ci95 is not None and result.trace_stderr is not None:
+        own = student_t_quantile(1 - _DOUBT / 2, result.num_probes - 1) * result.trace_stderr
+        half = (other.ci95[1] - other.ci95[0]) / 2
+        rounding = stage.noise * max(abs(result.trace), abs(other.value))
+        if abs(result.trace - other.value) > own + 2 * half + rounding:
+            stage.warn(
+                "CT210",
+                f"the density implies a trace of {result.trace:.5g}, and probes of its own give {other.value:.5g} "
+                f"+- {half:.2g}: more --probes, or --dtype float64",
+            )
+    return other
+
+
+def _record(
+    stage: Stage,
+    analysis: DensityConfig,
+    result: DensityResult,
+    outliers: _Outliers,
+    compared: TraceResult | None,
+    cost: Cost,
+) -> report.Density:
+    unavailable: dict[str, str] = {}
+    alone = "one probe has no spread"
+    if result.density_stderr is None:
+        unavailable |= dict.fromkeys(("density_stderr", "cumulative_stderr", "trace_stderr"), alone)
+    if compared is None:
+        unavailable |= dict.fromkeys(("trace_by_probes", "trace_by_probes_ci95"), "stopped before")
+    return report.Density(
+        operator=analysis.operator,
+        converged=result.converged,
+        grid=result.grid.tolist(),
+        density=result.density.tolist(),
+        density_stderr=None if result.density_stderr is None else result.density_stderr.tolist(),
+        cumulative=result.cumulative.tolist(),
+        cumulative_low=result.cumulative_low.tolist(),
+        cumulative_high=result.cumulative_high.tolist(),
+        cumulative_stderr=None if result.cumulative_stderr is None else result.cumulative_stderr.tolist(),
+        nodes=[q.nodes.tolist() for q in result.quadratures],
+        weights=[q.weights.tolist() for q in result.quadratures],
+        outliers=[
+            report.Outlier(value=v, error_bound=e) for v, e in zip(outliers.values, outliers.errors, strict=True)
+        ],
+        width=result.width,
+        below_zero=_share(result.below_zero),
+        near_zero=_share(result.near_zero),
+        below_near=_share(result.below_near),
+        near=result.near,
+        trace=result.trace,
+        trace_stderr=result.trace_stderr,
+        trace_by_probes=None if compared is None else compared.value,
+        trace_by_probes_ci95=None if compared is None else compared.ci95,
+        num_probes=result.num_probes,
+        num_steps=result.num_steps,
+        num_dims=sum(p.numel() for p in stage.problem.parameters.values()),
+        cost=cost_record(replace(cost, solver_hvps=cost.num_hvps), peak_bytes(stage.problem.device)),
+        unavailable=unavailable,
+    )
+
+
+def _share(mass: Mass) -> report.Share:
+    reasons = {} if mass.stderr is not None else {"stderr": "one probe has no spread"}
+    return report.Share(value=mass.value, low=mass.low, high=mass.high, stderr=mass.stderr, unavailable=reasons)

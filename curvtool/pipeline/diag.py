@@ -1,0 +1,90 @@
+"""The `diag` analysis: from its settings to its record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from curvtool.config.schema import DiagConfig
+from curvtool.estimators.diagonal import DiagonalResult, diagonal
+from curvtool.operators.curvature import CurvatureOperator
+from curvtool.operators.memory import peak_bytes
+from curvtool.pipeline.records import cost_record
+from curvtool.pipeline.stage import Stage
+from curvtool.problem.vectors import to_bytes
+from curvtool.report import model as report
+from curvtool.report.write import check_writable, write_atomic
+
+
+def run_diag(stage: Stage, analysis: DiagConfig) -> report.Diag:
+    """The diagonal of the chosen matrix, and its file."""
+    if analysis.out is not None:
+        check_writable(Path(analysis.out))
+    operator = stage.checked_operator(analysis.operator, group_size=analysis.probe_group)
+    operator.execution.release()  # the probes run on groups of their own
+    result = stage.estimate(
+        lambda: diagonal(
+            operator,
+            method=analysis.method,
+            rtol=analysis.rtol,
+            max_passes=analysis.max_passes,
+            seed=stage.config.compute.seed,
+            observer=stage.observer,
+        )
+    )
+    stage.close(operator, not bool(result.diagonal.any()), analysis.rtol)
+    written = None
+    if analysis.out is not None:
+        written = analysis.out
+        stage.save(lambda: _write(Path(str(analysis.out)), result, operator, stage))
+    return _record(stage, analysis, result, operator, written)
+
+
+def _write(path: Path, result: DiagonalResult, operator: CurvatureOperator, stage: Stage) -> None:
+    """The entries by parameter name, and their standard errors as `stderr/NAME`."""
+    tensors = dict(operator.by_parameter(result.diagonal))
+    if result.stderr is not None:
+        tensors |= {f"stderr/{name}": part for name, part in operator.by_parameter(result.stderr).items()}
+    metadata = {
+        "what": f"diagonal of the {operator.name}, and the standard error of every entry",
+        "method": result.method,
+        "num_passes": str(result.num_passes),
+        "model": stage.loaded.model_name,
+    }
+    write_atomic(path, to_bytes({name: t.cpu().contiguous() for name, t in tensors.items()}, metadata))
+
+
+def _record(
+    stage: Stage, analysis: DiagConfig, result: DiagonalResult, operator: CurvatureOperator, written: str | None
+) -> report.Diag:
+    unavailable = {}
+    if written is None:
+        unavailable["file"] = "no --out"
+    if result.sum_stderr is None:
+        unavailable["sum_stderr"] = "an error needs two passes"
+    if result.relative_error is None:
+        unavailable["relative_error"] = "one pass, or a diagonal that is not told from zero"
+    return report.Diag(
+        operator=analysis.operator,
+        method=result.method,
+        method_reason=result.reason,
+        rtol=analysis.rtol,
+        converged=result.converged,
+        file=written,
+        sum=result.sum,
+        sum_stderr=result.sum_stderr,
+        relative_error=result.relative_error,
+        summary=_summary(result.diagonal),
+        per_parameter={name: _summary(part) for name, part in operator.by_parameter(result.diagonal).items()},
+        num_passes=result.num_passes,
+        num_terms=result.num_terms,
+        cost=cost_record(result.cost, peak_bytes(stage.problem.device)),
+        unavailable=unavailable,
+    )
+
+
+def _summary(entries: torch.Tensor) -> report.EntriesSummary:
+    facts = torch.stack([entries.mean(), entries.min(), entries.max(), (entries < 0).to(entries.dtype).mean()])
+    mean, low, high, negative = facts.to("cpu", torch.float64).tolist()
+    return report.EntriesSummary(mean=mean, min=low, max=high, negative=negative, num=entries.numel())

@@ -1,0 +1,100 @@
+"""The spectral density for a reader."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rich.console import Console
+
+from curvtool.render.numbers import number, with_error
+from curvtool.render.tables import MATRICES, markdown_table, new_table
+from curvtool.report.model import Density, Share
+
+_BINS, _BAR = 18, 28
+
+
+def show(density: Density, console: Console) -> None:
+    """A histogram on a logarithmic scale, the outliers, and the shares."""
+    ascii_only = not console.encoding.lower().startswith("utf")
+    block = "#" if ascii_only else "█"
+    table = new_table(f"Spectral density of the {MATRICES[density.operator]}", console)
+    table.add_column("eigenvalue from", justify="right", no_wrap=True)
+    table.add_column("to", justify="right", no_wrap=True)
+    table.add_column("how many (est.)", justify="right", no_wrap=True)
+    table.add_column("logarithmic", no_wrap=True)
+    bins = _bins(density)
+    largest = max(math.log10(1 + n) for _, _, n in bins) or 1.0
+    for low, high, expected in bins:
+        length = round(_BAR * math.log10(1 + expected) / largest)
+        told = "-" if expected < 0.05 else f"{expected:.1f}" if expected < 100 else f"{expected:,.0f}"
+        table.add_row(number(low, 3), number(high, 3), told, block * length)
+    console.print(table)
+    near = number(density.near, 2)
+    shares = (("below 0", density.below_zero), (f"below -{near}", density.below_near),
+              (f"within {near} of 0", density.near_zero))  # fmt: skip
+    for name, share in shares:
+        console.print(f"{name}: {_share(share)}", highlight=False)
+    console.print(_traces(density), highlight=False)
+    if density.outliers:
+        told = ", ".join(with_error(o.value, o.error_bound) for o in density.outliers)
+        console.print(f"placed exactly: {told}", highlight=False)
+    console.print(
+        f"{density.num_probes} random vectors of {density.num_steps} Lanczos steps. s.e.: over the vectors; from to: "
+        "what so many steps can tell. "
+        f"Smoothed over {number(density.width, 2)}: what is narrower is not resolved.",
+        style="dim",
+    )
+
+
+def _bins(density: Density) -> list[tuple[float, float, float]]:
+    """Edges and the expected number of eigenvalues, from the nodes themselves and the outliers."""
+    points = [(node, weight) for nodes, weights in zip(density.nodes, density.weights, strict=True)
+              for node, weight in zip(nodes, weights, strict=True)]  # fmt: skip
+    values = [p for p, _ in points] + [o.value for o in density.outliers]
+    low, high = min(values), max(values)
+    size = (high - low) / _BINS or 1.0
+    counts = [0.0] * _BINS
+    rest = density.num_dims - len(density.outliers)
+    for value, weight in points:
+        counts[min(int((value - low) / size), _BINS - 1)] += weight * rest / density.num_probes
+    for outlier in density.outliers:
+        counts[min(int((outlier.value - low) / size), _BINS - 1)] += 1
+    return [(low + i * size, low + (i + 1) * size, n) for i, n in enumerate(counts)]
+
+
+def _share(share: Share) -> str:
+    """`62 % (31 to 93 %, s.e. 2.7 %)`: the bounds that the nodes leave, and the error over the vectors."""
+    error = "" if share.stderr is None else f", s.e. {100 * share.stderr:.2g} %"
+    return f"{100 * share.value:.3g} % ({100 * share.low:.3g} to {100 * share.high:.3g} %{error})"
+
+
+def _traces(density: Density) -> str:
+    own = f"trace {with_error(density.trace, density.trace_stderr or 0.0)}"
+    if density.trace_stderr is not None:
+        own += f" (s.e. {number(density.trace_stderr, 2)})"
+    if density.trace_by_probes is None or density.trace_by_probes_ci95 is None:
+        return own
+    low, high = density.trace_by_probes_ci95
+    half = (high - low) / 2
+    return f"{own}; by probes of its own {with_error(density.trace_by_probes, half)} +- {number(half, 2)}"
+
+
+def csv(density: Density) -> tuple[list[str], list[list[Any]]]:
+    """A row a grid point."""
+    missing: list[Any] = [""] * len(density.grid)
+    errors, spreads = density.density_stderr or missing, density.cumulative_stderr or missing
+    rows = zip(density.grid, density.density, errors, density.cumulative, spreads, strict=True)
+    header = ["eigenvalue", "density", "density_stderr", "cumulative", "cumulative_stderr"]
+    return header, [list(row) for row in rows]
+
+
+def markdown(density: Density) -> list[str]:
+    """The histogram's numbers, and the shares."""
+    rows = [[number(low, 3), number(high, 3), f"{expected:.1f}"] for low, high, expected in _bins(density)]
+    return [
+        *markdown_table(["from", "to", "how many (est.)"], rows),
+        "",
+        f"Below zero {_share(density.below_zero)}; within {number(density.near, 2)} of zero "
+        f"{_share(density.near_zero)}; {_traces(density)}.",
+    ]

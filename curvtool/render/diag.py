@@ -1,0 +1,61 @@
+"""The diagonal for a reader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from curvtool.render.numbers import count, counted, number, with_error
+from curvtool.render.tables import MATRICES, markdown_table, new_table
+from curvtool.report.model import Diag
+
+_COLUMNS = ("parameter", "entries", "mean", "min", "max", "below 0")
+
+
+def show(diag: Diag, console: Console) -> None:
+    """Each parameter's entries, their sum, and how they were made."""
+    table = new_table(f"Diagonal of the {MATRICES[diag.operator]}", console)
+    for name in _COLUMNS:
+        table.add_column(name, justify="left" if name == "parameter" else "right", no_wrap=name != "parameter")
+    for name, *cells in _rows(diag):
+        table.add_row(escape(name), *cells)
+    console.print(table)
+    if diag.sum_stderr:
+        console.print(f"sum {with_error(diag.sum, diag.sum_stderr)}, standard error {number(diag.sum_stderr, 2)}")
+    else:
+        console.print(f"sum {number(diag.sum, 6)}")
+    if diag.method == "exact":
+        told = "every entry was computed (rounding remains)"
+    else:
+        told = f"{diag.num_passes} passes, a probe for each of {counted(diag.num_terms, 'group')} of samples"
+        if diag.relative_error is not None:
+            told += f"; relative error {number(diag.relative_error, 2)} (norm of all standard errors over the norm)"
+    console.print(told + ".", style="dim")
+    console.print(f"method {diag.method}: {diag.method_reason}.", style="dim", highlight=False)
+    where = f"entries: {diag.file}" if diag.file else "entries by parameter name: --out diagonal.safetensors"
+    console.print(where, style="dim", markup=False, highlight=False)
+
+
+def _rows(diag: Diag) -> list[list[str]]:
+    return [
+        [name, count(s.num), number(s.mean, 3), number(s.min, 3), number(s.max, 3), f"{100 * s.negative:.2g} %"]
+        for name, s in [*diag.per_parameter.items(), ("all", diag.summary)]
+    ]
+
+
+def csv(diag: Diag) -> tuple[list[str], list[list[Any]]]:
+    """A row a parameter, and one for all."""
+    header = ["parameter", "num", "mean", "min", "max", "negative"]
+    summaries = [*diag.per_parameter.items(), ("all", diag.summary)]
+    return header, [[name, s.num, s.mean, s.min, s.max, s.negative] for name, s in summaries]
+
+
+def markdown(diag: Diag) -> list[str]:
+    """Each parameter's entries, and their sum."""
+    return [
+        *markdown_table(_COLUMNS, _rows(diag)),
+        "",
+        f"Sum {number(diag.sum, 5)}, standard error {number(diag.sum_stderr, 2)}.",
+    ]

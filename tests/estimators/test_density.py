@@ -1,0 +1,116 @@
+"""The spectral density against dense eigenvalues."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from cases import CASES
+from oracles import dense_hessian, integral
+from test_trace import digits_terms
+
+from curvtool import CurvtoolError, Hessian, Interrupted, MatrixOperator, density, eigenvalues
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return MatrixOperator(torch.stack(digits_terms()).sum(0))
+
+
+def smoothed_truth(values, grid, width):
+    distances = (grid[:, None] - np.asarray(values)) / width
+    return np.exp(-(distances**2) / 2).mean(1) / (width * math.sqrt(2 * math.pi))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_case(case):
+    """Many probes of full length: the density, the distribution and the trace of the dense eigenvalues."""
+    true = torch.linalg.eigvalsh(dense_hessian(case)).numpy()
+    result = density(Hessian(case.problem(), batch_size=3), num_probes=40, num_steps=len(true))
+    assert abs(result.trace - true.sum()) <= 5 * result.trace_stderr + 1e-8 * abs(true).sum()
+    curve = smoothed_truth(true, result.grid, result.width)
+    assert np.all(abs(result.density - curve) <= 6 * result.density_stderr + 1e-6 * curve.max())
+    assert integral(result.density, result.grid) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_few_steps_see_the_spectrum(whole):
+    true = torch.linalg.eigvalsh(whole.matrix).numpy()
+    result = density(whole, num_probes=10, num_steps=40)
+    curve = smoothed_truth(true, result.grid, result.width)
+    distance = integral(abs(result.density - curve), result.grid)
+    assert distance <= 0.2 and len(result.quadratures[0].nodes) == 40
+    below = np.mean(true[:, None] < result.grid, axis=0)
+    slack = 5 * result.cumulative_stderr + 1e-3
+    assert (result.cumulative_low - slack <= below).all() and (below <= result.cumulative_high + slack).all()
+    assert np.mean(abs(result.cumulative - below)) <= 0.02
+
+
+def test_the_band_is_as_wide_as_the_spread(whole):
+    """Over 300 seeds: unbiased, and the standard error over the probes is the estimates' own."""
+    true = float(whole.matrix.trace())
+    results = [density(whole, num_probes=4, num_steps=12, seed=seed) for seed in range(300)]
+    errors = np.array([r.trace - true for r in results])
+    assert abs(errors.mean()) <= 4 * errors.std() / math.sqrt(300)
+    told = math.sqrt(np.mean([r.trace_stderr**2 for r in results]))
+    assert 0.85 <= told / errors.std() <= 1.15
+
+
+def test_outliers_are_placed_exactly(whole):
+    pairs = eigenvalues(whole, 6, rtol=1e-10, vector_rtol=1e-6)
+    arguments = {"num_probes": 3, "num_steps": 30}
+    plain = density(whole, **arguments)
+    placed = density(whole, outliers=tuple(pairs.values), outlier_vectors=pairs.vectors, **arguments)
+    assert placed.outliers == tuple(pairs.values)
+    assert max(q.nodes.max() for q in placed.quadratures) <= min(pairs.values) * (1 + 1e-6)
+    assert placed.trace_stderr < 0.5 * plain.trace_stderr
+    true = float(whole.matrix.trace())
+    assert abs(placed.trace - true) <= 6 * placed.trace_stderr
+    top = placed.grid > placed.outliers[0] - 3 * placed.width
+    mass = integral(placed.density[top], placed.grid[top])
+    assert mass == pytest.approx(1 / 145, rel=0.01)
+
+
+def test_shares_of_a_known_spectrum():
+    values = torch.cat([torch.full((30,), -1.0), torch.zeros(50), torch.linspace(1, 10, 20)]).double()
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(100, 100, generator=generator, dtype=torch.float64))[0]
+    result = density(MatrixOperator(basis @ torch.diag(values) @ basis.T), num_probes=60, num_steps=40, noise=1e-12)
+    assert abs(result.below_zero.value - 0.3) <= 4 * result.below_zero.stderr
+    assert abs(result.near_zero.value - 0.5) <= 4 * result.near_zero.stderr
+    assert 0 < result.below_zero.stderr < 0.02
+
+
+def test_a_zero_matrix_and_one_probe():
+    zero = density(MatrixOperator(torch.zeros(5, 5, dtype=torch.float64)), num_probes=2)
+    assert zero.trace == 0.0 and zero.below_zero.value == 0.0 and np.isfinite(zero.density).all()
+    one = density(MatrixOperator(torch.eye(5, dtype=torch.float64)), num_probes=1)
+    assert one.density_stderr is None and one.trace == pytest.approx(5.0)
+
+
+def test_the_budget_limits_the_steps(whole):
+    result = density(whole, num_probes=2, num_steps=50, memory_budget=14 * 145 * 8)
+    assert result.num_steps == 12 and result.converged
+
+
+def test_a_stop_keeps_the_probes_that_were_made(whole):
+    exact = whole.matvec_in_parts
+
+    def failing(*arguments):
+        if whole.num_products - begin >= 25:
+            raise KeyboardInterrupt
+        return exact(*arguments)
+
+    begin = whole.num_products
+    operator = MatrixOperator(whole.terms)
+    begin, operator.matvec_in_parts = whole.num_products, failing
+    with pytest.raises(Interrupted) as caught:
+        density(operator, num_probes=4, num_steps=10)
+    assert caught.value.partial.num_probes == 2 and not caught.value.partial.converged
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"num_probes": 0}, {"num_steps": 1}, {"width": -1.0}, {"near": 0.0}, {"outliers": (1.0,)}]
+)
+def test_senseless_arguments_are_refused(whole, arguments):
+    with pytest.raises(CurvtoolError, match="CT001"):
+        density(whole, **arguments)

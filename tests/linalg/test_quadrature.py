@@ -1,0 +1,68 @@
+"""Gauss quadrature from Lanczos: exact for polynomials up to degree 2m - 1."""
+
+import numpy as np
+import pytest
+import torch
+from oracles import integral
+
+from curvtool import MatrixOperator
+from curvtool.linalg.quadrature import Quadrature, cumulative, lanczos_quadrature, smoothed
+
+
+def operator(dim=40):
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
+    return MatrixOperator((matrix + matrix.T) / dim**0.5)
+
+
+def test_moments_up_to_twice_the_steps():
+    made = operator()
+    space = made.space
+    found = lanczos_quadrature(made.matvec_in_parts, space, 6, space.generator(3))
+    start = space.normal(space.generator(3))
+    vector = start = start / start.norm()
+    for power in range(12):
+        assert found.weights @ found.nodes**power == pytest.approx(float(start @ vector), rel=1e-10, abs=1e-12)
+        vector = made.matrix @ vector
+
+
+def test_all_steps_give_the_eigenvalues():
+    made = operator(12)
+    found = lanczos_quadrature(made.matvec_in_parts, made.space, 30, made.space.generator(0))
+    assert np.allclose(found.nodes, torch.linalg.eigvalsh(made.matrix), atol=1e-10)
+    assert found.weights.sum() == pytest.approx(1.0)
+
+
+def test_locked_vectors_are_left_out():
+    made = operator(12)
+    values, vectors = torch.linalg.eigh(made.matrix)
+    locked = vectors[:, -3:].T.contiguous()
+    found = lanczos_quadrature(made.matvec_in_parts, made.space, 30, made.space.generator(0), locked)
+    assert np.allclose(found.nodes, values[:-3], atol=1e-10)
+
+
+def test_smoothing_and_distribution():
+    found = Quadrature(np.array([-1.0, 2.0]), np.array([0.25, 0.75]))
+    grid = np.linspace(-5, 6, 4001)
+    curve = smoothed(found, grid, 0.1)
+    assert integral(curve, grid) == pytest.approx(1.0)
+    assert integral(curve * grid, grid) == pytest.approx(1.25)
+    low, middle, high = cumulative(found, np.array([-2.0, -1.0, 0.0, 2.0, 3.0])).tolist()
+    assert middle == [0.0, 0.125, 0.25, 0.625, 1.0]
+    assert low == [0.0, 0.0, 0.0, 0.25, 0.25] and high == [0.25, 0.25, 1.0, 1.0, 1.0]
+    exact = Quadrature(found.nodes, found.weights, is_exact=True)
+    assert np.array_equal(*cumulative(exact, np.array([0.0, 3.0]))[::2])
+
+
+def test_the_bounds_hold():
+    """The measure that a vector sees, known from the dense eigenvectors."""
+    made = operator(60)
+    values, vectors = torch.linalg.eigh(made.matrix)
+    points = np.linspace(-3, 3, 301)
+    for seed in range(20):
+        start = made.space.normal(made.space.generator(seed))
+        masses = ((vectors.T @ start) ** 2 / (start @ start)).numpy()
+        found = lanczos_quadrature(made.matvec_in_parts, made.space, 9, made.space.generator(seed))
+        true = (values.numpy() < points[:, None]) @ masses
+        low, _, high = cumulative(found, points)
+        assert (low - 1e-10 <= true).all() and (true <= high + 1e-10).all()
