@@ -20,10 +20,18 @@ if TYPE_CHECKING:
     from curvtool.estimators.jacobian_norms import jacobian_norms
     from curvtool.estimators.trace import trace
     from curvtool.operators.base import LinearOperator, MatrixOperator
+    from curvtool.operators.composed import (
+        BlockOperator,
+        DeflatedOperator,
+        ScaledOperator,
+        ShiftedOperator,
+        SumOperator,
+    )
     from curvtool.operators.fisher import EmpiricalFisher, Fisher
     from curvtool.operators.gauss_newton import GaussNewton
     from curvtool.operators.hessian import Hessian
     from curvtool.operators.jacobian import InputJacobian
+    from curvtool.operators.parameter_jacobian import ParameterJacobian
     from curvtool.operators.products import hessian, hvp, jacobian, jvp, vjp
     from curvtool.problem.problem import Problem
 
@@ -38,6 +46,12 @@ _PLACES = {
     "Fisher": "operators.fisher",
     "EmpiricalFisher": "operators.fisher",
     "InputJacobian": "operators.jacobian",
+    "ParameterJacobian": "operators.parameter_jacobian",
+    "SumOperator": "operators.composed",
+    "ShiftedOperator": "operators.composed",
+    "ScaledOperator": "operators.composed",
+    "DeflatedOperator": "operators.composed",
+    "BlockOperator": "operators.composed",
     "density": "estimators.density",
     "diagonal": "estimators.diagonal",
     "eigenvalues": "estimators.eigenvalues",
@@ -51,7 +65,9 @@ _PLACES = {
 }
 
 __all__ = [
+    "BlockOperator",
     "CurvtoolError",
+    "DeflatedOperator",
     "EmpiricalFisher",
     "Fisher",
     "GaussNewton",
@@ -60,7 +76,11 @@ __all__ = [
     "Interrupted",
     "LinearOperator",
     "MatrixOperator",
+    "ParameterJacobian",
     "Problem",
+    "ScaledOperator",
+    "ShiftedOperator",
+    "SumOperator",
     "density",
     "diagonal",
     "eigenvalues",
