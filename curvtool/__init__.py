@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from curvtool.estimators.density import density
     from curvtool.estimators.diagonal import diagonal
     from curvtool.estimators.eigenvalues import eigenvalues
+    from curvtool.estimators.jacobian_directions import jacobian_directions
     from curvtool.estimators.jacobian_norms import jacobian_norms
     from curvtool.estimators.trace import trace
     from curvtool.operators.base import LinearOperator, MatrixOperator
@@ -56,6 +57,7 @@ _PLACES = {
     "diagonal": "estimators.diagonal",
     "eigenvalues": "estimators.eigenvalues",
     "trace": "estimators.trace",
+    "jacobian_directions": "estimators.jacobian_directions",
     "jacobian_norms": "estimators.jacobian_norms",
     "hvp": "operators.products",
     "jvp": "operators.products",
@@ -87,6 +89,7 @@ __all__ = [
     "hessian",
     "hvp",
     "jacobian",
+    "jacobian_directions",
     "jacobian_norms",
     "jvp",
     "trace",

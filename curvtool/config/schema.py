@@ -253,6 +253,11 @@ class JacnormConfig(Section):
     norm: Norm = setting("both", "Which norm.")
     top: int = setting(10, "How many of the largest examples to list.", minimum=0)
     per_example: str | None = setting(None, "Write every example's norms to this .csv or .npz.", metavar="FILE")
+    per_class: bool = setting(False, "The norms' means and largest values by class label.")
+    linf: bool = setting(False, "Bounds on the norm from l-infinity to l2 too, where all rows are computed.")
+    directions: str | None = setting(
+        None, "Write the listed examples' leading singular vectors to this .safetensors file.", metavar="FILE"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -264,6 +269,7 @@ class JacnormConfig(Section):
                 received=self.per_example,
                 remedy="--per-example norms.csv",
             )
+        check_safetensors(self.directions, "singular vectors", "--directions directions.safetensors")
 
 
 Analysis = EigsConfig | TraceConfig | DensityConfig | DiagConfig | JacnormConfig

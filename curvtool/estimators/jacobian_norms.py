@@ -23,6 +23,7 @@ MAX_EXACT_TOP = 1024  # likewise for the few examples that are listed
 _NUM_PROBES = 16
 _SPECTRAL_RTOL = 1e-4  # of the squared norm
 _SPECTRAL_PRODUCTS = 60
+_SIGN_STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class JacobianNormsResult:
     spectral: ||J_i||_2 likewise.
     frobenius_stderr: standard error of each Frobenius norm over its probes; None where exact.
     spectral_error: estimated error of each spectral norm (residual of the Lanczos iteration); None where exact.
+    linf_lower: a bound from below on max ||J_i v||_2 over |v_j| <= 1, shape (N,): reached by some v; None where it was
+        not asked for, or rows were not computed.
+    linf_upper: a bound from above.
     top: indices of the largest examples (by the spectral norm where there is one), descending.
     exact: whether no probe took part: all rows of every Jacobian were computed.
     top_exact: whether the norms of the examples in `top` were recomputed from all rows.
@@ -47,6 +51,8 @@ class JacobianNormsResult:
     spectral: np.ndarray | None
     frobenius_stderr: np.ndarray | None
     spectral_error: np.ndarray | None
+    linf_lower: np.ndarray | None
+    linf_upper: np.ndarray | None
     top: tuple[int, ...]
     exact: bool
     top_exact: bool
@@ -66,6 +72,8 @@ class _Batch:
     spectral: np.ndarray | None = None
     frobenius_stderr: np.ndarray | None = None
     spectral_error: np.ndarray | None = None
+    linf_lower: np.ndarray | None = None
+    linf_upper: np.ndarray | None = None
     num_vjps: float = 0.0
     num_jvps: float = 0.0
     converged: bool = True
@@ -75,6 +83,7 @@ def jacobian_norms(
     jacobian: InputJacobian,
     *,
     norm: str = "both",
+    linf: bool = False,
     top: int = 10,
     max_exact_outputs: int = MAX_EXACT_OUTPUTS,
     seed: int = 0,
@@ -82,16 +91,17 @@ def jacobian_norms(
 ) -> JacobianNormsResult:
     """||J_i||_F and ||J_i||_2 of every example.
 
-    With few outputs exactly: all C rows by one backward pass each, the spectral norm as the root of the largest
-    eigenvalue of the Gram matrix J_i J_i^T in float64. With many: ||J||_F^2 = E ||J^T z||^2 over 16 Rademacher probes
+    With few outputs (or inputs) exactly: all C rows by one backward pass each (or all d columns), the spectral norm as
+    the root of the largest eigenvalue of the Gram matrix J_i J_i^T (J_i^T J_i) in float64. With many: ||J||_F^2 = E ||J^T z||^2 over 16 Rademacher probes
     with a standard error, and ||J||_2^2 by batched Lanczos on J J^T with the residual of each example. The examples
     listed as the largest are then recomputed exactly where that is affordable, since a largest estimate is biased up.
 
     Args:
         jacobian: the operator.
         norm: `both`, `frobenius` or `spectral`.
+        linf: bounds on the norm from l-infinity to l2 too, where all rows are computed (the norm itself is NP-hard).
         top: how many of the largest examples to list.
-        max_exact_outputs: the largest C that is done exactly.
+        max_exact_outputs: the largest C, or d, that is done exactly.
         seed: of probes and starts.
         observer: hears progress.
 
@@ -105,7 +115,8 @@ def jacobian_norms(
         raise UsageError("CT001", "no such number of examples", expected="--top 0 or more", received=str(top))
     begin = time.perf_counter()
     problem = jacobian.problem
-    exact = jacobian.output_dim <= max_exact_outputs
+    smaller = min(jacobian.output_dim, jacobian.input_dim)
+    exact = smaller <= max_exact_outputs
     batches: list[_Batch] = []
     done = 0
 
@@ -115,6 +126,8 @@ def jacobian_norms(
             spectral=_joined(batches, "spectral"),
             frobenius_stderr=_joined(batches, "frobenius_stderr"),
             spectral_error=_joined(batches, "spectral_error"),
+            linf_lower=_joined(batches, "linf_lower"),
+            linf_upper=_joined(batches, "linf_upper"),
             top=listed,
             exact=exact,
             top_exact=top_exact,
@@ -131,7 +144,7 @@ def jacobian_norms(
         for rows in problem.ranges(jacobian.batch_size):
             share = len(rows) / problem.num_samples
             if exact:
-                batch = _exact(jacobian, rows, norm)
+                batch = _exact(jacobian, rows, norm, linf)
             else:
                 batch = _estimated(jacobian, rows, norm, seed)
             batch.num_vjps *= share
@@ -142,7 +155,7 @@ def jacobian_norms(
             observer.advance(done, f"largest in batch {largest:.4g}", problem.num_samples - done)
         whole = result(exact, ())
         listed = _largest(whole, top)
-        if exact or jacobian.output_dim > MAX_EXACT_TOP or not listed:
+        if exact or smaller > MAX_EXACT_TOP or not listed:
             return result(exact, listed)
         _recompute(jacobian, batches, listed, norm)
         return result(True, _largest(result(True, ()), top, among=listed))
@@ -153,19 +166,43 @@ def jacobian_norms(
         raise Interrupted(partial, stop) from stop
 
 
-def _exact(jacobian: InputJacobian, rows: range, norm: str) -> _Batch:
-    batch = _Batch(num_vjps=float(jacobian.output_dim))
-    frobenius, spectral = [], []
+def _exact(jacobian: InputJacobian, rows: range, norm: str, linf: bool = False) -> _Batch:
+    by_rows = jacobian.output_dim <= jacobian.input_dim
+    batch = _Batch(num_vjps=float(jacobian.output_dim)) if by_rows else _Batch(num_jvps=float(jacobian.input_dim))
+    frobenius, spectral, bounds = [], [], []
     for linear, count in _linear_chunks(jacobian, rows):
-        matrices = jacobian.rows_of(linear, count)
-        gram = matrices.double() @ matrices.double().mT
+        matrices = jacobian.dense_of(linear, count).double()
+        gram = matrices @ matrices.mT if by_rows else matrices.mT @ matrices
+        if linf:
+            bounds.append(_linf_bounds(matrices, gram, by_rows))
         if norm != "spectral":
             frobenius.append(gram.diagonal(dim1=1, dim2=2).sum(1).sqrt())
         if norm != "frobenius":
             spectral.append(torch.linalg.eigvalsh(gram)[:, -1].clamp_min(0).sqrt())
+    if bounds:
+        batch.linf_lower, batch.linf_upper = torch.cat(bounds, dim=1).cpu().numpy()
     batch.frobenius = torch.cat(frobenius).cpu().numpy() if frobenius else None
     batch.spectral = torch.cat(spectral).cpu().numpy() if spectral else None
     return batch
+
+
+def _linf_bounds(matrices: torch.Tensor, gram: torch.Tensor, by_rows: bool) -> torch.Tensor:
+    """Bounds on max ||J v||_2 over |v_j| <= 1, shape (2, n).
+
+    Below: v = sign(J^T J v) from the leading right singular vector, which never falls (Boyd 1974). Above: the least of
+    sqrt(d) ||J||_2 and the root of the sum of the rows' squared l1 norms.
+    """
+    values, vectors = torch.linalg.eigh(gram)
+    lead = vectors[:, :, -1:]
+    direction = matrices.mT @ lead if by_rows else lead
+    best = torch.zeros(len(matrices), dtype=matrices.dtype, device=matrices.device)
+    for _ in range(_SIGN_STEPS):
+        image = matrices @ torch.where(direction >= 0, 1.0, -1.0).to(matrices.dtype)
+        best = torch.maximum(best, torch.linalg.vector_norm(image, dim=(1, 2)))
+        direction = matrices.mT @ image
+    by_spectrum = (values[:, -1].clamp_min(0) * matrices.shape[2]).sqrt()
+    by_rows_norm = matrices.abs().sum(2).square().sum(1).sqrt()
+    return torch.stack([best, torch.minimum(by_spectrum, by_rows_norm)])
 
 
 def _linear_chunks(jacobian: InputJacobian, rows: range) -> Iterator[tuple[LinearizedFunction, int]]:
@@ -241,3 +278,4 @@ def _recompute(jacobian: InputJacobian, batches: list[_Batch], listed: tuple[int
             if values is not None and errors is not None and new is not None:
                 values[offset], errors[offset] = new[0], 0.0
         batch.num_vjps += exact.num_vjps / jacobian.problem.num_samples
+        batch.num_jvps += exact.num_jvps / jacobian.problem.num_samples

@@ -81,6 +81,24 @@ class InputJacobian:
                 cotangent[:, index] = 0
         return torch.stack(rows, dim=1)
 
+    def columns_of(self, linear: LinearizedFunction, batch_size: int) -> torch.Tensor:
+        """All columns likewise, shape (n, C, d): an input coordinate at a time; for few inputs and many outputs."""
+        columns = []
+        tangent = torch.zeros(
+            len(linear.output), self.input_dim, dtype=linear.output.dtype, device=linear.output.device
+        )
+        with self.problem.context(batch_size):
+            for index in range(self.input_dim):
+                tangent[:, index] = 1
+                columns.append(linear.jvp(tangent))
+                tangent[:, index] = 0
+        return torch.stack(columns, dim=2)
+
+    def dense_of(self, linear: LinearizedFunction, batch_size: int) -> torch.Tensor:
+        """The dense Jacobians of a linearized batch, shape (n, C, d), by the fewer of rows and columns."""
+        fewer_outputs = self.output_dim <= self.input_dim
+        return (self.rows_of if fewer_outputs else self.columns_of)(linear, batch_size)
+
     def _check_independent(self, linear: LinearizedFunction) -> None:
         """One product shows whether the first example's output depends on the second one's input."""
         if len(linear.output) < 2:

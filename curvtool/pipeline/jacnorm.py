@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from curvtool.config.schema import JacnormConfig
-from curvtool.errors import UsageError
+from curvtool.errors import LoadError
+from curvtool.estimators.jacobian_directions import jacobian_directions
 from curvtool.estimators.jacobian_norms import JacobianNormsResult, jacobian_norms
 from curvtool.operators.jacobian import InputJacobian
 from curvtool.operators.memory import peak_bytes
@@ -19,6 +20,7 @@ from curvtool.pipeline import settings
 from curvtool.pipeline.records import cost_record
 from curvtool.pipeline.stage import Stage
 from curvtool.problem.problem import Problem
+from curvtool.problem.vectors import to_bytes
 from curvtool.report import model as report
 from curvtool.report.write import check_writable, write_atomic
 
@@ -26,15 +28,22 @@ from curvtool.report.write import check_writable, write_atomic
 def run_jacnorm(stage: Stage, analysis: JacnormConfig) -> report.JacNorm:
     """Norms of every example's input-output Jacobian."""
     problem = stage.problem
-    if analysis.per_example:
-        check_writable(Path(analysis.per_example))
+    for file in (analysis.per_example, analysis.directions):
+        if file:
+            check_writable(Path(file))
+    labels = _labels(problem) if analysis.per_class else None
     jacobian = InputJacobian(problem, batch_size=settings.batch_size(stage.config), memory_budget=stage.budget)
     stage.observer.begin("preflight on a small batch")
     stage.checks = preflight_jacobian(problem)
     stage.modes = {"ad_mode": "vector-Jacobian products", "batch_size": jacobian.batch_size}
     result = stage.estimate(
         lambda: jacobian_norms(
-            jacobian, norm=analysis.norm, top=analysis.top, seed=stage.config.compute.seed, observer=stage.observer
+            jacobian,
+            norm=analysis.norm,
+            linf=analysis.linf,
+            top=analysis.top,
+            seed=stage.config.compute.seed,
+            observer=stage.observer,
         )
     )
     measured = stage.checks.noise_floor is not None and problem.dtype != torch.float64
@@ -46,9 +55,58 @@ def run_jacnorm(stage: Stage, analysis: JacnormConfig) -> report.JacNorm:
             f"norms in {stage.dtype_name} differ from float64 by up to {stage.noise:.1e} (kinks of ReLU that rounding "
             "crosses): --dtype float64 for better numbers",
         )
+    if not result.exact:
+        stage.warn(
+            "CT211",
+            f"{result.output_dim} outputs are too many for all rows: the norms are estimates, and the summary's 95 % "
+            "and maximum lean upward by about their errors (the listed examples were recomputed: "
+            f"{'yes' if result.top_exact else 'no'})",
+        )
     if analysis.per_example:
-        _write_or_tell(stage, Path(analysis.per_example), result)
-    return _record(result, analysis, peak_bytes(problem.device))
+        stage.save(lambda: _write_examples(Path(str(analysis.per_example)), result))
+    if analysis.directions:
+        stage.attempt(lambda: _write_directions(Path(str(analysis.directions)), jacobian, result, stage))
+    return _record(result, analysis, labels, peak_bytes(problem.device))
+
+
+def _labels(problem: Problem) -> np.ndarray:
+    """One class index an example.
+
+    Raises:
+        LoadError: CT021, the data have no such targets.
+    """
+    targets = problem.data.targets
+    if not isinstance(targets, torch.Tensor) or targets.is_floating_point() or targets.dim() != 1:
+        raise LoadError(
+            "CT021",
+            "--per-class needs class labels",
+            expected="integer targets of shape (N,)",
+            received="no targets" if targets is None else "targets of another kind",
+            remedy="name them with --target-key, or leave --per-class out",
+        )
+    labels: np.ndarray = targets.cpu().numpy()
+    return labels
+
+
+def _write_directions(path: Path, jacobian: InputJacobian, result: JacobianNormsResult, stage: Stage) -> None:
+    """The listed examples' leading singular vectors, in the inputs' shape where there is one input."""
+    if not result.top:
+        return
+    found = jacobian_directions(jacobian, result.top, seed=stage.config.compute.seed, observer=stage.observer)
+    inputs, shape = found.inputs, None
+    if isinstance(jacobian.problem.data.inputs, torch.Tensor):
+        shape = jacobian.problem.data.inputs.shape[1:]
+    if shape is not None and shape.numel() == inputs.shape[1]:
+        inputs = inputs.reshape(len(inputs), *shape)
+    tensors = {
+        "index": torch.tensor(found.index),
+        "spectral": found.spectral,
+        "inputs": inputs,
+        "outputs": found.outputs,
+        "inputs_error": found.error,
+    }
+    metadata = {"what": "sigma u = J v: spectral, outputs (u), inputs (v), a row an example of index"}
+    write_atomic(path, to_bytes({name: t.cpu().contiguous() for name, t in tensors.items()}, metadata))
 
 
 def _check_listed(stage: Stage, result: JacobianNormsResult, norm: str) -> None:
@@ -57,14 +115,6 @@ def _check_listed(stage: Stage, result: JacobianNormsResult, norm: str) -> None:
     stage.observer.begin("the listed examples in float64")
     noise = max(stage.noise, _noise_of_listed(stage.problem, result, norm))
     stage.checks = dataclasses.replace(stage.checks, noise_floor=noise)
-
-
-def _write_or_tell(stage: Stage, path: Path, result: JacobianNormsResult) -> None:
-    """What there is is written also after a stop."""
-    try:
-        _write_examples(path, result)
-    except UsageError as error:
-        stage.stopped = stage.stopped or error
 
 
 def _noise_of_listed(problem: Problem, result: JacobianNormsResult, norm: str) -> float:
@@ -82,7 +132,29 @@ def _noise_of_listed(problem: Problem, result: JacobianNormsResult, norm: str) -
     return noise
 
 
-def _record(result: JacobianNormsResult, analysis: JacnormConfig, peak: int) -> report.JacNorm:
+def _by_class(result: JacobianNormsResult, labels: np.ndarray, missing: str) -> dict[str, report.ClassNorms]:
+    found = {}
+    for label in np.unique(labels[: len(_lead(result))]):
+        members = np.flatnonzero(labels[: len(_lead(result))] == label)
+        facts: dict[str, float | None] = {}
+        for norm in ("frobenius", "spectral"):
+            values = getattr(result, norm)
+            facts[f"{norm}_mean"] = None if values is None else float(values[members].mean())
+            facts[f"{norm}_max"] = None if values is None else float(values[members].max())
+        reasons = {name: missing for name, value in facts.items() if value is None}
+        found[str(int(label))] = report.ClassNorms(num_examples=len(members), **facts, unavailable=reasons)
+    return found
+
+
+def _lead(result: JacobianNormsResult) -> np.ndarray:
+    lead = result.spectral if result.spectral is not None else result.frobenius
+    assert lead is not None
+    return lead
+
+
+def _record(
+    result: JacobianNormsResult, analysis: JacnormConfig, labels: np.ndarray | None, peak: int
+) -> report.JacNorm:
     """The record of a `jacnorm` analysis."""
 
     def at(values: np.ndarray | None, index: int) -> float | None:
@@ -101,16 +173,26 @@ def _record(result: JacobianNormsResult, analysis: JacnormConfig, peak: int) -> 
         unavailable["spectral_max_error"] = "no iteration took part"
     if analysis.per_example is None:
         unavailable["per_example_file"] = "not asked for"
-    lead = result.spectral if result.spectral is not None else result.frobenius
+    if result.linf_lower is None:
+        reason = "needs all rows" if analysis.linf else "not asked for"
+        unavailable |= dict.fromkeys(("linf_lower", "linf_upper"), reason)
+    if labels is None:
+        unavailable["per_class"] = "not asked for"
+    if analysis.directions is None:
+        unavailable["directions_file"] = "not asked for"
     return report.JacNorm(
         converged=result.converged,
-        num_examples=0 if lead is None else len(lead),
+        num_examples=len(_lead(result)),
         output_dim=result.output_dim,
         input_dim=result.input_dim,
         frobenius=_distribution(result.frobenius),
         spectral=_distribution(result.spectral),
         frobenius_max_stderr=largest(result.frobenius_stderr),
         spectral_max_error=largest(result.spectral_error),
+        linf_lower=_distribution(result.linf_lower),
+        linf_upper=_distribution(result.linf_upper),
+        per_class=None if labels is None else _by_class(result, labels, f"--norm {analysis.norm}"),
+        directions_file=analysis.directions,
         top=[
             report.TopExample(
                 index=i,
@@ -147,7 +229,7 @@ def _write_examples(path: Path, result: JacobianNormsResult) -> None:
     """Every example's norms as .csv or .npz."""
     columns = {
         name: values
-        for name in ("frobenius", "frobenius_stderr", "spectral", "spectral_error")
+        for name in ("frobenius", "frobenius_stderr", "spectral", "spectral_error", "linf_lower", "linf_upper")
         if (values := getattr(result, name)) is not None
     }
     if path.suffix == ".npz":

@@ -27,8 +27,9 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
     notes: list[str] = []
     if isinstance(analysis, JacnormConfig):
         jacobian = InputJacobian(problem, batch_size=settings.batch_size(config), memory_budget=budget)
-        exact = jacobian.output_dim <= MAX_EXACT_OUTPUTS
-        expected = float(jacobian.output_dim if exact else 16 + 2 * 15)
+        smaller = min(jacobian.output_dim, jacobian.input_dim)
+        exact = smaller <= MAX_EXACT_OUTPUTS
+        expected = float(smaller if exact else 16 + 2 * 15)
         rows = range(min(jacobian.batch_size, problem.num_samples))
         one = torch.zeros(len(rows), jacobian.output_dim, dtype=problem.dtype, device=problem.device)
         seconds = _seconds(lambda: jacobian.vjp(rows, one), problem) * problem.num_samples / len(rows)

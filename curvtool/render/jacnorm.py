@@ -18,11 +18,25 @@ def show(jac: JacNorm, console: Console) -> None:
     table.add_column("norm")
     for name in ("mean", "std", "min", "median", "95 %", "max"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name, row in (("spectral", jac.spectral), ("Frobenius", jac.frobenius)):
+    norms = (
+        ("spectral", jac.spectral),
+        ("Frobenius", jac.frobenius),
+        ("linf to l2 >=", jac.linf_lower),
+        ("linf to l2 <=", jac.linf_upper),
+    )
+    for name, row in norms:
         if row is not None:
             cells = (row.mean, row.std, row.min, row.median, row.p95, row.max)
             table.add_row(name, *(number(v, 4) for v in cells))
     console.print(table)
+    if jac.per_class:
+        classes = new_table("By class", console)
+        for name in ("class", "examples", "spectral mean", "max", "Frobenius mean", "max"):
+            classes.add_column(name, justify="right", no_wrap=True)
+        for label, c in jac.per_class.items():
+            norms_of = (c.spectral_mean, c.spectral_max, c.frobenius_mean, c.frobenius_max)
+            classes.add_row(label, count(c.num_examples), *(number(value, 4) for value in norms_of))
+        console.print(classes)
     if jac.top:
         largest = new_table("Most sensitive examples", console)
         for name in ("row", "spectral", "Frobenius"):
@@ -31,7 +45,7 @@ def show(jac: JacNorm, console: Console) -> None:
             largest.add_row(str(example.index), number(example.spectral, 4), number(example.frobenius, 4))
         console.print(largest)
     if jac.exact:
-        told = "exact: every row of every Jacobian was computed (rounding remains)"
+        told = "exact: all of every Jacobian was computed (rounding remains)"
     else:
         parts = []
         if jac.frobenius_max_stderr is not None:
@@ -39,13 +53,16 @@ def show(jac: JacNorm, console: Console) -> None:
         if jac.spectral_max_error is not None:
             parts.append(f"spectral by Lanczos, estimated error up to {number(jac.spectral_max_error, 2)}")
         told = "; ".join(parts) + ("; the listed examples recomputed exactly" if jac.top_exact and jac.top else "")
+    if jac.directions_file:
+        console.print(f"singular vectors: {jac.directions_file}", style="dim", markup=False, highlight=False)
     console.print(f"{told}. {count(jac.num_examples)} examples.", style="dim")
 
 
 def csv(jac: JacNorm) -> tuple[list[str], list[list[Any]]]:
     """A row a norm: its distribution over the examples."""
     names = ["mean", "std", "min", "median", "p95", "max"]
-    kept = [(n, s) for n, s in (("spectral", jac.spectral), ("frobenius", jac.frobenius)) if s is not None]
+    summaries = {name: getattr(jac, name) for name in ("spectral", "frobenius", "linf_lower", "linf_upper")}
+    kept = [(name, summary) for name, summary in summaries.items() if summary is not None]
     return ["norm", *names], [[name, *(getattr(summary, n) for n in names)] for name, summary in kept]
 
 

@@ -232,6 +232,16 @@ class TopExample(Record):
     spectral: float | None
 
 
+class ClassNorms(Record):
+    """The norms of the examples of one class."""
+
+    num_examples: int
+    frobenius_mean: float | None
+    frobenius_max: float | None
+    spectral_mean: float | None
+    spectral_max: float | None
+
+
 class JacNorm(Record):
     """Norms of the input-output Jacobian, an example at a time."""
 
@@ -245,8 +255,14 @@ class JacNorm(Record):
     spectral: Summary | None
     frobenius_max_stderr: float | None = Field(description="largest standard error of an example over its probes")
     spectral_max_error: float | None = Field(description="largest estimated error of an example")
+    linf_lower: Summary | None = Field(
+        default=None, description="bounds from below on max ||J v||_2 over |v_j| <= 1, each reached by some v"
+    )
+    linf_upper: Summary | None = Field(default=None, description="bounds from above on the same")
+    per_class: dict[str, ClassNorms] | None = Field(default=None, description="by the target's class index")
+    directions_file: str | None = None
     top: list[TopExample]
-    exact: bool = Field(description="all rows of every Jacobian were computed; rounding remains (noise_floor)")
+    exact: bool = Field(description="all of every Jacobian was computed; rounding remains (noise_floor)")
     top_exact: bool
     per_example_file: str | None = None
     cost: Cost

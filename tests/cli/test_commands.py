@@ -529,3 +529,18 @@ def test_layers_of_the_trace(folder, run):
     assert set(found["per_layer"]) == {"0", "2"} and set(found["per_parameter"]) >= {"0.weight", "2.bias"}
     assert sum(b["value"] for b in found["per_layer"].values()) == pytest.approx(found["value"], rel=1e-5)
     assert run("trace", *MODEL, "--per-layer", "--method", "xtrace")[0] == 2
+
+
+def test_classes_directions_and_linf(folder, run):
+    more = ["--per-class", "--linf", "--directions", "v.safetensors", "--top", "4", "--json", "r.json"]
+    status, out, err = run("jacnorm", *MODEL, *more)
+    assert status == 0 and "By class" in out and "linf to l2" in out, err
+    found = json.loads(Path("r.json").read_text())["analyses"][0]
+    assert sum(c["num_examples"] for c in found["per_class"].values()) == 50
+    assert found["linf_lower"]["max"] <= found["linf_upper"]["max"]
+    with safe_open("v.safetensors", "pt") as file:
+        assert file.get_tensor("inputs").shape == (4, 5) and file.get_tensor("outputs").shape == (4, 3)
+        assert file.get_tensor("index").tolist() == [example["index"] for example in found["top"]]
+    np.savez("only.npz", inputs=np.zeros((4, 5), np.float32))
+    status, _, err = run("jacnorm", *MODEL[: MODEL.index("--data")], "--data", "only.npz", "--per-class")
+    assert status == 3 and "CT021" in err
