@@ -92,9 +92,10 @@ def jacobian_norms(
     """||J_i||_F and ||J_i||_2 of every example.
 
     With few outputs (or inputs) exactly: all C rows by one backward pass each (or all d columns), the spectral norm as
-    the root of the largest eigenvalue of the Gram matrix J_i J_i^T (J_i^T J_i) in float64. With many: ||J||_F^2 = E ||J^T z||^2 over 16 Rademacher probes
-    with a standard error, and ||J||_2^2 by batched Lanczos on J J^T with the residual of each example. The examples
-    listed as the largest are then recomputed exactly where that is affordable, since a largest estimate is biased up.
+    the root of the largest eigenvalue of the Gram matrix J_i J_i^T (J_i^T J_i) in float64. With many: ||J||_F^2 =
+    E ||J^T z||^2 over 16 Rademacher probes with a standard error, and ||J||_2^2 by batched Lanczos on J J^T with the
+    residual of each example. The examples listed as the largest are then recomputed exactly where that is affordable,
+    since a largest estimate is biased up.
 
     Args:
         jacobian: the operator.
