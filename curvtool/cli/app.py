@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from curvtool.cli import density, diag, eigs, inspect, interruption, jacnorm, trace
+from curvtool.cli import check, density, diag, eigs, inspect, interruption, jacnorm, trace, verify
 from curvtool.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USAGE, CurvtoolError
 
 app = typer.Typer(
@@ -28,6 +28,8 @@ app.command()(trace.trace)
 app.command()(density.density)
 app.command()(diag.diag)
 app.command()(jacnorm.jacnorm)
+app.command()(check.check)
+app.command()(verify.verify)
 app.command()(inspect.inspect)
 
 

@@ -272,9 +272,29 @@ class JacnormConfig(Section):
         check_safetensors(self.directions, "singular vectors", "--directions directions.safetensors")
 
 
-Analysis = EigsConfig | TraceConfig | DensityConfig | DiagConfig | JacnormConfig
+@dataclass(frozen=True)
+class CheckConfig(Section):
+    """Preflight alone."""
+
+    kind = "check"
+    operator: OperatorName = setting("hessian", "Which matrix's products are tried.")
+
+
+@dataclass(frozen=True)
+class VerifyConfig(Section):
+    """The same numbers by other ways."""
+
+    kind = "verify"
+    k: int = setting(3, "How many of the largest eigenvalues.", "-k", "--num", minimum=1)
+    rtol: float = setting(1e-3, "Relative error of each eigenvalue to reach.", minimum=1e-15)
+    tools: str = setting("dense,pyhessian", "What to compare with.", metavar="TOOL,…")
+    max_dense: int = setting(2000, "Parameters up to which the dense matrix is made.", minimum=1)
+
+
+Analysis = EigsConfig | TraceConfig | DensityConfig | DiagConfig | JacnormConfig | CheckConfig | VerifyConfig
 ANALYSES: dict[str, type[Analysis]] = {
-    section.kind: section for section in (EigsConfig, TraceConfig, DensityConfig, DiagConfig, JacnormConfig)
+    section.kind: section
+    for section in (EigsConfig, TraceConfig, DensityConfig, DiagConfig, JacnormConfig, CheckConfig, VerifyConfig)
 }
 SECTIONS: dict[str, type[Section]] = {
     "model": ModelConfig,

@@ -85,24 +85,24 @@ class Lanczos:
             self._restart(keep)
         j, known = self.size, self.size + self.waiting
         vector, shares = self.product(self.basis[j], self.basis[: j + 1])
-        column = self._orthogonalize(vector, known)
+        column, half_way = self._orthogonalize(vector, known)
         norm = self.space.norm(vector)
         full = known == self.dim
         if not full:
             torch.div(vector, norm, out=self.basis[known])
-        packed = torch.cat([column, norm.reshape(1), shares.reshape(-1)])
+        packed = torch.cat([column, norm.reshape(1), half_way.reshape(1), shares.reshape(-1)])
         numbers = packed.to(device="cpu", dtype=torch.float64).numpy()
         if not np.isfinite(numbers).all():
             raise not_finite("a product")
         self.projected[:known, j] = numbers[:known]
         self.projected[j, : j + 1] = numbers[: j + 1]
-        self._record(numbers[known + 1 :].reshape(-1, j + 1))
+        self._record(numbers[known + 2 :].reshape(-1, j + 1))
         self.size, self.num_steps = j + 1, self.num_steps + 1
         if full:
             self.waiting -= 1
-        elif numbers[known] > 8 * self.space.eps * self.scale:
+        elif numbers[known] > max(8 * self.space.eps * self.scale, 0.5 * numbers[known + 1]):
             self.projected[known, j] = numbers[known]
-        else:
+        else:  # nothing but rounding is left; where the second pass takes much of it away again, it has no direction
             self._replace_exhausted_direction(known)
         return self.ritz_pairs()
 
@@ -140,17 +140,23 @@ class Lanczos:
         j = self.size
         self.part_projected[:, : j + 1, j] = self.part_projected[:, j, : j + 1] = shares
 
-    def _orthogonalize(self, vector: torch.Tensor, count: int) -> torch.Tensor:
-        """Takes the first `count` basis vectors out of `vector` in place, twice; returns the coefficients (count,)."""
+    def _orthogonalize(self, vector: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Takes the first `count` basis vectors out of `vector` in place, twice.
+
+        Returns:
+            The coefficients (count,), and the norm of what the first pass left.
+        """
         basis = self.basis[:count]
-        total = vector.new_zeros(count)
-        for _ in range(2):
+        total, half_way = vector.new_zeros(count), vector.new_zeros(())
+        for attempt in range(2):
+            if attempt:
+                half_way = self.space.norm(vector)
             if self.locked is not None:
                 vector.sub_(self.space.coefficients(self.locked, vector) @ self.locked)
             column = self.space.coefficients(basis, vector)
             vector.sub_(column @ basis)
             total = total + column
-        return total
+        return total, half_way
 
     def _replace_exhausted_direction(self, place: int) -> None:
         """Nothing new came: go on from a random vector orthogonal to all, which is coupled to nothing."""

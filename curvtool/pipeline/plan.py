@@ -8,7 +8,15 @@ from typing import Any
 
 import torch
 
-from curvtool.config.schema import DensityConfig, DiagConfig, EigsConfig, JacnormConfig, RunConfig
+from curvtool.config.schema import (
+    CheckConfig,
+    DensityConfig,
+    DiagConfig,
+    EigsConfig,
+    JacnormConfig,
+    RunConfig,
+    VerifyConfig,
+)
 from curvtool.estimators.by_lanczos import Request, basis_size
 from curvtool.estimators.jacobian_norms import MAX_EXACT_OUTPUTS
 from curvtool.estimators.observer import SILENT, Observer
@@ -41,7 +49,7 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
         )
         notes.append("exact: every row of every Jacobian" if exact else "by probes and Lanczos, with errors")
     else:
-        hessian = OPERATORS[analysis.operator](
+        hessian = OPERATORS[getattr(analysis, "operator", "hessian")](
             problem, batch_size=settings.batch_size(config), mode=config.compute.hvp, memory_budget=budget
         )
         rows = hessian.batches[0]
@@ -61,6 +69,11 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
         elif isinstance(analysis, DiagConfig):
             expected, basis = min(20 * (0.1 / analysis.rtol) ** 2, float(hessian.diagonal_cost)), 4
             notes.append("passes grow as 1/rtol^2 and depend on the spectrum")
+        elif isinstance(analysis, CheckConfig):
+            expected, basis = 12.0, 4
+        elif isinstance(analysis, VerifyConfig):
+            expected, basis = 3.0 * analysis.k + 15, 20
+            notes.append("curvtool's own; the dense matrix takes a product a parameter, PyHessian often hundreds")
         else:
             expected, basis = 10 * (0.05 / analysis.rtol) ** 2, 1
             if analysis.rtol < 0.03:

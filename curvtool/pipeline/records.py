@@ -21,9 +21,7 @@ def summary(stage: Stage) -> report.ProblemSummary:
     """What was measured, and what was checked and repaired first."""
     loaded, problem, checks = stage.loaded, stage.problem, stage.checks
     assert checks is not None
-    repairs = ["evaluation mode", "attention by the math backend"]
-    if not problem.tf32:
-        repairs.append("TF32 off")
+    repairs = [*problem.repairs]
     has_loss = problem.loss is not None
     no_loss = dict.fromkeys(("weight", "loss", "reduction", "loss_value", "grad_norm"), "no loss takes part")
     return report.ProblemSummary(
@@ -71,6 +69,8 @@ def not_converged(analysis: report.Analysis) -> report.Warning:
         )
     if isinstance(analysis, report.Density):
         return report.Warning(code="CT202", message="not every probe was made")
+    if isinstance(analysis, report.Verify):
+        return report.Warning(code="CT201", message="curvtool's own numbers did not converge: raise --rtol")
     return report.Warning(
         code="CT201",
         message="some spectral norms did not converge: their errors are in the report (spectral_max_error)",

@@ -6,16 +6,27 @@ import dataclasses
 
 import torch
 
-from curvtool.config.schema import DensityConfig, DiagConfig, EigsConfig, JacnormConfig, RunConfig, TraceConfig
+from curvtool.config.schema import (
+    CheckConfig,
+    DensityConfig,
+    DiagConfig,
+    EigsConfig,
+    JacnormConfig,
+    RunConfig,
+    TraceConfig,
+    VerifyConfig,
+)
 from curvtool.errors import CurvtoolError
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.pipeline import records, settings
+from curvtool.pipeline.check import run_check
 from curvtool.pipeline.density import run_density
 from curvtool.pipeline.diag import run_diag
 from curvtool.pipeline.eigs import run_eigs
 from curvtool.pipeline.jacnorm import run_jacnorm
 from curvtool.pipeline.stage import Stage
 from curvtool.pipeline.trace import run_trace
+from curvtool.pipeline.verify import run_verify
 from curvtool.report import model as report
 
 
@@ -71,5 +82,9 @@ def _analyse(stage: Stage) -> report.Analysis:
             return run_density(stage, analysis)
         case DiagConfig() as analysis:
             return run_diag(stage, analysis)
+        case CheckConfig() as analysis:
+            return run_check(stage, analysis)
+        case VerifyConfig() as analysis:
+            return run_verify(stage, analysis)
         case JacnormConfig() as analysis:
             return run_jacnorm(stage, analysis)

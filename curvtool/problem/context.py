@@ -55,12 +55,20 @@ def _translate(error: BaseException) -> DerivativeError | None:
     signs = (
         "is not implemented",
         "ouble backward",
-        "does not support forward AD",
+        "forward AD",
         "once_differentiable",
         "not differentiable",
     )
     if not any(sign in text for sign in signs):
         return None
+    if "does not support forward AD" in text or "forward AD" in text:
+        return DerivativeError(
+            "CT050",
+            "an operation in the model has no forward-mode derivative",
+            expected="operations that forward mode knows",
+            received=text.strip().splitlines()[0][:300],
+            remedy="--hvp auto, kept or fresh: reverse mode twice",
+        )
     return DerivativeError(
         "CT050",
         "an operation in the model has no second derivative",

@@ -67,6 +67,13 @@ class Problem:
         if reduction not in {"mean", "sum"}:
             raise UsageError("CT001", f"unknown reduction {reduction!r}", expected="mean or sum", received=reduction)
         self.model = unwrap(model)
+        training = any(module.training for module in self.model.modules())
+        self.repairs = [
+            *(["the wrapper was taken off"] if self.model is not model else []),
+            "evaluation mode" + (" (the model was in training mode)" if training else ""),
+            "attention by the math backend",
+            *([] if tf32 else ["TF32 off"]),
+        ]
         self.data = from_object(data)
         self.loss = get_loss(loss) if loss is not None else None
         self.reduction, self.output_key, self.tf32 = reduction, output_key, tf32
@@ -87,6 +94,8 @@ class Problem:
             raise
         self._dict_inputs_by_name = takes_keywords(self.model, self.data.inputs)
         self._has_rnn = any(isinstance(m, nn.RNNBase) for m in self.model.modules())
+        if self._has_rnn:
+            self.repairs.append("cuDNN off for the recurrent layers")
         self.total_weight = self._weight_of(self.data.targets) if self.loss is not None and reduction == "mean" else 1.0
 
     def _snapshot(self, tensor: torch.Tensor) -> torch.Tensor:

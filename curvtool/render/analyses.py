@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from curvtool.render import density, diag, eigs, jacnorm, trace
+from curvtool.render import check, density, diag, eigs, jacnorm, trace, verify
 
-RENDERERS: dict[str, Any] = {"eigs": eigs, "trace": trace, "density": density, "diag": diag, "jacnorm": jacnorm}
+RENDERERS: dict[str, Any] = {
+    "eigs": eigs,
+    "trace": trace,
+    "density": density,
+    "diag": diag,
+    "jacnorm": jacnorm,
+    "check": check,
+    "verify": verify,
+}

@@ -7,14 +7,31 @@ from rich.console import Console
 from curvtool.render.analyses import RENDERERS
 from curvtool.render.numbers import bytes_text, count, counted, number, seconds_text
 from curvtool.render.tables import new_table
-from curvtool.report.model import Cost, Plan, Report
+from curvtool.report.model import Cost, Plan, PreflightChecks, Report
 
 
 def print_report(report: Report, console: Console) -> None:
     """The result first, then what it was measured on and what it cost."""
     for analysis in report.analyses:
         RENDERERS[analysis.kind].show(analysis, console)
+        if analysis.kind == "check":
+            _print_preflight(report.problem.preflight, console)
         _print_problem(report, analysis.cost, console)
+
+
+def _print_preflight(checks: PreflightChecks, console: Console) -> None:
+    table = new_table(f"Preflight on {counted(checks.num_samples, 'sample')}", console)
+    table.add_column("")
+    table.add_column("", justify="right", no_wrap=True)
+    for name, told in (
+        ("symmetry", "symmetry of the product, relative"),
+        ("finite_difference", "distance from differences of gradients (float64)"),
+        ("noise_floor", "noise floor: distance from the float64 product"),
+    ):
+        value = getattr(checks, name)
+        table.add_row(told, number(value, 2) if value is not None else checks.unavailable.get(name, "-"))
+    console.print(table)
+    console.print("repaired: " + "; ".join(checks.repairs), highlight=False)
 
 
 def _print_problem(report: Report, cost: Cost, console: Console) -> None:

@@ -268,7 +268,46 @@ class JacNorm(Record):
     cost: Cost
 
 
-Analysis = Annotated[Eigs | Trace | Density | Diag | JacNorm, Field(discriminator="kind")]
+class Check(Record):
+    """The preflight alone (its findings stand in the problem), and the ways to run a product."""
+
+    kind: Literal["check"] = "check"
+    operator: str
+    converged: bool
+    seconds_by_mode: dict[str, float] = Field(description="time of one product on the calibration's samples")
+    rejected_modes: dict[str, str] = Field(description="ways that failed or were wrong, with the reason")
+    calibration_samples: int
+    graph_bytes_per_sample: int = Field(description="what a kept graph takes")
+    batch_size: int
+    cost: Cost
+
+
+class Way(Record):
+    """The same numbers by one tool."""
+
+    tool: str
+    eigenvalues: list[float]
+    eigenvalue_errors: list[float]
+    trace: float
+    trace_error: float | None
+    num_hvps: float
+    seconds: float
+    agrees: bool | None = Field(description="with the first one, within the errors")
+    notes: list[str]
+
+
+class Verify(Record):
+    """The same problem by several tools."""
+
+    kind: Literal["verify"] = "verify"
+    operator: str
+    converged: bool
+    ways: list[Way]
+    verdict: str
+    cost: Cost
+
+
+Analysis = Annotated[Eigs | Trace | Density | Diag | JacNorm | Check | Verify, Field(discriminator="kind")]
 
 
 class PreflightChecks(Record):

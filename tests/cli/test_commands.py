@@ -544,3 +544,35 @@ def test_classes_directions_and_linf(folder, run):
     np.savez("only.npz", inputs=np.zeros((4, 5), np.float32))
     status, _, err = run("jacnorm", *MODEL[: MODEL.index("--data")], "--data", "only.npz", "--per-class")
     assert status == 3 and "CT021" in err
+
+
+def test_check_alone(folder, run):
+    status, out, _ = run("check", *MODEL, "--json", "r.json")
+    found = json.loads(Path("r.json").read_text())
+    assert status == 0 and "Preflight" in out and "noise floor" in out and "repaired" in out
+    assert set(found["analyses"][0]["seconds_by_mode"]) >= {"kept", "fresh"}
+    assert found["problem"]["preflight"]["finite_difference"] < 1e-3
+    assert any("training mode" in repair for repair in found["problem"]["preflight"]["repairs"])
+
+
+def test_verify_beside_the_dense_matrix_and_pyhessian(folder, run):
+    pytest.importorskip("pyhessian")
+    status, out, err = run("verify", *MODEL, "-k", "2", "--json", "r.json")
+    assert status == 0 and "agree" in out, err
+    found = json.loads(Path("r.json").read_text())["analyses"][0]
+    ways = {way["tool"]: way for way in found["ways"]}
+    assert set(ways) == {"curvtool", "dense", "pyhessian"}
+    assert ways["dense"]["agrees"] and ways["dense"]["num_hvps"] == 39 and ways["pyhessian"]["num_hvps"] > 2
+    assert run("verify", *MODEL, "--tools", "magic")[0] == 2
+    status, _, err = run("verify", *MODEL, "--tools", "dense", "--max-dense", "10")
+    assert status == 0 and "CT213" in err
+
+
+def test_verify_tells_who_is_wrong(folder, run):
+    """Power iteration takes a negative eigenvalue for the second largest; the dense matrix is the judge."""
+    pytest.importorskip("pyhessian")
+    with Path("models_here.py").open("a") as file:
+        file.write("\ndef saddle(z, y):\n    return z[:, 0] ** 2 - 0.9 * z[:, 1] ** 2 + 0.1 * z[:, 2] ** 2\n")
+    sys.modules.pop("models_here", None)
+    status, out, err = run("verify", *MODEL, "--loss", "models_here:saddle", "-k", "2", "--dtype", "float64")
+    assert status == 0 and "PyHessian disagrees, and the dense matrix agrees" in out and "CT212" in err

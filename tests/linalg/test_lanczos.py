@@ -115,3 +115,22 @@ def test_whole_spectrum_of_a_small_matrix():
     assert np.allclose(eigenvalues(MatrixOperator(matrix), 3).values, [3, 2, -1], rtol=1e-9)
     one = MatrixOperator(torch.tensor([[-7.0]], dtype=torch.float64))
     assert eigenvalues(one, 1).values == [-7.0]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-12])
+def test_nothing_but_rounding_in_the_complement(scale):
+    """Beside the locked vectors the matrix is zero: rounding must not pass for a direction."""
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(12, 12, generator=generator, dtype=torch.float64))[0]
+    values = torch.tensor([3.0, -2.0, 1.0] + [0.0] * 9, dtype=torch.float64) * scale
+    made = MatrixOperator(basis @ torch.diag(values) @ basis.T)
+    for seed in range(20):
+        lanczos = Lanczos(
+            made.matvec_in_parts, made.space, 9, made.space.generator(seed), locked=basis[:, :3].T.contiguous()
+        )
+        while not lanczos.exhausted:
+            pairs = lanczos.step(keep_for(2, "be"))
+        assert np.abs(pairs.values).max() <= 1e-13 * scale
+        q = lanczos.basis[:9]
+        assert torch.allclose(q @ q.T, torch.eye(9, dtype=torch.float64), atol=1e-12)
+        assert float((q @ basis[:, :3]).abs().max()) <= 1e-12

@@ -1,0 +1,31 @@
+"""The `check` analysis: the preflight alone, and how products can be run."""
+
+from __future__ import annotations
+
+from curvtool.config.schema import CheckConfig
+from curvtool.estimators.cost import Meter
+from curvtool.operators.memory import peak_bytes
+from curvtool.pipeline.records import cost_record
+from curvtool.pipeline.stage import Stage
+from curvtool.report import model as report
+
+
+def run_check(stage: Stage, analysis: CheckConfig) -> report.Check:
+    """What the preflight finds, each way to run a product with its time, and what a batch takes."""
+    operator = stage.checked_operator(analysis.operator)
+    meter = Meter(operator)
+    stage.observer.begin("ways to run a product")
+    calibration = operator.execution.calibration
+    stage.close(operator, False, 1.0)
+    zero = calibration.seconds == {} and calibration.rejected == {}
+    return report.Check(
+        operator=analysis.operator,
+        converged=True,
+        seconds_by_mode=calibration.seconds,
+        rejected_modes=calibration.rejected,
+        calibration_samples=calibration.num_samples,
+        graph_bytes_per_sample=calibration.graph_bytes_per_sample,
+        batch_size=operator.batch_size,
+        cost=cost_record(meter.cost(), peak_bytes(stage.problem.device)),
+        unavailable={"seconds_by_mode": "--hvp was given, nothing was timed"} if zero else {},
+    )

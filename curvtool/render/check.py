@@ -1,0 +1,40 @@
+"""The ways to run a product, for a reader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from curvtool.render.numbers import bytes_text, counted, number, seconds_text
+from curvtool.render.tables import MATRICES, markdown_table, new_table
+from curvtool.report.model import Check
+
+
+def show(check: Check, console: Console) -> None:
+    """Each way with its time, or why it was left out."""
+    samples = counted(check.calibration_samples, "sample")
+    table = new_table(f"Products with the {MATRICES[check.operator]} on {samples}", console)
+    table.add_column("way")
+    table.add_column("time", justify="right", no_wrap=True)
+    for mode, seconds in check.seconds_by_mode.items():
+        table.add_row(mode, seconds_text(seconds))
+    for mode, reason in check.rejected_modes.items():
+        table.add_row(mode, f"left out: {reason}")
+    console.print(table)
+    console.print(
+        f"a kept graph takes {bytes_text(check.graph_bytes_per_sample)} a sample; batches of {check.batch_size}",
+        highlight=False,
+    )
+
+
+def csv(check: Check) -> tuple[list[str], list[list[Any]]]:
+    """A row a way."""
+    rows: list[list[Any]] = [[mode, seconds, ""] for mode, seconds in check.seconds_by_mode.items()]
+    return ["way", "seconds", "left_out"], rows + [[mode, "", why] for mode, why in check.rejected_modes.items()]
+
+
+def markdown(check: Check) -> list[str]:
+    """Each way with its time, or why it was left out."""
+    rows = [[mode, number(seconds, 2)] for mode, seconds in check.seconds_by_mode.items()]
+    return markdown_table(["way", "seconds"], rows + [[mode, why] for mode, why in check.rejected_modes.items()])
