@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from curvtool.cli.options import Output, with_options
-from curvtool.config.schema import EigsConfig
+from curvtool.config.analyses import EigsConfig
 
 
 @with_options(EigsConfig)

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, get_origin
 
 import typer
 
-from curvtool.config.schema import SECTIONS, Section, flags_of, plain_type, type_hints
+from curvtool.config.schema import SECTIONS
+from curvtool.config.section import Section, flags_of, plain_type, type_hints
 from curvtool.errors import UsageError
 
 Format = Literal["table", "json", "csv", "md"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from curvtool.cli.options import Output, with_options
-from curvtool.config.schema import TraceConfig
+from curvtool.config.analyses import TraceConfig
 
 
 @with_options(TraceConfig)

@@ -10,16 +10,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_origin
 
-from curvtool.config.schema import (
-    ANALYSES,
-    SECTIONS,
-    Analysis,
-    RunConfig,
-    Section,
-    flags_of,
-    plain_type,
-    type_hints,
-)
+from curvtool.config.analyses import ANALYSES, Analysis
+from curvtool.config.schema import SECTIONS, RunConfig
+from curvtool.config.section import Section, flags_of, plain_type, type_hints
 from curvtool.errors import UsageError, suggest
 
 PROJECT_FILE = "curvtool.toml"

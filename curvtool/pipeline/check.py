@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from curvtool.config.schema import CheckConfig
+from curvtool.config.analyses import CheckConfig
 from curvtool.estimators.cost import Meter
 from curvtool.operators.memory import peak_bytes
 from curvtool.pipeline.records import cost_record

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from curvtool.config.schema import DensityConfig
+from curvtool.config.analyses import DensityConfig
 from curvtool.errors import Interrupted
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.density import DensityResult, Mass, density

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from curvtool.config.schema import DiagConfig
+from curvtool.config.analyses import DiagConfig
 from curvtool.estimators.diagonal import DiagonalResult, diagonal
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.memory import peak_bytes

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from curvtool.config.schema import EigsConfig
+from curvtool.config.analyses import EigsConfig
 from curvtool.estimators.eigenpairs import Eigenvalue, EigenvaluesResult
 from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.operators.curvature import CurvatureOperator

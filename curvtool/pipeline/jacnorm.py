@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from curvtool.config.schema import JacnormConfig
+from curvtool.config.analyses import JacnormConfig
 from curvtool.errors import LoadError
 from curvtool.estimators.jacobian_directions import jacobian_directions
 from curvtool.estimators.jacobian_norms import JacobianNormsResult, jacobian_norms

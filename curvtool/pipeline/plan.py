@@ -8,15 +8,8 @@ from typing import Any
 
 import torch
 
-from curvtool.config.schema import (
-    CheckConfig,
-    DensityConfig,
-    DiagConfig,
-    EigsConfig,
-    JacnormConfig,
-    RunConfig,
-    VerifyConfig,
-)
+from curvtool.config.analyses import CheckConfig, DensityConfig, DiagConfig, EigsConfig, JacnormConfig, VerifyConfig
+from curvtool.config.schema import RunConfig
 from curvtool.estimators.by_lanczos import Request, basis_size
 from curvtool.estimators.jacobian_norms import MAX_EXACT_OUTPUTS
 from curvtool.estimators.observer import SILENT, Observer

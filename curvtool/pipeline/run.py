@@ -6,16 +6,16 @@ import dataclasses
 
 import torch
 
-from curvtool.config.schema import (
+from curvtool.config.analyses import (
     CheckConfig,
     DensityConfig,
     DiagConfig,
     EigsConfig,
     JacnormConfig,
-    RunConfig,
     TraceConfig,
     VerifyConfig,
 )
+from curvtool.config.schema import RunConfig
 from curvtool.errors import CurvtoolError
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.pipeline import records, settings

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-from curvtool.config.schema import JacnormConfig, RunConfig, parse_bytes
+from curvtool.config.analyses import JacnormConfig
+from curvtool.config.schema import RunConfig
+from curvtool.config.section import parse_bytes
 from curvtool.errors import LoadError, UsageError
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.memory import default_budget

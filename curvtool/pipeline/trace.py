@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from curvtool.config.schema import TraceConfig
+from curvtool.config.analyses import TraceConfig
 from curvtool.estimators.by_probes import Blocks, BlockTrace
 from curvtool.estimators.trace import TraceResult, trace
 from curvtool.operators.memory import peak_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from curvtool.config.schema import VerifyConfig
+from curvtool.config.analyses import VerifyConfig
 from curvtool.errors import UsageError
 from curvtool.estimators.cost import Meter
 from curvtool.estimators.eigenvalues import eigenvalues

@@ -4,7 +4,7 @@ import pytest
 
 from curvtool import CurvtoolError
 from curvtool.config.resolve import parse_arguments, resolve
-from curvtool.config.schema import parse_bytes
+from curvtool.config.section import parse_bytes
 
 FILE = """
 [model]

@@ -1,0 +1,96 @@
+"""A group of settings, and what can be asked of its fields. Nothing heavy is imported: `--help` answers at once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from curvtool.errors import UsageError
+
+
+def setting(default: Any, help: str, *flags: str, minimum: float | None = None, metavar: str | None = None) -> Any:
+    """A field with its help, its flags (`--name-with-dashes` if none), its least value and the word for its value."""
+    metadata = {"help": help, "flags": flags, "minimum": minimum, "metavar": metavar}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A group of settings; checks choices and least values when it is made."""
+
+    def __post_init__(self) -> None:
+        hints = type_hints(type(self))
+        for item in fields(self):
+            value, flag = getattr(self, item.name), flags_of(item)[0]
+            choices = choices_of(hints[item.name])
+            if choices and value is not None and value not in choices:
+                raise UsageError(
+                    "CT001",
+                    f"unknown value for {flag}",
+                    expected=", ".join(map(str, choices)),
+                    received=repr(value),
+                    remedy=f"{flag} {choices[0]}",
+                )
+            minimum = item.metadata.get("minimum")
+            if minimum is not None and value is not None and not value >= minimum:
+                raise UsageError(
+                    "CT001",
+                    f"{flag} is too small",
+                    expected=f"{minimum:g} or more",
+                    received=str(value),
+                    remedy=f"{flag} {minimum:g}",
+                )
+
+
+def check_safetensors(path: str | None, what: str, remedy: str) -> None:
+    """Raises CT005 for a file that is to be written and has another suffix."""
+    if path is not None and not path.endswith(".safetensors"):
+        raise UsageError("CT005", f"no such format for {what}", expected=".safetensors", received=path, remedy=remedy)
+
+
+def type_hints(cls: type) -> dict[str, Any]:
+    """The resolved annotations of a section."""
+    return get_type_hints(cls)
+
+
+def flags_of(item: Any) -> tuple[str, ...]:
+    """The flags of a field."""
+    return item.metadata.get("flags") or ("--" + item.name.replace("_", "-"),)
+
+
+def plain_type(annotation: Any) -> Any:
+    """The annotation without `| None`."""
+    inner = [a for a in get_args(annotation) if a is not type(None)]
+    return inner[0] if type(None) in get_args(annotation) and len(inner) == 1 else annotation
+
+
+def choices_of(annotation: Any) -> tuple[Any, ...]:
+    """The values of a Literal, or none."""
+    plain = plain_type(annotation)
+    return get_args(plain) if get_origin(plain) is Literal else ()
+
+
+def parse_bytes(text: str) -> int:
+    """`8GiB`, `500MB`, `1e9` or a plain number of bytes.
+
+    Raises:
+        UsageError: CT001, not a size.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?)(i?)b?\s*", str(text).lower())
+    try:
+        number = float(match[1]) if match else -1.0
+    except ValueError:
+        number = -1.0
+    if match is None or number < 0:
+        raise UsageError(
+            "CT001",
+            "no such size",
+            expected="a number with a unit",
+            received=str(text),
+            remedy="--memory-budget 8GiB",
+        )
+    power = " kmgt".index(match[2]) if match[2] else 0
+    return int(number * (1024 if match[3] else 1000) ** power)

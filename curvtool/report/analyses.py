@@ -1,0 +1,267 @@
+"""The records of the analyses: numbers, each with its error."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from curvtool.report.record import Cost, Record
+
+
+class Eigenvalue(Record):
+    """One eigenvalue with its errors, each told apart."""
+
+    value: float
+    error_bound: float = Field(description="estimate of the distance to the nearest eigenvalue, never below the noise")
+    bound_kind: Literal["linear", "quadratic", "noise"] = Field(
+        description="linear: the residual norm; quadratic: residual^2/gap, which supposes that no unseen eigenvalue "
+        "lies in the gap; noise: the arithmetic's noise floor times the value"
+    )
+    residual_norm: float = Field(description="||A y - value y||, never below the noise floor times |value|")
+    relative_residual: float | None
+    vector_error: float | None = Field(description="estimated sine of the eigenvector's angle, residual/gap")
+    data_stderr: float | None = Field(description="standard error over the data, from the spread of its batches")
+    converged: bool
+
+
+class LayerEigenvalue(Record):
+    """The leading eigenvalue of one layer's diagonal block."""
+
+    value: float
+    error_bound: float
+    bound_kind: Literal["linear", "quadratic", "noise"]
+    num_params: int
+    num_hvps: float = Field(description="products with the layer's block")
+    converged: bool
+
+
+class Stability(Record):
+    """The largest eigenvalue against a learning rate: gradient descent on the quadratic model is stable below 2."""
+
+    lr: float
+    sharpness_times_lr: float
+    error: float
+    threshold: float = 2.0
+
+
+class Eigs(Record):
+    """Extreme eigenvalues."""
+
+    kind: Literal["eigs"] = "eigs"
+    operator: str
+    which: Literal["la", "sa", "lm", "be"]
+    method: Literal["lanczos", "power"]
+    rtol: float
+    converged: bool
+    eigenvalues: list[Eigenvalue]
+    check_discrepancy: float | None = Field(description="what the closing product found beyond the solver's residuals")
+    num_missed: int | None = Field(description="pairs that the full check found beyond the first search's")
+    stability: Stability | None = None
+    vectors_file: str | None = None
+    per_layer: dict[str, LayerEigenvalue] | None = Field(default=None, description="by the module's name")
+    cost: Cost
+
+
+class BlockTrace(Record):
+    """The trace of a diagonal block: a parameter's or a layer's."""
+
+    value: float
+    stderr: float | None
+    num_params: int
+
+
+class Trace(Record):
+    """The trace with its confidence interval."""
+
+    kind: Literal["trace"] = "trace"
+    operator: str
+    method: Literal["hutchinson", "deflated", "hutch++", "xtrace", "exact"]
+    method_reason: str = Field(description="why this method")
+    rank: int = Field(description="vectors of the space whose part is known exactly")
+    rtol: float
+    converged: bool
+    value: float
+    stderr: float | None
+    ci95: tuple[float, float] | None = Field(
+        description="95 % interval over the probes, valid though the run stopped itself"
+    )
+    num_passes: int = Field(description="probes of each group; for exact the diagonal entries, for xtrace the probes")
+    num_terms: int = Field(description="groups of samples with a probe of their own in each pass")
+    per_parameter: dict[str, BlockTrace] | None = None
+    per_layer: dict[str, BlockTrace] | None = Field(default=None, description="by the module's name")
+    cost: Cost
+
+
+class Outlier(Record):
+    """An eigenvalue that was found beforehand and is placed exactly."""
+
+    value: float
+    error_bound: float
+
+
+class Share(Record):
+    """A share of all eigenvalues."""
+
+    value: float
+    low: float = Field(description="what the quadrature's nodes leave possible at least")
+    high: float = Field(description="at most")
+    stderr: float | None = Field(description="over the probes")
+
+
+class Density(Record):
+    """The spectral density by stochastic Lanczos quadrature."""
+
+    kind: Literal["density"] = "density"
+    operator: str
+    converged: bool
+    grid: list[float] = Field(description="eigenvalues, ascending")
+    density: list[float] = Field(description="smoothed density at the grid, mean over probes; its integral is 1")
+    density_stderr: list[float] | None
+    cumulative: list[float] = Field(description="share of the eigenvalues below each point of the grid")
+    cumulative_low: list[float] = Field(description="what the quadrature's nodes leave possible at least")
+    cumulative_high: list[float] = Field(description="at most")
+    cumulative_stderr: list[float] | None
+    nodes: list[list[float]] = Field(description="quadrature nodes of each probe, in the complement of the outliers")
+    weights: list[list[float]] = Field(description="their weights, adding up to 1 a probe")
+    outliers: list[Outlier]
+    width: float = Field(description="standard deviation of the smoothing")
+    below_zero: Share = Field(description="share of the eigenvalues below zero by more than the noise floor")
+    near_zero: Share = Field(description="share of the eigenvalues within `near` of zero")
+    below_near: Share = Field(description="share of the eigenvalues below -near")
+    near: float
+    trace: float = Field(description="the trace that the quadrature implies")
+    trace_stderr: float | None
+    trace_by_probes: float | None = Field(description="the trace by an estimate of its own, to compare with")
+    trace_by_probes_ci95: tuple[float, float] | None
+    num_probes: int
+    num_steps: int
+    num_dims: int = Field(description="P: one eigenvalue is a share of 1/P")
+    cost: Cost
+
+
+class EntriesSummary(Record):
+    """The distribution of a vector's entries."""
+
+    mean: float
+    min: float
+    max: float
+    negative: float = Field(description="share of entries below zero")
+    num: int
+
+
+class Diag(Record):
+    """The diagonal; its entries stand in the file."""
+
+    kind: Literal["diag"] = "diag"
+    operator: str
+    method: Literal["hutchinson", "exact"]
+    method_reason: str
+    rtol: float
+    converged: bool
+    file: str | None = Field(description="safetensors: entries by parameter name, their errors as stderr/NAME")
+    sum: float
+    sum_stderr: float | None
+    relative_error: float | None = Field(description="norm of all standard errors over the diagonal's norm")
+    summary: EntriesSummary
+    per_parameter: dict[str, EntriesSummary]
+    num_passes: int
+    num_terms: int
+    cost: Cost
+
+
+class Summary(Record):
+    """A distribution over examples."""
+
+    mean: float
+    std: float
+    min: float
+    median: float
+    p95: float
+    max: float
+
+
+class TopExample(Record):
+    """One of the largest examples."""
+
+    index: int = Field(description="row in the data, from 0")
+    frobenius: float | None
+    spectral: float | None
+
+
+class ClassNorms(Record):
+    """The norms of the examples of one class."""
+
+    num_examples: int
+    frobenius_mean: float | None
+    frobenius_max: float | None
+    spectral_mean: float | None
+    spectral_max: float | None
+
+
+class JacNorm(Record):
+    """Norms of the input-output Jacobian, an example at a time."""
+
+    kind: Literal["jacnorm"] = "jacnorm"
+    operator: Literal["input-jacobian"] = "input-jacobian"
+    converged: bool
+    num_examples: int
+    output_dim: int
+    input_dim: int
+    frobenius: Summary | None
+    spectral: Summary | None
+    frobenius_max_stderr: float | None = Field(description="largest standard error of an example over its probes")
+    spectral_max_error: float | None = Field(description="largest estimated error of an example")
+    linf_lower: Summary | None = Field(
+        default=None, description="bounds from below on max ||J v||_2 over |v_j| <= 1, each reached by some v"
+    )
+    linf_upper: Summary | None = Field(default=None, description="bounds from above on the same")
+    per_class: dict[str, ClassNorms] | None = Field(default=None, description="by the target's class index")
+    directions_file: str | None = None
+    top: list[TopExample]
+    exact: bool = Field(description="all of every Jacobian was computed; rounding remains (noise_floor)")
+    top_exact: bool
+    per_example_file: str | None = None
+    cost: Cost
+
+
+class Check(Record):
+    """The preflight alone (its findings stand in the problem), and the ways to run a product."""
+
+    kind: Literal["check"] = "check"
+    operator: str
+    converged: bool
+    seconds_by_mode: dict[str, float] = Field(description="time of one product on the calibration's samples")
+    rejected_modes: dict[str, str] = Field(description="ways that failed or were wrong, with the reason")
+    calibration_samples: int
+    graph_bytes_per_sample: int = Field(description="what a kept graph takes")
+    batch_size: int
+    cost: Cost
+
+
+class Way(Record):
+    """The same numbers by one tool."""
+
+    tool: str
+    eigenvalues: list[float]
+    eigenvalue_errors: list[float]
+    trace: float
+    trace_error: float | None
+    num_hvps: float
+    seconds: float
+    agrees: bool | None = Field(description="with the first one, within the errors")
+    notes: list[str]
+
+
+class Verify(Record):
+    """The same problem by several tools."""
+
+    kind: Literal["verify"] = "verify"
+    operator: str
+    converged: bool
+    ways: list[Way]
+    verdict: str
+    cost: Cost
+
+
+Analysis = Annotated[Eigs | Trace | Density | Diag | JacNorm | Check | Verify, Field(discriminator="kind")]

@@ -1,0 +1,46 @@
+"""What every object of the report shares: a number that is missing, or not finite, is null, and says why."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Record(BaseModel):
+    """An object of the report; numbers that are not finite become null with a reason."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+
+    unavailable: dict[str, str] = Field(default_factory=dict, description="why a field is null, by its name")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _finite(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        reasons = dict(values.get("unavailable") or {})
+        for name, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                values = {**values, name: None}
+                reasons.setdefault(name, f"the value is {value}")
+        return {**values, "unavailable": reasons}
+
+    @model_validator(mode="after")
+    def _reasons_for_nulls(self) -> Self:
+        for name in self.unavailable:
+            if name not in type(self).model_fields:
+                raise ValueError(f"a reason for {name!r}, which is no field")
+        return self
+
+
+class Cost(Record):
+    """What an analysis cost. A product with the whole operator counts one, a pass over all samples likewise."""
+
+    num_hvps: float = Field(description="products with the whole operator, all of them")
+    solver_hvps: float = Field(description="those of the solver")
+    check_hvps: float = Field(description="those of the closing check")
+    data_passes: float = Field(description="passes over all samples, fractions allowed")
+    seconds: float = Field(description="wall time of the analysis")
+    peak_bytes: int = Field(description="most memory in use: tensors on a CUDA device, the whole process on the host")
