@@ -1,5 +1,7 @@
 """Random small networks, losses, batches and dtypes: every operator and estimator against the dense matrix."""
 
+import os
+
 import numpy as np
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -54,7 +56,8 @@ def made(parts, dtype):
     return Problem(model, (x, y), loss, reduction=reduction, dtype=dtype)
 
 
-COMMON = settings(deadline=None, suppress_health_check=list(HealthCheck))
+EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "50"))  # a long sweep by hand: 1000
+COMMON = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=EXAMPLES, print_blob=False)
 
 
 @COMMON
