@@ -99,11 +99,14 @@ class _Run:
         try:
             if method == "exact":
                 return self._exact()
+            exact = self.operator.diagonal_cost
+            if method == "auto" and exact <= _PILOT:
+                self.reason = f"{exact} products give it"
+                return self._exact()
             self.observer.begin("diagonal")
             while True:
                 planned = self._planned()
                 if method == "auto" and self.num_passes:
-                    exact = self.operator.diagonal_cost
                     if exact <= planned - self.num_passes:
                         self.reason = f"{planned} passes were foretold, and {exact} give it exactly"
                         return self._exact()

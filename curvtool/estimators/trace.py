@@ -22,6 +22,7 @@ Method = Literal["auto", "hutchinson", "deflated", "hutch++", "xtrace", "exact"]
 Used = Literal["hutchinson", "deflated", "hutch++", "xtrace", "exact"]
 METHODS: tuple[str, ...] = get_args(Method)
 _RANK = 20
+_EXACT_AT_ONCE = 3  # products; a pilot would take as many
 _LEAST_RANK = 4  # below it a known space does not pay
 
 
@@ -130,6 +131,9 @@ class _Run:
                 case "deflated" | "hutch++":
                     return self._by_probes(self._known(method, rank or self._affordable(_RANK)), 0.05)
                 case "xtrace":
+                    if self.operator.space.dim < _LEAST_RANK:
+                        self.reason = f"XTrace needs {_LEAST_RANK} dimensions"
+                        return self._exact()
                     self.method = method
                     self.exchange = XTrace(self.operator, self.rtol, self.max_passes, self.seed, self.observer)
                     self.exchange.run()
@@ -141,6 +145,10 @@ class _Run:
 
     def _auto(self) -> TraceResult:
         """One decision, after the pilot's look and its share of the error; so the interval's 5 % stay whole."""
+        exact = self.operator.diagonal_cost
+        if exact <= _EXACT_AT_ONCE:
+            self.reason = f"{exact} products give the whole diagonal"
+            return self._exact()
         self.reason = "the first passes were enough"
         plain = self.probing = self._search(None, 0.05)
         plain.pilot()
@@ -148,7 +156,6 @@ class _Run:
         if plain.is_narrow or made >= self.max_passes:
             return self._result_of_probes()
         remaining = plain.planned_passes - made
-        exact = self.operator.diagonal_cost
         foretold = f"{remaining} more passes were foretold"
         if exact <= remaining and made + exact <= self.max_passes:
             self.reason = f"{foretold}, and {exact} give the whole diagonal"

@@ -36,7 +36,7 @@ class XTrace:
 
     def __init__(self, operator: LinearOperator, rtol: float, max_products: int, seed: int, observer: Observer) -> None:
         self.operator, self.rtol, self.seed, self.observer = operator, rtol, seed, observer
-        most = max(2, min(max_products // 2, operator.space.dim))
+        most = max(2, min(max_products // 2, operator.space.dim))  # the caller sees to it that there are so many
         self.max_probes = most
         self.num_probes = 0
         self.interval: Interval | None = None

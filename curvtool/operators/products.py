@@ -15,6 +15,7 @@ The functions without a class are for plain functions f of one tensor; nested, t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -60,6 +61,13 @@ class GradientGraph:
         )
 
 
+def _duals(primals: Sequence[torch.Tensor], tangents: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Dual tensors; torch's first one loads its rules, and newer versions warn of what they are written with."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return [forward_ad.make_dual(p, t) for p, t in zip(primals, tangents, strict=True)]
+
+
 def forward_over_reverse(
     function: Differentiable,
     parameters: Sequence[torch.Tensor],
@@ -73,7 +81,7 @@ def forward_over_reverse(
         vector: v, in parts of the parameters' shapes.
     """
     with forward_ad.dual_level():
-        duals = [forward_ad.make_dual(p.detach().requires_grad_(), v) for p, v in zip(parameters, vector, strict=True)]
+        duals = _duals([p.detach().requires_grad_() for p in parameters], vector)
         value = function(duals)
         if not value.requires_grad:
             return [None] * len(duals)
@@ -122,7 +130,7 @@ def push_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The output and J v in one pass of forward mode; nothing is kept."""
     with torch.no_grad(), forward_ad.dual_level():
-        duals = [forward_ad.make_dual(p.detach(), v) for p, v in zip(parameters, vector, strict=True)]
+        duals = _duals([p.detach() for p in parameters], vector)
         output, tangent = forward_ad.unpack_dual(function(duals))
         return output, torch.zeros_like(output) if tangent is None else tangent
 

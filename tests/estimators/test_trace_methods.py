@@ -178,3 +178,13 @@ def test_a_pass_is_as_precise_as_foretold(terms):
 def test_senseless_arguments_are_refused(terms, arguments):
     with pytest.raises(CurvtoolError, match="CT001"):
         trace(MatrixOperator(terms), **arguments)
+
+
+@pytest.mark.parametrize("method", ["auto", "deflated", "hutch++", "xtrace", "exact", "hutchinson"])
+@pytest.mark.parametrize("dim", [1, 2, 3, 5])
+def test_tiny_matrices(method, dim):
+    matrix = torch.arange(1.0, dim * dim + 1, dtype=torch.float64).reshape(dim, dim)
+    operator = MatrixOperator(matrix + matrix.T)
+    result = trace(operator, method=method, rtol=0.3)
+    true = float(operator.matrix.trace())
+    assert result.ci95[0] - 1e-9 <= true <= result.ci95[1] + 1e-9
