@@ -126,14 +126,16 @@ class _Run:
         """The wanted pairs with their errors."""
         request = self.request
         index = pairs.wanted(request.k, request.which)
-        floor = self.operator.space.eps * 32 * self.lanczos.scale  # rounding: below it an eigenvalue counts as found
+        rounding = self.operator.space.eps * self.lanczos.scale
+        floor = 32 * rounding  # below it an eigenvalue counts as found
         found = []
         for i, gap in zip(index, pairs.gaps(index), strict=True):
             pair = Eigenvalue(
                 value=float(pairs.values[i]),
-                residual_norm=max(float(pairs.residuals[i]), self.operator.space.eps * self.lanczos.scale),
+                residual_norm=max(float(pairs.residuals[i]), rounding),
                 gap=float(gap),
                 converged=False,
+                rounding=rounding,
             )
             found.append(replace(pair, converged=may_converge and pair.meets(request.rtol, request.vector_rtol, floor)))
         return tuple(found)

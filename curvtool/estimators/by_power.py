@@ -25,7 +25,8 @@ def by_power(
 
     def close(state: PowerState, converged: bool) -> None:
         vectors[len(found)] = state.vector
-        found.append(Eigenvalue(state.value, state.residual_norm, 0.0, converged))
+        rounding = space.eps * max([abs(state.value), *(abs(e.value) for e in found)])
+        found.append(Eigenvalue(state.value, state.residual_norm, 0.0, converged, rounding=rounding))
 
     def result() -> EigenvaluesResult:
         order = sorted(range(len(found)), key=lambda i: -abs(found[i].value))

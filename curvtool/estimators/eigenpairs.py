@@ -13,7 +13,7 @@ from curvtool.estimators.cost import Cost
 from curvtool.linalg.ritz import Which
 
 Method = Literal["lanczos", "power"]
-BoundKind = Literal["linear", "quadratic"]
+BoundKind = Literal["linear", "quadratic", "noise"]
 METHODS: tuple[str, ...] = get_args(Method)
 
 
@@ -29,6 +29,8 @@ class Eigenvalue:
         converged: whether the tolerances were met when the solver stopped.
         data_stderr: standard error of theta over the data, from y^T A_b y of each part b of them: what another sample
             of as many data would change; None where the data were not told apart.
+        rounding: what rounding alone may shift an eigenvalue by, the precision's epsilon times the largest magnitude of
+            the spectrum: however small the eigenvalue, its products carry that.
     """
 
     value: float
@@ -36,17 +38,24 @@ class Eigenvalue:
     gap: float
     converged: bool
     data_stderr: float | None = None
+    rounding: float = 0.0
 
     @property
     def error_bound(self) -> float:
-        """Estimate of |theta - lambda| for the nearest eigenvalue lambda: min(r, r^2 / gap)."""
-        return self.residual_norm**2 / self.gap if self.gap > self.residual_norm else self.residual_norm
+        """Estimate of |theta - lambda| for the nearest eigenvalue lambda: min(r, r^2 / gap), not below the rounding."""
+        return max(self._from_residual, self.rounding)
 
     @property
     def bound_kind(self) -> BoundKind:
-        """`linear` (r: supposes nothing about the rest of the spectrum) or `quadratic` (r^2 / gap: supposes that no
-        eigenvalue unseen so far lies in the gap; Kato 1949, Temple 1928)."""
+        """`linear` (r: supposes nothing about the rest of the spectrum), `quadratic` (r^2 / gap: supposes that no
+        eigenvalue unseen so far lies in the gap; Kato 1949, Temple 1928), or `noise` (the rounding is above both)."""
+        if self._from_residual < self.rounding:
+            return "noise"
         return "quadratic" if self.gap > self.residual_norm else "linear"
+
+    @property
+    def _from_residual(self) -> float:
+        return self.residual_norm**2 / self.gap if self.gap > self.residual_norm else self.residual_norm
 
     @property
     def vector_error(self) -> float | None:

@@ -101,6 +101,8 @@ def _check_arguments(operator: LinearOperator, request: Request, method: str, ch
         raise refuse("power iteration takes no start, known pairs or block", "Lanczos", method, "--method lanczos")
     free = operator.space.dim - (0 if request.locked is None else len(request.locked))
     limit = free // (2 if which == "be" else 1)
+    if limit < 1:
+        raise refuse(f"the matrix is too small for {which!r}", "a larger one", f"{free} dimension(s)", "--which la")
     if not 1 <= k <= limit:
         raise refuse("no such number of eigenvalues", f"1 to {limit}", k, f"-k {min(max(k, 1), limit)}")
     for name, tolerance in (("rtol", request.rtol), ("vector-rtol", request.vector_rtol)):

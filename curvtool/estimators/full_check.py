@@ -66,7 +66,8 @@ def _with_true_residuals(
         product, shares = operator.matvec_in_parts(vector, vector[None])
         if request.locked is not None:
             product = product - operator.space.coefficients(request.locked, product) @ request.locked
-        true = replace(pair, residual_norm=float(operator.space.norm(product - pair.value * vector)))
+        residual = float(operator.space.norm(product - pair.value * vector))
+        true = replace(pair, residual_norm=max(residual, pair.rounding))
         still = pair.converged and true.meets(request.rtol, request.vector_rtol, floor)
         checked.append(replace(true, converged=still))
         forms.append(shares[:, 0].to(device="cpu", dtype=torch.float64).numpy())

@@ -21,7 +21,8 @@ from curvtool.pipeline.stage import Stage
 from curvtool.problem.vectors import load_vectors
 from curvtool.report import model as report
 
-_TRACE_RTOL, _TRACE_PASSES = 0.05, 40  # of the trace that the density's own is compared with
+_TRACE_RTOL = 0.05  # of the trace that the density's own is compared with
+_TRACE_PASSES = 40  # for it, or half of the density's own products where those are more
 _DOUBT = 1e-3  # chance of a warning where nothing is wrong
 
 
@@ -110,7 +111,7 @@ def _compare(stage: Stage, result: DensityResult, operator: CurvatureOperator) -
             trace(
                 operator,
                 rtol=_TRACE_RTOL,
-                max_passes=_TRACE_PASSES,
+                max_passes=max(_TRACE_PASSES, result.num_probes * result.num_steps // 2),
                 memory_budget=stage.budget // 2,
                 seed=stage.config.compute.seed,
                 observer=stage.observer,

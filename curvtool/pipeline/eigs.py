@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 
 import torch
@@ -166,10 +165,8 @@ def _stability(
 
 def eigenvalue_record(pair: Eigenvalue, noise: float) -> report.Eigenvalue:
     """One eigenvalue, its errors not below the noise floor."""
-    floor = noise * abs(pair.value)
-    residual = max(pair.residual_norm, floor)
-    pair = dataclasses.replace(pair, residual_norm=residual)
-    below = pair.error_bound < floor
+    floor = max(noise * abs(pair.value), pair.rounding)
+    pair = dataclasses.replace(pair, residual_norm=max(pair.residual_norm, floor), rounding=floor)
     unavailable = {}
     if pair.data_stderr is None:
         unavailable["data_stderr"] = "the data were one batch (a smaller --batch-size tells them apart)"
@@ -177,10 +174,10 @@ def eigenvalue_record(pair: Eigenvalue, noise: float) -> report.Eigenvalue:
         unavailable["vector_error"] = "no gap to the rest of the spectrum was seen"
     return report.Eigenvalue(
         value=pair.value,
-        error_bound=floor if below else pair.error_bound,
-        bound_kind="noise" if below else pair.bound_kind,
-        residual_norm=residual,
-        relative_residual=residual / abs(pair.value) if pair.value else math.inf,
+        error_bound=pair.error_bound,
+        bound_kind=pair.bound_kind,
+        residual_norm=pair.residual_norm,
+        relative_residual=pair.relative_residual,
         vector_error=pair.vector_error,
         data_stderr=pair.data_stderr,
         converged=pair.converged,

@@ -185,3 +185,22 @@ def test_an_interrupted_check_keeps_the_pairs():
         eigenvalues(operator, 3, rtol=1e-6, check="full")
     assert np.allclose(caught.value.partial.values, [9, 5, 4], rtol=1e-6)
     assert caught.value.partial.cost.check_hvps == 5
+
+
+@pytest.mark.parametrize("check", ["fast", "full"])
+def test_a_small_eigenvalue_carries_the_rounding_of_the_largest(check):
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(20):
+        rows = torch.randn(60, 24, generator=generator, dtype=torch.float64) * torch.logspace(0, -3, 24).double()
+        exact = rows.T @ rows
+        single = (rows.float().T @ rows.float()).contiguous()  # its rounding is that of its largest entries
+        true = torch.linalg.eigvalsh(exact)
+        found = eigenvalues(MatrixOperator((single + single.T) / 2), 2, which="sa", rtol=1e-4, check=check)
+        for pair, value in zip(found.eigenvalues, true, strict=False):
+            assert abs(pair.value - float(value)) <= 2 * pair.error_bound
+            assert pair.error_bound >= torch.finfo(torch.float32).eps * 0.9 * float(true[-1])
+
+
+def test_a_matrix_too_small_for_both_ends_is_told():
+    with pytest.raises(CurvtoolError, match="too small"):
+        eigenvalues(MatrixOperator(torch.ones(1, 1)), 1, which="be")
