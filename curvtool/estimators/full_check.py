@@ -111,6 +111,8 @@ def _merged(
 ) -> EigenvaluesResult:
     """The wanted pairs among those there were and those found, in the order of `which`."""
     pairs = [*zip(result.eigenvalues, result.vectors, strict=True), *found]
+    rounding = max(pair.rounding for pair, _ in pairs)  # the complement of the known vectors does not know their values
+    pairs = [(replace(pair, rounding=rounding), vector) for pair, vector in pairs]
     values = np.asarray([pair.value for pair, _ in pairs])
     ascending = np.argsort(values, kind="stable")
     index = ascending[RitzPairs(values[ascending], np.empty((0, 0)), np.empty(0)).wanted(request.k, request.which)]

@@ -59,6 +59,7 @@ class Lanczos:
         self.size = 0  # vectors that have been multiplied
         self.waiting = self.block_size  # vectors after them that have not
         self.num_steps = 0
+        self.scale = 0.0  # a lower estimate of ||A||: the largest magnitude seen, also of what a restart gave up
         for i in range(self.waiting):
             given = start is not None and i < len(start)
             vector = start[i].clone() if start is not None and given else space.normal(generator)
@@ -69,11 +70,6 @@ class Lanczos:
     def exhausted(self) -> bool:
         """Whether the basis spans the whole space, so that the Ritz values are the eigenvalues."""
         return self.waiting == 0
-
-    @property
-    def scale(self) -> float:
-        """The largest entry of the projected matrix: a lower estimate of ||A||."""
-        return float(np.abs(self.projected[: self.size, : self.size]).max(initial=0.0))
 
     def step(self, keep: Keep) -> RitzPairs:
         """One product; returns the Ritz pairs of the grown space.
@@ -96,6 +92,7 @@ class Lanczos:
             raise not_finite("a product")
         self.projected[:known, j] = numbers[:known]
         self.projected[j, : j + 1] = numbers[: j + 1]
+        self.scale = max(self.scale, float(np.abs(numbers[: j + 1]).max()))
         self._record(numbers[known + 2 :].reshape(-1, j + 1))
         self.size, self.num_steps = j + 1, self.num_steps + 1
         if full:
@@ -104,7 +101,9 @@ class Lanczos:
             self.projected[known, j] = numbers[known]
         else:  # nothing but rounding is left; where the second pass takes much of it away again, it has no direction
             self._replace_exhausted_direction(known)
-        return self.ritz_pairs()
+        pairs = self.ritz_pairs()
+        self.scale = max(self.scale, float(np.abs(pairs.values).max()))
+        return pairs
 
     @property
     def coupling(self) -> np.ndarray:
