@@ -10,7 +10,7 @@ import torch
 
 from curvtool.errors import CurvtoolError, Interrupted
 from curvtool.estimators.cost import Meter
-from curvtool.estimators.eigenpairs import Eigenvalue, EigenvaluesResult, data_stderr
+from curvtool.estimators.eigenpairs import ROUNDING_STEPS, Eigenvalue, EigenvaluesResult, data_stderr
 from curvtool.estimators.observer import Observer
 from curvtool.linalg.lanczos import Keep, Lanczos
 from curvtool.linalg.ritz import RitzPairs, Which
@@ -120,6 +120,7 @@ class _Run:
             all(e.converged for e in found),
             discrepancy,
             self.meter.cost(check_hvps),
+            scale=self.lanczos.scale,
         )
 
     def _eigenvalues(self, pairs: RitzPairs, may_converge: bool = True) -> tuple[Eigenvalue, ...]:
@@ -127,7 +128,7 @@ class _Run:
         request = self.request
         index = pairs.wanted(request.k, request.which)
         rounding = self.operator.space.eps * self.lanczos.scale
-        floor = 32 * rounding  # below it an eigenvalue counts as found
+        floor = ROUNDING_STEPS * rounding  # below it an eigenvalue counts as found
         found = []
         for i, gap in zip(index, pairs.gaps(index), strict=True):
             pair = Eigenvalue(
@@ -136,7 +137,7 @@ class _Run:
                 gap=float(gap),
                 converged=False,
                 rounding=rounding,
-            )
+            ).at_rounding(request.rtol, floor)
             found.append(replace(pair, converged=may_converge and pair.meets(request.rtol, request.vector_rtol, floor)))
         return tuple(found)
 

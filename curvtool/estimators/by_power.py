@@ -6,7 +6,7 @@ import torch
 
 from curvtool.errors import CurvtoolError, Interrupted
 from curvtool.estimators.cost import Meter
-from curvtool.estimators.eigenpairs import Eigenvalue, EigenvaluesResult
+from curvtool.estimators.eigenpairs import ROUNDING_STEPS, Eigenvalue, EigenvaluesResult
 from curvtool.estimators.observer import Observer
 from curvtool.linalg.power import PowerState, power_iteration
 from curvtool.operators.base import LinearOperator
@@ -40,7 +40,7 @@ def by_power(
         for index in range(k):
             for state in power_iteration(operator.matvec, space, vectors[:index], space.generator(seed, 3, index)):
                 largest = max([abs(state.value), *(abs(e.value) for e in found)])
-                converged = state.residual_norm <= max(rtol * abs(state.value), 32 * space.eps * largest)
+                converged = state.residual_norm <= max(rtol * abs(state.value), ROUNDING_STEPS * space.eps * largest)
                 observer.advance(
                     meter.products, f"lambda_{index + 1} {state.value:.5g} +- {state.residual_norm:.1e}", None
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -15,6 +15,7 @@ from curvtool.linalg.ritz import Which
 Method = Literal["lanczos", "power"]
 BoundKind = Literal["linear", "quadratic", "noise"]
 METHODS: tuple[str, ...] = get_args(Method)
+ROUNDING_STEPS = 32  # epsilons of the largest magnitude; below it an eigenvalue counts as found
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Eigenvalue:
         data_stderr: standard error of theta over the data, from y^T A_b y of each part b of them: what another sample
             of as many data would change; None where the data were not told apart.
         rounding: what rounding alone may shift an eigenvalue by, the precision's epsilon times the largest magnitude of
-            the spectrum: however small the eigenvalue, its products carry that.
+            the spectrum, or a few times that where nearer was not reached: however small the eigenvalue, its products
+            carry that.
     """
 
     value: float
@@ -67,6 +69,13 @@ class Eigenvalue:
         """residual_norm / |value|; infinite at 0."""
         return self.residual_norm / abs(self.value) if self.value else math.inf
 
+    def at_rounding(self, rtol: float, floor: float) -> Eigenvalue:
+        """The pair; where its residual is down at the floor of rounding with the tolerance still unmet, no less than
+        the floor is claimed: nearby eigenvalues cannot be told apart there, and no gap is known."""
+        if self.residual_norm <= floor and self.error_bound > rtol * abs(self.value):
+            return replace(self, rounding=max(self.rounding, floor))
+        return self
+
     def meets(self, rtol: float, vector_rtol: float | None, floor: float) -> bool:
         """Whether the errors are within the tolerances, or below the floor of rounding."""
         if self.residual_norm <= floor:
@@ -87,6 +96,7 @@ class EigenvaluesResult:
     check_discrepancy: norm of what the closing product found beyond the residuals that the solver expected; None where
         the check was not reached.
     num_missed: pairs that a full check found beyond the solver's; None where none was made.
+    scale: the largest magnitude of a Ritz value on the way: a lower estimate of ||A||.
     cost: products and time.
     """
 
@@ -98,6 +108,7 @@ class EigenvaluesResult:
     check_discrepancy: float | None
     cost: Cost
     num_missed: int | None = None
+    scale: float = 0.0
 
     @property
     def values(self) -> list[float]:

@@ -10,7 +10,7 @@ import torch
 from curvtool.errors import CurvtoolError, Interrupted
 from curvtool.estimators.by_lanczos import Request, by_lanczos
 from curvtool.estimators.cost import Cost, Meter
-from curvtool.estimators.eigenpairs import Eigenvalue, EigenvaluesResult, data_stderr
+from curvtool.estimators.eigenpairs import ROUNDING_STEPS, Eigenvalue, EigenvaluesResult, data_stderr
 from curvtool.estimators.observer import Observer
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.operators.base import LinearOperator
@@ -61,13 +61,14 @@ def _with_true_residuals(
 ) -> EigenvaluesResult:
     """||A y - theta y|| by a product each, and the spread over the data with it."""
     checked, forms = [], []
-    floor = 32 * operator.space.eps * max(abs(pair.value) for pair in result.eigenvalues)
+    rounding = operator.space.eps * max(result.scale, *(abs(pair.value) for pair in result.eigenvalues))
+    floor = ROUNDING_STEPS * rounding
     for number, (pair, vector) in enumerate(zip(result.eigenvalues, result.vectors, strict=True)):
         product, shares = operator.matvec_in_parts(vector, vector[None])
         if request.locked is not None:
             product = product - operator.space.coefficients(request.locked, product) @ request.locked
         residual = float(operator.space.norm(product - pair.value * vector))
-        true = replace(pair, residual_norm=max(residual, pair.rounding))
+        true = replace(pair, residual_norm=max(residual, rounding)).at_rounding(request.rtol, floor)
         still = pair.converged and true.meets(request.rtol, request.vector_rtol, floor)
         checked.append(replace(true, converged=still))
         forms.append(shares[:, 0].to(device="cpu", dtype=torch.float64).numpy())
