@@ -66,7 +66,7 @@ def resolve(reference: str, what: str = "factory", folder: Path | None = None) -
     path = module_name
     for part in attribute.split("."):
         if not hasattr(found, part):
-            public = [name for name in vars(found) if not name.startswith("_")]
+            public = [n for n, value in vars(found).items() if not n.startswith("_") and callable(value)]
             raise LoadError(
                 "CT013",
                 f"{path} has no {part!r}",
