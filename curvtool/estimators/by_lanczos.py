@@ -10,12 +10,13 @@ import torch
 
 from curvtool.errors import CurvtoolError, Interrupted
 from curvtool.estimators.cost import Meter
-from curvtool.estimators.eigenpairs import ROUNDING_STEPS, Eigenvalue, EigenvaluesResult, data_stderr
+from curvtool.estimators.eigenpairs import ROUNDING, ROUNDING_STEPS, Eigenvalue, EigenvaluesResult, data_stderr
 from curvtool.estimators.observer import Observer
 from curvtool.linalg.lanczos import Keep, Lanczos
 from curvtool.linalg.ritz import RitzPairs, Which
 from curvtool.operators.base import LinearOperator
 
+SMALL_BASIS, SMALL_BASIS_BYTES = 256, 2**25
 PASSES_IN_A_ROW = 3  # one pass alone was wrong in 2 % of 400 random starts, three in a row never
 
 
@@ -42,10 +43,14 @@ class Request:
 
 
 def basis_size(vector_bytes: int, request: Request) -> int:
-    """Basis vectors that the budget allows, never fewer than 2k + 2 (at each end), at most 20 + 10 of them a pair."""
+    """Basis vectors that the budget allows, never fewer than 2k + 2 (at each end), at most 20 + 10 of them a pair.
+
+    Where they are small, more of them: without a restart fewer products are needed, and a small matrix is exhausted.
+    """
     wanted, block = request.num_wanted, request.block_size
     affordable = request.memory_budget // max(vector_bytes, 1) - wanted - 1 - block
-    return max(2 * wanted + 1 + block, min(affordable, 20 + 10 * wanted + 5 * (block - 1)))
+    small = min(SMALL_BASIS, SMALL_BASIS_BYTES // max(vector_bytes, 1))
+    return max(2 * wanted + 1 + block, min(affordable, max(small, 20 + 10 * wanted + 5 * (block - 1))))
 
 
 def by_lanczos(
@@ -127,8 +132,8 @@ class _Run:
         """The wanted pairs with their errors."""
         request = self.request
         index = pairs.wanted(request.k, request.which)
-        rounding = self.operator.space.eps * self.lanczos.scale
-        floor = ROUNDING_STEPS * rounding  # below it an eigenvalue counts as found
+        epsilon = self.operator.space.eps * self.lanczos.scale
+        rounding, floor = ROUNDING * epsilon, ROUNDING_STEPS * epsilon
         found = []
         for i, gap in zip(index, pairs.gaps(index), strict=True):
             pair = Eigenvalue(

@@ -6,7 +6,7 @@ import torch
 
 from curvtool.errors import CurvtoolError, Interrupted
 from curvtool.estimators.cost import Meter
-from curvtool.estimators.eigenpairs import ROUNDING_STEPS, Eigenvalue, EigenvaluesResult
+from curvtool.estimators.eigenpairs import ROUNDING, ROUNDING_STEPS, Eigenvalue, EigenvaluesResult
 from curvtool.estimators.observer import Observer
 from curvtool.linalg.power import PowerState, power_iteration
 from curvtool.operators.base import LinearOperator
@@ -25,7 +25,7 @@ def by_power(
 
     def close(state: PowerState, converged: bool) -> None:
         vectors[len(found)] = state.vector
-        rounding = space.eps * max([abs(state.value), *(abs(e.value) for e in found)])
+        rounding = ROUNDING * space.eps * max([abs(state.value), *(abs(e.value) for e in found)])
         found.append(Eigenvalue(state.value, state.residual_norm, 0.0, converged, rounding=rounding))
 
     def result() -> EigenvaluesResult:

@@ -15,7 +15,8 @@ from curvtool.linalg.ritz import Which
 Method = Literal["lanczos", "power"]
 BoundKind = Literal["linear", "quadratic", "noise"]
 METHODS: tuple[str, ...] = get_args(Method)
-ROUNDING_STEPS = 32  # epsilons of the largest magnitude; below it an eigenvalue counts as found
+ROUNDING = 8  # epsilons of the largest magnitude, by which rounding was seen to shift any eigenvalue
+ROUNDING_STEPS = 32  # likewise; a residual below it can hardly fall further, and the eigenvalue counts as found
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Eigenvalue:
         converged: whether the tolerances were met when the solver stopped.
         data_stderr: standard error of theta over the data, from y^T A_b y of each part b of them: what another sample
             of as many data would change; None where the data were not told apart.
-        rounding: what rounding alone may shift an eigenvalue by, the precision's epsilon times the largest magnitude of
-            the spectrum, or a few times that where nearer was not reached: however small the eigenvalue, its products
-            carry that.
+        rounding: what rounding alone may shift an eigenvalue by, eight epsilons of the precision times the largest
+            magnitude of the spectrum, or a few times that where nearer was not reached: however small the eigenvalue,
+            its products carry that.
     """
 
     value: float

@@ -10,7 +10,7 @@ import torch
 from curvtool.errors import CurvtoolError, Interrupted
 from curvtool.estimators.by_lanczos import Request, by_lanczos
 from curvtool.estimators.cost import Cost, Meter
-from curvtool.estimators.eigenpairs import ROUNDING_STEPS, Eigenvalue, EigenvaluesResult, data_stderr
+from curvtool.estimators.eigenpairs import ROUNDING, ROUNDING_STEPS, Eigenvalue, EigenvaluesResult, data_stderr
 from curvtool.estimators.observer import Observer
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.operators.base import LinearOperator
@@ -61,8 +61,8 @@ def _with_true_residuals(
 ) -> EigenvaluesResult:
     """||A y - theta y|| by a product each, and the spread over the data with it."""
     checked, forms = [], []
-    rounding = operator.space.eps * max(result.scale, *(abs(pair.value) for pair in result.eigenvalues))
-    floor = ROUNDING_STEPS * rounding
+    epsilon = operator.space.eps * max(result.scale, *(abs(pair.value) for pair in result.eigenvalues))
+    rounding, floor = ROUNDING * epsilon, ROUNDING_STEPS * epsilon
     for number, (pair, vector) in enumerate(zip(result.eigenvalues, result.vectors, strict=True)):
         product, shares = operator.matvec_in_parts(vector, vector[None])
         if request.locked is not None:

@@ -44,7 +44,8 @@ class EmpiricalFisher(SandwichOperator):
     Another matrix than the Fisher information, which averages over the model's own targets (Kunstner, Hennig, Balles
     2019): it vanishes where the data are fitted exactly. A term is one draw of a target: a sample for regression, for
     binary targets and for a callable loss, a counted position for cross-entropy over positions. W is the weight of the
-    mean loss. The arguments are those of `CurvatureOperator`.
+    mean loss: for mse and bce-with-logits the number of elements, while g_t is that of the sum over a sample's. The
+    arguments are those of `CurvatureOperator`.
 
     Raises:
         LoadError: CT028, the loss gives no loss a sample.

@@ -19,6 +19,8 @@ from curvtool.problem.vectors import load_vectors, stacked_parts, to_bytes
 from curvtool.report import model as report
 from curvtool.report.write import check_writable, write_atomic
 
+NOISE_OF_PAIRS = 3  # an eigenpair's noise in units of a random vector's, which is the one measured; up to 2.3 were seen
+
 
 def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
     """Extreme eigenvalues of the chosen matrix, their vectors and each layer's where asked for."""
@@ -165,7 +167,7 @@ def _stability(
 
 def eigenvalue_record(pair: Eigenvalue, noise: float) -> report.Eigenvalue:
     """One eigenvalue, its errors not below the noise floor."""
-    floor = max(noise * abs(pair.value), pair.rounding)
+    floor = max(NOISE_OF_PAIRS * noise * abs(pair.value), pair.rounding)
     pair = dataclasses.replace(pair, residual_norm=max(pair.residual_norm, floor), rounding=floor)
     unavailable = {}
     if pair.data_stderr is None:
