@@ -22,6 +22,7 @@ Method = Literal["auto", "hutchinson", "deflated", "hutch++", "xtrace", "exact"]
 Used = Literal["hutchinson", "deflated", "hutch++", "xtrace", "exact"]
 METHODS: tuple[str, ...] = get_args(Method)
 _RANK = 20
+_PRICE = {"deflated": 1, "hutch++": 2}  # products a vector of the known space
 _EXACT_AT_ONCE = 3  # products; a pilot would take as many
 _LEAST_RANK = 4  # below it a known space does not pay
 
@@ -129,7 +130,8 @@ class _Run:
                 case "hutchinson":
                     return self._by_probes(None, 0.05)
                 case "deflated" | "hutch++":
-                    return self._by_probes(self._known(method, rank or self._affordable(_RANK)), 0.05)
+                    room = (self.max_passes - 2) // _PRICE[method]
+                    return self._by_probes(self._known(method, rank or self._affordable(min(_RANK, room))), 0.05)
                 case "xtrace":
                     if self.operator.space.dim < _LEAST_RANK:
                         self.reason = f"XTrace needs {_LEAST_RANK} dimensions"
@@ -295,6 +297,14 @@ def _check_arguments(
         raise refuse("only deflated and hutch++ take a rank", "--method deflated", method, "--method deflated")
     if rank is not None and not 1 <= rank <= operator.space.dim:
         raise refuse("no such rank", f"1 to {operator.space.dim}", rank, "--rank 20")
+    least = _PRICE.get(method, 0) * (rank or 1) + 2
+    if max_passes < least:
+        raise refuse(
+            "the space leaves no passes for the probes",
+            f"--max-passes {least} or more",
+            max_passes,
+            f"--max-passes {least}" + (", or a smaller --rank" if rank is not None else ", or --method hutchinson"),
+        )
     if blocks is not None and method not in {"auto", "hutchinson", "exact"}:
         raise refuse(f"{method} does not give the layers' traces", "auto, hutchinson or exact", method, "--method auto")
     if method == "exact" and operator.diagonal_cost > max_passes:

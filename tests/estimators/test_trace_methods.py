@@ -165,6 +165,14 @@ def test_a_pass_is_as_precise_as_foretold(terms):
     assert 0.7 <= told / foretold <= 1.3
 
 
+@pytest.mark.parametrize("method", ["deflated", "hutch++"])
+@pytest.mark.parametrize("max_passes", [5, 12, 30])
+def test_the_space_counts_among_the_passes(terms, method, max_passes):
+    result = trace(MatrixOperator(terms), method=method, rtol=1e-6, max_passes=max_passes)
+    assert result.ci95 is not None
+    assert result.cost.num_hvps <= max_passes
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -173,6 +181,8 @@ def test_a_pass_is_as_precise_as_foretold(terms):
         {"method": "deflated", "rank": 0},
         {"method": "xtrace", "blocks": Blocks([145], {"all": [0]})},
         {"method": "exact", "max_passes": 100},
+        {"method": "hutch++", "max_passes": 2},
+        {"method": "deflated", "rank": 20, "max_passes": 21},
     ],
 )
 def test_senseless_arguments_are_refused(terms, arguments):
