@@ -111,6 +111,9 @@ def not_finite(where: str) -> DerivativeError:
     )
 
 
+_LISTED = 12
+
+
 def suggest(word: str, known: list[str] | tuple[str, ...]) -> str:
     """`did you mean 'x'?` where a known word is near, else the list of the known words."""
     import difflib
@@ -118,4 +121,5 @@ def suggest(word: str, known: list[str] | tuple[str, ...]) -> str:
     near = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
     if near:
         return "did you mean " + " or ".join(repr(name) for name in near) + "?"
-    return "one of " + ", ".join(known)
+    listed = ", ".join(known[:_LISTED]) + (f", … ({len(known)} in all)" if len(known) > _LISTED else "")
+    return f"one of {listed}"

@@ -100,7 +100,7 @@ def test_a_small_hessian(monkeypatch):
     nodes, _ = pyhessian(problem, [(x, y)]).density(iter=30, n_v=1)
     assert max(nodes[0]) < 0.7 * true
     assert eigenvalues(Hessian(problem), 1).values[0] == pytest.approx(true, rel=1e-3)
-    ours = density(Hessian(problem), num_probes=1, num_steps=30)
+    ours = density(Hessian(problem), num_probes=1, num_steps=30, method="probes")
     assert ours.quadratures[0].nodes.max() == pytest.approx(true, rel=1e-3)
 
 

@@ -14,6 +14,7 @@ EigsMethod = Literal["lanczos", "power"]
 DiagonalMethod = Literal["auto", "hutchinson", "exact"]
 TraceMethod = Literal["auto", "hutchinson", "deflated", "hutch++", "xtrace", "exact"]
 Check = Literal["fast", "full"]
+DensityMethod = Literal["auto", "probes", "exact"]
 Norm = Literal["both", "frobenius", "spectral"]
 
 
@@ -29,6 +30,7 @@ class EigsConfig(Section):
     )
     method: EigsMethod = setting("lanczos", "Lanczos, or deflated power iteration.")
     rtol: float = setting(1e-3, "Relative error of each eigenvalue to reach.", minimum=1e-15)
+    atol: float = setting(0.0, "Error that is enough however small an eigenvalue is (for those near zero).", minimum=0)
     max_passes: int = setting(300, "Products after which to stop unconverged.", minimum=1)
     operator: OperatorName = setting("hessian", "Which matrix; ggn: Gauss-Newton.")
     check: Check = setting("fast", "Closing check: full makes true residuals and looks for missed pairs.")
@@ -69,6 +71,7 @@ class DensityConfig(Section):
     kind = "density"
     probes: int = setting(4, "Random vectors; the error band is over them.", minimum=1)
     steps: int = setting(50, "Lanczos steps, and quadrature nodes, a vector.", minimum=2)
+    method: DensityMethod = setting("auto", "By probes; or every eigenvalue, where that takes no more products.")
     outliers: int = setting(5, "Eigenvalues largest in magnitude to find first and to place exactly.", minimum=0)
     deflate: str | None = setting(
         None, "Eigenvectors (.safetensors, of eigs --vectors) to place exactly instead.", metavar="FILE"

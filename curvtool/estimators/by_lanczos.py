@@ -10,7 +10,14 @@ import torch
 
 from curvtool.errors import CurvtoolError, Interrupted
 from curvtool.estimators.cost import Meter
-from curvtool.estimators.eigenpairs import ROUNDING, ROUNDING_STEPS, Eigenvalue, EigenvaluesResult, data_stderr
+from curvtool.estimators.eigenpairs import (
+    ROUNDING,
+    ROUNDING_STEPS,
+    Eigenvalue,
+    EigenvaluesResult,
+    Tolerance,
+    data_stderr,
+)
 from curvtool.estimators.observer import Observer
 from curvtool.linalg.lanczos import Keep, Lanczos
 from curvtool.linalg.ritz import RitzPairs, Which
@@ -27,6 +34,7 @@ class Request:
     k: int
     which: Which
     rtol: float = 1e-3
+    atol: float = 0.0
     vector_rtol: float | None = None
     max_passes: int = 300
     max_basis: int | None = None
@@ -35,6 +43,11 @@ class Request:
     seed: int = 0
     start: torch.Tensor | None = None
     locked: torch.Tensor | None = None
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """What the errors are held against."""
+        return Tolerance(self.rtol, self.atol, self.vector_rtol)
 
     @property
     def num_wanted(self) -> int:
@@ -132,6 +145,7 @@ class _Run:
         """The wanted pairs with their errors."""
         request = self.request
         index = pairs.wanted(request.k, request.which)
+        tolerance = request.tolerance
         epsilon = self.operator.space.eps * self.lanczos.scale
         rounding, floor = ROUNDING * epsilon, ROUNDING_STEPS * epsilon
         found = []
@@ -142,8 +156,8 @@ class _Run:
                 gap=float(gap),
                 converged=False,
                 rounding=rounding,
-            ).at_rounding(request.rtol, floor)
-            found.append(replace(pair, converged=may_converge and pair.meets(request.rtol, request.vector_rtol, floor)))
+            ).at_rounding(tolerance, floor)
+            found.append(replace(pair, converged=may_converge and pair.meets(tolerance, floor)))
         return tuple(found)
 
     def _closing_check(self) -> float:

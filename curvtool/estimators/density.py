@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 
-from curvtool.errors import CurvtoolError, Interrupted, UsageError
+from curvtool.errors import CurvtoolError, Interrupted, UsageError, not_finite
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.linalg.quadrature import Quadrature, cumulative, lanczos_quadrature, smoothed
+from curvtool.linalg.space import VectorSpace
 from curvtool.operators.base import LinearOperator
 
+Method = Literal["auto", "probes", "exact"]
+METHODS: tuple[str, ...] = get_args(Method)
 NUM_PROBES = 4
 NUM_STEPS = 50
 _GRID_POINTS = 512
@@ -26,7 +30,7 @@ class Mass:
     value: the share of the eigenvalues.
     low: what the nodes leave possible at least, mean over the probes.
     high: at most.
-    stderr: standard error of the value over the probes; None with one probe.
+    stderr: standard error of the value over the probes; None with one probe, 0 for all eigenvalues.
     """
 
     value: float
@@ -40,12 +44,12 @@ class DensityResult:
     """Attributes:
     grid: points t, ascending, shape (n,).
     density: the smoothed density at them, mean over probes; its integral is 1.
-    density_stderr: its standard error over the probes; None with one probe.
+    density_stderr: its standard error over the probes; None with one probe, 0 for all eigenvalues.
     cumulative: share of the eigenvalues below each point, likewise.
     cumulative_low: what the nodes leave possible at least.
     cumulative_high: at most.
     cumulative_stderr: standard error of `cumulative` over the probes.
-    quadratures: nodes and weights of every probe, in the complement of the outliers.
+    quadratures: nodes and weights of every probe, in the complement of the outliers; or one of all eigenvalues.
     outliers: eigenvalues that were known beforehand, placed as points of mass 1/P each.
     width: standard deviation of the smoothing.
     below_zero: mass below -threshold, with threshold the noise that was told.
@@ -54,7 +58,8 @@ class DensityResult:
     near: that distance.
     trace: the trace that the quadrature implies, P sum w theta, and the outliers.
     trace_stderr: its standard error over the probes.
-    num_probes: probes that were completed.
+    method: `probes`, or `exact` where all eigenvalues were computed.
+    num_probes: probes that were completed; 0 for `exact`.
     num_steps: nodes of each.
     converged: whether all probes were made.
     cost: products and time.
@@ -76,6 +81,7 @@ class DensityResult:
     near: float
     trace: float
     trace_stderr: float | None
+    method: Literal["probes", "exact"]
     num_probes: int
     num_steps: int
     converged: bool
@@ -87,6 +93,7 @@ def density(
     *,
     num_probes: int = NUM_PROBES,
     num_steps: int = NUM_STEPS,
+    method: Method = "auto",
     outliers: tuple[float, ...] = (),
     outlier_vectors: torch.Tensor | None = None,
     width: float | None = None,
@@ -103,8 +110,12 @@ def density(
     1/P. The error is that over the probes: what is narrower than `width`, or than the nodes lie apart, is not resolved.
     Shares come with the bounds that the nodes leave (for the mean over these probes, in exact arithmetic).
 
+    A matrix with no more rows than the probes would take products is made whole, and all its eigenvalues are computed:
+    nothing random is left, and nothing needs to be known beforehand.
+
     Args:
         operator: the matrix.
+        method: `probes`, `exact`, or `auto`: exact where that takes no more products and the budget holds the matrix.
         num_probes: vectors v; their spread needs two.
         num_steps: nodes, and products, of each; fewer where the budget does not hold so many vectors.
         outliers: eigenvalues known beforehand.
@@ -126,11 +137,17 @@ def density(
     for name, size in (("width", width), ("near-zero", near)):
         if size is not None and not 0 < size < math.inf:
             raise UsageError("CT001", f"no such {name}", expected="above 0", received=str(size))
+    if method not in METHODS:
+        raise UsageError(
+            "CT001", f"unknown method {method!r}", expected=", ".join(METHODS), received=method, remedy="--method auto"
+        )
     if len(outliers) != (0 if outlier_vectors is None else len(outlier_vectors)):
         raise UsageError(
             "CT001", "outliers and their vectors differ in number", expected="a vector for each", received="another"
         )
     space = operator.space
+    if method == "exact" or (method == "auto" and is_small(space, num_probes, num_steps, memory_budget)):
+        return _exactly(operator, width, near, noise, memory_budget, observer)
     locked = outlier_vectors if outliers else None
     affordable = memory_budget // max(space.vector_bytes, 1) - 2 - len(outliers)
     steps = max(2, min(num_steps, affordable, space.dim - len(outliers)))
@@ -153,6 +170,35 @@ def density(
     return result()
 
 
+def is_small(space: VectorSpace, num_probes: int, num_steps: int, memory_budget: int) -> bool:
+    """Whether all eigenvalues take no more products than the probes would, and the matrix fits the budget."""
+    return space.dim <= num_probes * num_steps and space.dim * space.vector_bytes <= memory_budget
+
+
+def _exactly(
+    operator: LinearOperator,
+    width: float | None,
+    near: float | None,
+    noise: float,
+    memory_budget: int,
+    observer: Observer,
+) -> DensityResult:
+    dim, meter = operator.space.dim, Meter(operator)
+    observer.begin("the whole matrix", float(dim))
+    try:
+        matrix = operator.materialize(
+            memory_budget, lambda done: observer.advance(done, f"{dim} columns in all", dim - done)
+        )
+    except (CurvtoolError, KeyboardInterrupt) as stop:
+        raise Interrupted(None, stop) from stop
+    dense = matrix.to("cpu", torch.float64).numpy()
+    if not np.isfinite(dense).all():
+        raise not_finite("a product")
+    nodes = np.linalg.eigvalsh((dense + dense.T) / 2)
+    found = Quadrature(nodes, np.full(dim, 1 / dim), is_exact=True)
+    return _result(operator, (found,), (), width, near, noise, 0, meter)
+
+
 def _result(
     operator: LinearOperator,
     found: tuple[Quadrature, ...],
@@ -163,7 +209,7 @@ def _result(
     num_probes: int,
     meter: Meter,
 ) -> DensityResult:
-    dim = operator.space.dim
+    dim, exact = operator.space.dim, num_probes == 0
     share = (dim - len(outliers)) / dim
     points = Quadrature(np.array(outliers), np.full(len(outliers), 1 / dim))
     nodes = np.concatenate([q.nodes for q in found] + [points.nodes])
@@ -180,23 +226,33 @@ def _result(
     shares = np.stack([share * cumulative(q, grid) for q in found]) + cumulative(exactly, grid)
     threshold = max(noise, 1e-14) * scale or 1e-300
 
+    def spread(values: np.ndarray) -> np.ndarray | None:
+        """The standard error over the probes."""
+        if exact:
+            return np.zeros(values.shape[1:])
+        return values.std(0, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else None
+
+    def stderr_of(values: np.ndarray) -> float | None:
+        error = spread(values)
+        return None if error is None else float(error)
+
     def mass(ends: tuple[float, ...]) -> Mass:
         """Below the last end, and above the first of two."""
         sides = np.stack([share * cumulative(q, np.array(ends)) for q in found]) + cumulative(exactly, np.array(ends))
         low, value, high = (sides[:, i, -1] for i in range(3))
         if len(ends) == 2:
             low, value, high = low - sides[:, 2, 0], value - sides[:, 1, 0], high - sides[:, 0, 0]
-        return Mass(float(value.mean()), max(0.0, float(low.mean())), min(1.0, float(high.mean())), _stderr(value))
+        return Mass(float(value.mean()), max(0.0, float(low.mean())), min(1.0, float(high.mean())), stderr_of(value))
 
     traces = np.array([(dim - len(outliers)) * float(q.weights @ q.nodes) for q in found]) + sum(outliers)
     return DensityResult(
         grid=grid,
         density=curves.mean(0),
-        density_stderr=curves.std(0, ddof=1) / math.sqrt(len(found)) if len(found) > 1 else None,
+        density_stderr=spread(curves),
         cumulative=shares[:, 1].mean(0),
         cumulative_low=shares[:, 0].mean(0),
         cumulative_high=shares[:, 2].mean(0),
-        cumulative_stderr=shares[:, 1].std(0, ddof=1) / math.sqrt(len(found)) if len(found) > 1 else None,
+        cumulative_stderr=spread(shares[:, 1]),
         quadratures=found,
         outliers=tuple(outliers),
         width=width,
@@ -205,13 +261,10 @@ def _result(
         below_near=mass((-near,)),
         near=near,
         trace=float(traces.mean()),
-        trace_stderr=_stderr(traces),
-        num_probes=len(found),
+        trace_stderr=stderr_of(traces),
+        method="exact" if exact else "probes",
+        num_probes=0 if exact else len(found),
         num_steps=len(found[0].nodes),
-        converged=len(found) == num_probes,
+        converged=exact or len(found) == num_probes,
         cost=meter.cost(),
     )
-
-
-def _stderr(values: np.ndarray) -> float | None:
-    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None

@@ -20,6 +20,23 @@ ROUNDING_STEPS = 32  # likewise; a residual below it can hardly fall further, an
 
 
 @dataclass(frozen=True)
+class Tolerance:
+    """Attributes:
+    rtol: error of an eigenvalue over its magnitude.
+    atol: error of an eigenvalue that is enough however small it is.
+    vector_rtol: error of an eigenvector (sine of its angle); None: whatever it is.
+    """
+
+    rtol: float
+    atol: float = 0.0
+    vector_rtol: float | None = None
+
+    def of(self, value: float) -> float:
+        """The error that an eigenvalue may have."""
+        return max(self.rtol * abs(value), self.atol)
+
+
+@dataclass(frozen=True)
 class Eigenvalue:
     """One eigenvalue.
 
@@ -70,20 +87,21 @@ class Eigenvalue:
         """residual_norm / |value|; infinite at 0."""
         return self.residual_norm / abs(self.value) if self.value else math.inf
 
-    def at_rounding(self, rtol: float, floor: float) -> Eigenvalue:
+    def at_rounding(self, tolerance: Tolerance, floor: float) -> Eigenvalue:
         """The pair; where its residual is down at the floor of rounding with the tolerance still unmet, no less than
         the floor is claimed: nearby eigenvalues cannot be told apart there, and no gap is known."""
-        if self.residual_norm <= floor and self.error_bound > rtol * abs(self.value):
+        if self.residual_norm <= floor and self.error_bound > tolerance.of(self.value):
             return replace(self, rounding=max(self.rounding, floor))
         return self
 
-    def meets(self, rtol: float, vector_rtol: float | None, floor: float) -> bool:
+    def meets(self, tolerance: Tolerance, floor: float) -> bool:
         """Whether the errors are within the tolerances, or below the floor of rounding."""
         if self.residual_norm <= floor:
             return True
-        if self.error_bound > max(rtol * abs(self.value), floor):
+        if self.error_bound > max(tolerance.of(self.value), floor):
             return False
-        return vector_rtol is None or (self.vector_error is not None and self.vector_error <= vector_rtol)
+        wanted = tolerance.vector_rtol
+        return wanted is None or (self.vector_error is not None and self.vector_error <= wanted)
 
 
 @dataclass(frozen=True)

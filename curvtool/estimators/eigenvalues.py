@@ -26,6 +26,7 @@ def eigenvalues(
     which: Which | None = None,
     method: Method = "lanczos",
     rtol: float = 1e-3,
+    atol: float = 0.0,
     vector_rtol: float | None = None,
     max_passes: int = 300,
     max_basis: int | None = None,
@@ -39,11 +40,11 @@ def eigenvalues(
 ) -> EigenvaluesResult:
     """Extreme eigenvalues by Lanczos, or by deflated power iteration.
 
-    Lanczos stops once the estimated error of every wanted eigenvalue, min(r, r^2/gap), is at most rtol |theta| at three
-    successive products. That is an estimate: a pair skipped so far shows in no residual, and a multiple eigenvalue may
-    be found once only, or as often as the block is wide. It closes with one product with a random combination of the
-    wanted vectors, whose deviation from what the residuals foretell is added to them; a full check makes a product with
-    each of them and looks for missed pairs by a fresh start in their complement.
+    Lanczos stops once the estimated error of every wanted eigenvalue, min(r, r^2/gap), is at most rtol |theta| (or
+    atol) at three successive products. That is an estimate: a pair skipped so far shows in no residual, and a multiple
+    eigenvalue may be found once only, or as often as the block is wide. It closes with one product with a random
+    combination of the wanted vectors, whose deviation from what the residuals foretell is added to them; a full check
+    makes a product with each of them and looks for missed pairs by a fresh start in their complement.
 
     Args:
         operator: the matrix.
@@ -52,6 +53,7 @@ def eigenvalues(
             power iteration, which can do no other.
         method: `lanczos` or `power`.
         rtol: relative error of each eigenvalue to reach; for power iteration the relative residual.
+        atol: error of an eigenvalue that is enough however small it is: at eigenvalues of zero no relative one is met.
         vector_rtol: error of each eigenvector (sine of its angle) to reach as well; None: whatever it is.
         max_passes: products after which the solver stops unconverged and says so.
         max_basis: basis vectors, 2k or more (4k for `be`) and k + 2; chosen from the memory budget if None.
@@ -69,11 +71,11 @@ def eigenvalues(
     """
     which = which or ("lm" if method == "power" else "la")
     request = Request(
-        k, which, rtol, vector_rtol, max_passes, max_basis, block_size, memory_budget, seed, start, locked
+        k, which, rtol, atol, vector_rtol, max_passes, max_basis, block_size, memory_budget, seed, start, locked
     )
     _check_arguments(operator, request, method, check)
     if method == "power":
-        result = by_power(operator, k, rtol, max_passes, seed, observer)
+        result = by_power(operator, k, request.tolerance, max_passes, seed, observer)
     else:
         result = by_lanczos(operator, request, observer, check=check == "fast")
     return full_check(operator, result, request, observer) if check == "full" else result
@@ -108,6 +110,8 @@ def _check_arguments(operator: LinearOperator, request: Request, method: str, ch
     for name, tolerance in (("rtol", request.rtol), ("vector-rtol", request.vector_rtol)):
         if tolerance is not None and not 0 < tolerance < 1:
             raise refuse("no such tolerance", f"0 < {name} < 1", tolerance, f"--{name} 1e-3")
+    if not 0 <= request.atol < float("inf"):
+        raise refuse("no such tolerance", "atol >= 0", request.atol, "--atol 1e-6")
     least = max(2 * request.num_wanted, request.num_wanted + 1 + request.block_size)
     if request.max_basis is not None and request.max_basis < min(least, free):
         raise refuse("the basis is too small", f"{least} vectors or more", request.max_basis, f"--max-basis {least}")

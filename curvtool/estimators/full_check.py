@@ -68,8 +68,8 @@ def _with_true_residuals(
         if request.locked is not None:
             product = product - operator.space.coefficients(request.locked, product) @ request.locked
         residual = float(operator.space.norm(product - pair.value * vector))
-        true = replace(pair, residual_norm=max(residual, rounding)).at_rounding(request.rtol, floor)
-        still = pair.converged and true.meets(request.rtol, request.vector_rtol, floor)
+        true = replace(pair, residual_norm=max(residual, rounding)).at_rounding(request.tolerance, floor)
+        still = pair.converged and true.meets(request.tolerance, floor)
         checked.append(replace(true, converged=still))
         forms.append(shares[:, 0].to(device="cpu", dtype=torch.float64).numpy())
         observer.advance(number + 1, f"residual {true.residual_norm:.1e}", len(result.eigenvalues) - number - 1)

@@ -20,11 +20,13 @@ class PowerState:
         value: Rayleigh quotient <v, A v> of the unit vector v; keeps the eigenvalue's sign.
         residual_norm: ||A v - value v||, in the complement of the vectors found before.
         vector: v, shape (P,).
+        image: A v itself, shape (P,).
     """
 
     value: float
     residual_norm: float
     vector: torch.Tensor
+    image: torch.Tensor
 
 
 def power_iteration(
@@ -53,12 +55,13 @@ def power_iteration(
     vector = deflate(space.normal(generator))
     vector = vector / space.norm(vector)
     while True:
-        image = deflate(matvec(vector))
+        whole = matvec(vector)
+        image = deflate(whole)
         value = space.inner(vector, image)
         residual = space.norm(image - value * vector)
         numbers = torch.stack([value, residual]).to(device="cpu", dtype=torch.float64).tolist()
         if not all(map(math.isfinite, numbers)):
             raise not_finite("a Hessian product")
-        yield PowerState(numbers[0], numbers[1], vector)
+        yield PowerState(numbers[0], numbers[1], vector, whole)
         norm = space.norm(image)
         vector = torch.where(norm > 0, image / norm.clamp_min(torch.finfo(space.dtype).tiny), vector)

@@ -60,6 +60,11 @@ class LinearOperator(ABC):
         return self.matvec(vector)
 
     @property
+    def rank_bound(self) -> int:
+        """The most that the matrix's rank can be, where its form tells; P where it does not."""
+        return self.space.dim
+
+    @property
     def diagonal_cost(self) -> int:
         """Products that `exact_diagonal` takes: one an entry."""
         return self.space.dim
@@ -83,8 +88,12 @@ class LinearOperator(ABC):
     def __matmul__(self, vector: torch.Tensor) -> torch.Tensor:
         return self.matvec(vector)
 
-    def materialize(self, max_bytes: int = 2**30) -> torch.Tensor:
+    def materialize(self, max_bytes: int = 2**30, observe: Callable[[int], None] | None = None) -> torch.Tensor:
         """The dense matrix (P, P), a product a column; for small problems.
+
+        Args:
+            max_bytes: what it may take.
+            observe: hears how many of the P products are through.
 
         Raises:
             UsageError: CT006, it would take more than `max_bytes`.
@@ -96,14 +105,17 @@ class LinearOperator(ABC):
                 f"the dense matrix would take {needed / 2**30:.1f} GiB",
                 expected=f"at most {max_bytes / 2**30:.1f} GiB",
                 received=f"{self.space.dim:,} x {self.space.dim:,} in {self.space.dtype}",
-                remedy="take fewer parameters, or raise max_bytes",
+                remedy="take fewer parameters (--params), or raise --memory-budget (max_bytes in Python)",
             )
-        columns = []
+        matrix = self.space.empty(self.space.dim)
+        unit = self.space.zeros()
         for index in range(self.space.dim):
-            unit = self.space.zeros()
             unit[index] = 1
-            columns.append(self.matvec(unit))
-        return torch.stack(columns, dim=1)
+            matrix[:, index] = self.matvec(unit)
+            unit[index] = 0
+            if observe is not None:
+                observe(index + 1)
+        return matrix
 
 
 class MatrixOperator(LinearOperator):

@@ -110,6 +110,12 @@ class SandwichOperator(CurvatureOperator):
         return RowSquares(kernel, self.execution.graph_budget // 2)
 
     @property
+    def rank_bound(self) -> int:
+        """The rows of all samples' Jacobians, where that is less than P."""
+        rows = self._row_squares.num_rows
+        return self.space.dim if rows is None else min(rows * self.problem.num_samples, self.space.dim)
+
+    @property
     def diagonal_cost(self) -> int:
         """Passes of `exact_diagonal`: a row of every sample's Jacobian each, or P products where that is less."""
         return min(self._row_squares.num_rows or self.space.dim, self.space.dim)

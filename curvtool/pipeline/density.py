@@ -7,15 +7,16 @@ from pathlib import Path
 
 import torch
 
-from curvtool.config.analyses import DensityConfig
-from curvtool.errors import Interrupted
+from curvtool.config.analyses import DensityConfig, EigsConfig
 from curvtool.estimators.cost import Cost, Meter
-from curvtool.estimators.density import DensityResult, Mass, density
+from curvtool.estimators.density import DensityResult, Mass, density, is_small
+from curvtool.estimators.eigenpairs import EigenvaluesResult
 from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.estimators.trace import TraceResult, trace
 from curvtool.linalg.intervals import student_t_quantile
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.memory import peak_bytes
+from curvtool.pipeline.eigs import eigs_record
 from curvtool.pipeline.records import cost_record
 from curvtool.pipeline.stage import Stage
 from curvtool.problem.vectors import load_vectors
@@ -35,17 +36,32 @@ class _Outliers:
     vectors: torch.Tensor | None = None
 
 
-def run_density(stage: Stage, analysis: DensityConfig) -> report.Density:
-    """The density of the chosen matrix, its outliers first, and the trace to compare with last."""
+def run_density(stage: Stage, analysis: DensityConfig) -> report.Density | report.Eigs:
+    """The density of the chosen matrix, its outliers first, and the trace to compare with last.
+
+    Stopped while it looks for the outliers, it returns those found so far.
+    """
     given = None if analysis.deflate is None else load_vectors(Path(analysis.deflate), stage.problem.parameters)
     operator = stage.checked_operator(analysis.operator)
     meter = Meter(operator)
-    outliers = _found(stage, analysis, operator) if given is None else _given(operator, given)
+    exact = analysis.method == "exact" or (
+        analysis.method == "auto" and is_small(operator.space, analysis.probes, analysis.steps, stage.budget // 2)
+    )
+    if exact:
+        outliers = _Outliers()
+    elif given is not None:
+        outliers = _given(operator, given)
+    else:
+        search = _search(stage, analysis, operator)
+        if stage.stopped is not None and search is not None:
+            return eigs_record(stage, EigsConfig(operator=analysis.operator), search, None)
+        outliers = _kept(stage, search)
     result = stage.estimate(
         lambda: density(
             operator,
             num_probes=analysis.probes,
             num_steps=analysis.steps,
+            method=analysis.method,
             outliers=outliers.values,
             outlier_vectors=outliers.vectors,
             width=analysis.width,
@@ -56,20 +72,20 @@ def run_density(stage: Stage, analysis: DensityConfig) -> report.Density:
             observer=stage.observer,
         )
     )
-    if result.num_steps < min(analysis.steps, operator.space.dim - len(outliers.values)):
+    if not exact and result.num_steps < min(analysis.steps, operator.space.dim - len(outliers.values)):
         stage.warn("CT209", f"{result.num_steps} steps instead of {analysis.steps}: the memory budget holds no more")
     stage.close(operator, not any(q.nodes.any() for q in result.quadratures), 1.0)
-    compared = _compare(stage, result, operator)
+    compared = None if exact else _compare(stage, result, operator)
     return _record(stage, analysis, result, outliers, compared, meter.cost())
 
 
-def _found(stage: Stage, analysis: DensityConfig, operator: CurvatureOperator) -> _Outliers:
-    """The eigenvalues largest in magnitude; those that did not converge stay with the rest."""
+def _search(stage: Stage, analysis: DensityConfig, operator: CurvatureOperator) -> EigenvaluesResult | None:
+    """The eigenvalues largest in magnitude; None where none are wanted."""
     number = min(analysis.outliers, operator.space.dim - 2)
     if number < 1:
-        return _Outliers()
-    try:
-        result = eigenvalues(
+        return None
+    return stage.estimate(
+        lambda: eigenvalues(
             operator,
             number,
             which="lm",
@@ -77,14 +93,19 @@ def _found(stage: Stage, analysis: DensityConfig, operator: CurvatureOperator) -
             seed=stage.config.compute.seed,
             observer=stage.observer,
         )
-    except Interrupted as stop:
-        raise stop.cause from None
-    kept = [i for i, pair in enumerate(result.eigenvalues) if pair.converged and pair.value]
-    pairs = [result.eigenvalues[i] for i in kept]
+    )
+
+
+def _kept(stage: Stage, search: EigenvaluesResult | None) -> _Outliers:
+    """Those to place exactly; the ones that did not converge stay with the rest."""
+    if search is None:
+        return _Outliers()
+    kept = [i for i, pair in enumerate(search.eigenvalues) if pair.converged and pair.value]
+    pairs = [search.eigenvalues[i] for i in kept]
     return _Outliers(
         tuple(pair.value for pair in pairs),
         tuple(max(pair.error_bound, stage.noise * abs(pair.value)) for pair in pairs),
-        result.vectors[kept],
+        search.vectors[kept],
     )
 
 
@@ -148,7 +169,10 @@ def _record(
     if result.density_stderr is None:
         unavailable |= dict.fromkeys(("density_stderr", "cumulative_stderr", "trace_stderr"), alone)
     if compared is None:
-        unavailable |= dict.fromkeys(("trace_by_probes", "trace_by_probes_ci95"), "stopped before")
+        unavailable |= dict.fromkeys(
+            ("trace_by_probes", "trace_by_probes_ci95"),
+            "every eigenvalue was computed" if result.method == "exact" else "stopped before",
+        )
     return report.Density(
         operator=analysis.operator,
         converged=result.converged,
@@ -173,6 +197,7 @@ def _record(
         trace_stderr=result.trace_stderr,
         trace_by_probes=None if compared is None else compared.value,
         trace_by_probes_ci95=None if compared is None else compared.ci95,
+        method=result.method,
         num_probes=result.num_probes,
         num_steps=result.num_steps,
         num_dims=sum(p.numel() for p in stage.problem.parameters.values()),

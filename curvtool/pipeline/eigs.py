@@ -38,6 +38,7 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
             which=analysis.which,
             method=analysis.method,
             rtol=analysis.rtol,
+            atol=analysis.atol,
             vector_rtol=analysis.vector_rtol,
             max_passes=analysis.max_passes,
             max_basis=analysis.max_basis,
@@ -52,13 +53,21 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
     )
     stage.close(operator, all(pair.value == 0.0 for pair in result.eigenvalues), analysis.rtol)
     _warn(stage, result, analysis)
+    zeros = operator.space.dim - operator.rank_bound if result.which in {"sa", "be"} else 0
+    if zeros > 1:
+        stage.warn(
+            "CT214",
+            f"at least {zeros:,} of the {operator.space.dim:,} eigenvalues are exactly 0, since the data have only "
+            f"{operator.rank_bound:,} rows; Lanczos lists such a multiple one a few times at most, and what is listed "
+            "beside it is not next in rank",
+        )
     if analysis.vectors is not None:
         stage.attempt(lambda: _write_vectors(Path(str(analysis.vectors)), result, operator, stage))
     layers: dict[str, report.LayerEigenvalue] = {}
     if analysis.per_layer:
         operator.execution.release()
         stage.attempt(lambda: _per_layer(stage, analysis, layers))
-    return _record(stage, analysis, result, layers if analysis.per_layer else None)
+    return eigs_record(stage, analysis, result, layers if analysis.per_layer else None)
 
 
 def _load(stage: Stage, path: str | None) -> torch.Tensor | None:
@@ -102,6 +111,7 @@ def _per_layer(stage: Stage, analysis: EigsConfig, layers: dict[str, report.Laye
             1,
             which="sa" if analysis.which == "sa" else "lm" if analysis.which == "lm" else "la",
             rtol=analysis.rtol,
+            atol=analysis.atol,
             max_passes=analysis.max_passes,
             memory_budget=stage.budget // 2,
             seed=stage.config.compute.seed,
@@ -118,7 +128,7 @@ def _per_layer(stage: Stage, analysis: EigsConfig, layers: dict[str, report.Laye
         )
 
 
-def _record(
+def eigs_record(
     stage: Stage, analysis: EigsConfig, result: EigenvaluesResult, layers: dict[str, report.LayerEigenvalue] | None
 ) -> report.Eigs:
     """The record; no error below the noise floor is claimed."""
@@ -141,6 +151,7 @@ def _record(
         which=result.which,
         method=result.method,
         rtol=analysis.rtol,
+        atol=analysis.atol,
         converged=result.converged,
         eigenvalues=pairs,
         check_discrepancy=result.check_discrepancy,

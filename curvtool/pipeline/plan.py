@@ -11,6 +11,7 @@ import torch
 from curvtool.config.analyses import CheckConfig, DensityConfig, DiagConfig, EigsConfig, JacnormConfig, VerifyConfig
 from curvtool.config.schema import RunConfig
 from curvtool.estimators.by_lanczos import Request, basis_size
+from curvtool.estimators.density import is_small
 from curvtool.estimators.jacobian_norms import MAX_EXACT_OUTPUTS
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.jacobian import InputJacobian
@@ -57,8 +58,13 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
             basis = analysis.max_basis or basis_size(hessian.space.vector_bytes, request)
             notes.append("well separated largest eigenvalues; smallest or clustered ones take several times as many")
         elif isinstance(analysis, DensityConfig):
-            expected, basis = analysis.probes * analysis.steps + 5.0 * analysis.outliers + 10, analysis.steps
-            notes.append("probes times steps, the outliers, and a trace to compare with")
+            small = is_small(hessian.space, analysis.probes, analysis.steps, budget // 2)
+            if analysis.method == "exact" or (analysis.method == "auto" and small):
+                expected, basis = float(hessian.space.dim), hessian.space.dim
+                notes.append("a product a column of the whole matrix")
+            else:
+                expected, basis = analysis.probes * analysis.steps + 5.0 * analysis.outliers + 10, analysis.steps
+                notes.append("probes times steps, the outliers, and a trace to compare with")
         elif isinstance(analysis, DiagConfig):
             expected, basis = min(20 * (0.1 / analysis.rtol) ** 2, float(hessian.diagonal_cost)), 4
             notes.append("passes grow as 1/rtol^2 and depend on the spectrum")

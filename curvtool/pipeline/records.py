@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import sys
 from dataclasses import asdict
 
@@ -49,11 +50,15 @@ def summary(stage: Stage) -> report.ProblemSummary:
 def not_converged(analysis: report.Analysis) -> report.Warning:
     """The warning for an analysis that did not reach what was asked for."""
     if isinstance(analysis, report.Eigs):
-        open_pairs = sum(not e.converged for e in analysis.eigenvalues)
+        unmet = [e for e in analysis.eigenvalues if not e.converged]
+        near_zero = [e.error_bound for e in unmet if abs(e.value) <= e.error_bound]
+        remedy = "raise --max-passes or --rtol"
+        if near_zero and len(near_zero) == len(unmet):  # of a zero no relative error is ever met
+            remedy = f"they are 0 within their errors, and --atol {_rounded_up(max(near_zero))} accepts that"
         return report.Warning(
             code="CT201",
-            message=f"{open_pairs} of {len(analysis.eigenvalues)} eigenvalues did not converge to rtol "
-            f"{analysis.rtol:g} in {analysis.cost.solver_hvps:g} products: raise --max-passes or --rtol",
+            message=f"{len(unmet)} of {len(analysis.eigenvalues)} eigenvalues did not converge to rtol "
+            f"{analysis.rtol:g} in {analysis.cost.solver_hvps:g} products: {remedy}",
         )
     if isinstance(analysis, report.Trace):
         return report.Warning(
@@ -75,6 +80,12 @@ def not_converged(analysis: report.Analysis) -> report.Warning:
         code="CT201",
         message="some spectral norms did not converge: their errors are in the report (spectral_max_error)",
     )
+
+
+def _rounded_up(value: float) -> str:
+    """To one digit, never less."""
+    exponent = math.floor(math.log10(value))
+    return f"{math.ceil(value / 10**exponent)}e{exponent}"
 
 
 def provenance(stage: Stage, started: str) -> report.Provenance:

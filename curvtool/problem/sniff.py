@@ -68,7 +68,7 @@ def sniff(path: Path) -> FileKind:
 
 def _require_file(path: Path) -> None:
     if path.is_dir():
-        inside = sorted(p.name for p in path.iterdir() if p.suffix in {".pt", ".pth", ".pkl", ".safetensors", ".ckpt"})
+        inside = _checkpoints_in(path)
         raise LoadError(
             "CT011",
             f"{path} is a folder",
@@ -77,14 +77,24 @@ def _require_file(path: Path) -> None:
             remedy=f"curvtool inspect {path / inside[0]}" if inside else "name the file",
         )
     if not path.exists():
-        near = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
+        near = _checkpoints_in(path.parent) if path.parent.is_dir() else []
         raise LoadError(
             "CT010",
             f"{path} does not exist",
             expected="a checkpoint file",
             received="no such file",
-            remedy=suggest(path.name, near[:12]) if near else f"the folder {path.parent} does not exist either",
+            remedy=suggest(path.name, near)
+            if near
+            else f"no checkpoint lies in {path.parent.absolute()}"
+            if path.parent.is_dir()
+            else f"the folder {path.parent} does not exist either",
         )
+
+
+def _checkpoints_in(folder: Path) -> list[str]:
+    """Names of the files that look like checkpoints."""
+    endings = {".pt", ".pth", ".pkl", ".bin", ".safetensors", ".ckpt"}
+    return sorted(path.name for path in folder.iterdir() if path.suffix in endings)
 
 
 def _sniff_zip(path: Path) -> FileKind:

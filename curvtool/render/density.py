@@ -21,7 +21,7 @@ def show(density: Density, console: Console) -> None:
     table = new_table(f"Spectral density of the {MATRICES[density.operator]}", console)
     table.add_column("eigenvalue from", justify="right", no_wrap=True)
     table.add_column("to", justify="right", no_wrap=True)
-    table.add_column("how many (est.)", justify="right", no_wrap=True)
+    table.add_column("how many" if density.method == "exact" else "how many (est.)", justify="right", no_wrap=True)
     table.add_column("logarithmic", no_wrap=True)
     bins = _bins(density)
     largest = max(math.log10(1 + n) for _, _, n in bins) or 1.0
@@ -39,6 +39,10 @@ def show(density: Density, console: Console) -> None:
     if density.outliers:
         told = ", ".join(with_error(o.value, o.error_bound) for o in density.outliers)
         console.print(f"placed exactly: {told}", highlight=False)
+    if density.method == "exact":
+        told = f"All {density.num_dims} eigenvalues were computed; rounding remains (the noise floor)."
+        console.print(f"{told} Smoothed over {number(density.width, 2)}.", style="dim", highlight=False)
+        return
     console.print(
         f"{density.num_probes} random vectors of {density.num_steps} Lanczos steps. s.e.: over the vectors; from to: "
         "what so many steps can tell. "
@@ -57,7 +61,7 @@ def _bins(density: Density) -> list[tuple[float, float, float]]:
     counts = [0.0] * _BINS
     rest = density.num_dims - len(density.outliers)
     for value, weight in points:
-        counts[min(int((value - low) / size), _BINS - 1)] += weight * rest / density.num_probes
+        counts[min(int((value - low) / size), _BINS - 1)] += weight * rest / len(density.nodes)
     for outlier in density.outliers:
         counts[min(int((outlier.value - low) / size), _BINS - 1)] += 1
     return [(low + i * size, low + (i + 1) * size, n) for i, n in enumerate(counts)]
@@ -65,13 +69,15 @@ def _bins(density: Density) -> list[tuple[float, float, float]]:
 
 def _share(share: Share) -> str:
     """`62 % (31 to 93 %, s.e. 2.7 %)`: the bounds that the nodes leave, and the error over the vectors."""
+    if share.stderr == 0.0 and share.low == share.high:
+        return f"{100 * share.value:.3g} %"
     error = "" if share.stderr is None else f", s.e. {100 * share.stderr:.2g} %"
     return f"{100 * share.value:.3g} % ({100 * share.low:.3g} to {100 * share.high:.3g} %{error})"
 
 
 def _traces(density: Density) -> str:
     own = f"trace {with_error(density.trace, density.trace_stderr or 0.0)}"
-    if density.trace_stderr is not None:
+    if density.trace_stderr:
         own += f" (s.e. {number(density.trace_stderr, 2)})"
     if density.trace_by_probes is None or density.trace_by_probes_ci95 is None:
         return own

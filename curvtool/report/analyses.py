@@ -53,6 +53,7 @@ class Eigs(Record):
     which: Literal["la", "sa", "lm", "be"]
     method: Literal["lanczos", "power"]
     rtol: float
+    atol: float = 0.0
     converged: bool
     eigenvalues: list[Eigenvalue]
     check_discrepancy: float | None = Field(description="what the closing product found beyond the solver's residuals")
@@ -134,8 +135,9 @@ class Density(Record):
     trace_stderr: float | None
     trace_by_probes: float | None = Field(description="the trace by an estimate of its own, to compare with")
     trace_by_probes_ci95: tuple[float, float] | None
-    num_probes: int
-    num_steps: int
+    method: Literal["probes", "exact"] = Field(description="exact: every eigenvalue was computed; rounding remains")
+    num_probes: int = Field(description="random vectors; 0 for exact")
+    num_steps: int = Field(description="nodes of each")
     num_dims: int = Field(description="P: one eigenvalue is a share of 1/P")
     cost: Cost
 

@@ -497,13 +497,48 @@ def test_density_from_the_command_line(folder, run):
     assert "below 0" in out.lower()
 
 
+def test_a_density_of_all_eigenvalues(folder, run):
+    status, out, err = run("density", *MODEL, "--json", "r.json")
+    found = json.loads(Path("r.json").read_text())["analyses"][0]
+    assert status == 0 and "All 39 eigenvalues" in out and found["method"] == "exact", err
+    assert found["trace_stderr"] == 0.0 and found["unavailable"]["trace_by_probes"] == "every eigenvalue was computed"
+    assert run("density", *MODEL, "--dry-run")[0] == 0
+
+
+def test_what_a_stopped_density_had_found_is_reported(folder, run, monkeypatch):
+    product, made = Hessian.matvec_in_parts, []
+
+    def failing(self, vector, against):
+        if len(against):  # Lanczos, not the preflight
+            made.append(1)
+        if len(made) > 8:
+            raise KeyboardInterrupt
+        return product(self, vector, against)
+
+    monkeypatch.setattr(Hessian, "matvec_in_parts", failing)
+    status, out, err = run("density", *MODEL, "--method", "probes", "--json", "r.json")
+    report = json.loads(Path("r.json").read_text())
+    assert status == 130 and report["status"] == "partial" and "Eigenvalues" in out, err
+    assert report["analyses"][0]["kind"] == "eigs" and len(report["analyses"][0]["eigenvalues"]) == 5
+
+
+def test_zeros_of_a_matrix_of_low_rank_are_told(folder, run):
+    np.savez("few.npz", x=np.random.default_rng(0).normal(size=(4, 5)).astype("f4"), y=np.array([0, 1, 2, 0]))
+    command = ("eigs", *MODEL, "--data", "few.npz", "--operator", "ggn", "--which", "sa", "-k", "2")
+    status, _, err = run(*command)
+    assert status == 0 and "CT214" in err and "at least 27 of the 39" in err
+    status, _, err = run(*command, "--max-passes", "3")
+    assert status == 0 and "--atol" in err, err
+    assert "CT201" not in run(*command, "--max-passes", "3", "--atol", "1e3")[2]
+
+
 def test_a_density_that_disagrees_with_the_trace_is_told(folder, run, monkeypatch):
     def wrong(*arguments, **options):
         true = curvtool.trace(*arguments, **options)
         return dataclasses.replace(true, value=9 * true.value, ci95=(8.9 * true.value, 9.1 * true.value))
 
     monkeypatch.setattr("curvtool.pipeline.density.trace", wrong)
-    status, _, err = run("density", *MODEL, "--probes", "6", "--outliers", "6")
+    status, _, err = run("density", *MODEL, "--probes", "6", "--outliers", "6", "--method", "probes")
     assert status == 0 and "CT210" in err
 
 

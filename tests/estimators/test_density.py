@@ -26,16 +26,40 @@ def smoothed_truth(values, grid, width):
 def test_every_case(case):
     """Many probes of full length: the density, the distribution and the trace of the dense eigenvalues."""
     true = torch.linalg.eigvalsh(dense_hessian(case)).numpy()
-    result = density(Hessian(case.problem(), batch_size=3), num_probes=40, num_steps=len(true))
+    result = density(Hessian(case.problem(), batch_size=3), num_probes=40, num_steps=len(true), method="probes")
     assert abs(result.trace - true.sum()) <= 5 * result.trace_stderr + 1e-8 * abs(true).sum()
     curve = smoothed_truth(true, result.grid, result.width)
     assert np.all(abs(result.density - curve) <= 6 * result.density_stderr + 1e-6 * curve.max())
     assert integral(result.density, result.grid) == pytest.approx(1.0, abs=1e-4)
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_small_matrix_is_taken_whole(case):
+    true = torch.linalg.eigvalsh(dense_hessian(case)).numpy()
+    result = density(Hessian(case.problem(), batch_size=3), num_probes=2, num_steps=-(-len(true) // 2))
+    assert result.method == "exact" and result.converged and result.trace_stderr == 0.0 and result.num_probes == 0
+    scale = abs(true).max()
+    assert np.allclose(result.quadratures[0].nodes, true, atol=1e-8 * scale)
+    assert np.allclose(
+        result.density, smoothed_truth(true, result.grid, result.width), atol=1e-6 * result.density.max()
+    )
+    share = np.mean(abs(true) < result.near)
+    assert result.near_zero.low == result.near_zero.high == pytest.approx(share)
+    assert result.cost.num_hvps == len(true)
+
+
+def test_the_budget_decides_what_is_small(whole):
+    options = {"num_probes": 5, "num_steps": 30}
+    assert density(whole, **options).method == "exact"
+    assert density(whole, memory_budget=100 * 145 * 8, **options).method == "probes"
+    with pytest.raises(Interrupted) as caught:
+        density(whole, method="exact", memory_budget=100 * 145 * 8)
+    assert "CT006" in str(caught.value.cause)
+
+
 def test_few_steps_see_the_spectrum(whole):
     true = torch.linalg.eigvalsh(whole.matrix).numpy()
-    result = density(whole, num_probes=10, num_steps=40)
+    result = density(whole, num_probes=10, num_steps=40, method="probes")
     curve = smoothed_truth(true, result.grid, result.width)
     distance = integral(abs(result.density - curve), result.grid)
     assert distance <= 0.2 and len(result.quadratures[0].nodes) == 40
@@ -74,16 +98,18 @@ def test_shares_of_a_known_spectrum():
     values = torch.cat([torch.full((30,), -1.0), torch.zeros(50), torch.linspace(1, 10, 20)]).double()
     generator = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(100, 100, generator=generator, dtype=torch.float64))[0]
-    result = density(MatrixOperator(basis @ torch.diag(values) @ basis.T), num_probes=60, num_steps=40, noise=1e-12)
+    result = density(
+        MatrixOperator(basis @ torch.diag(values) @ basis.T), num_probes=60, num_steps=40, noise=1e-12, method="probes"
+    )
     assert abs(result.below_zero.value - 0.3) <= 4 * result.below_zero.stderr
     assert abs(result.near_zero.value - 0.5) <= 4 * result.near_zero.stderr
     assert 0 < result.below_zero.stderr < 0.02
 
 
 def test_a_zero_matrix_and_one_probe():
-    zero = density(MatrixOperator(torch.zeros(5, 5, dtype=torch.float64)), num_probes=2)
+    zero = density(MatrixOperator(torch.zeros(5, 5, dtype=torch.float64)), num_probes=2, method="probes")
     assert zero.trace == 0.0 and zero.below_zero.value == 0.0 and np.isfinite(zero.density).all()
-    one = density(MatrixOperator(torch.eye(5, dtype=torch.float64)), num_probes=1)
+    one = density(MatrixOperator(torch.eye(5, dtype=torch.float64)), num_probes=1, method="probes")
     assert one.density_stderr is None and one.trace == pytest.approx(5.0)
 
 
@@ -109,7 +135,8 @@ def test_a_stop_keeps_the_probes_that_were_made(whole):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"num_probes": 0}, {"num_steps": 1}, {"width": -1.0}, {"near": 0.0}, {"outliers": (1.0,)}]
+    "arguments",
+    [{"num_probes": 0}, {"num_steps": 1}, {"width": -1.0}, {"near": 0.0}, {"method": "svd"}, {"outliers": (1.0,)}],
 )
 def test_senseless_arguments_are_refused(whole, arguments):
     with pytest.raises(CurvtoolError, match="CT001"):

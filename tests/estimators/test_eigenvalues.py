@@ -37,6 +37,32 @@ def test_power_iteration_keeps_the_sign(case):
     assert np.allclose(result.values, top, rtol=1e-6)
 
 
+@pytest.mark.parametrize("rtol", [0.3, 1e-2])
+def test_power_iteration_tells_what_deflation_with_inexact_vectors_does(rtol):
+    """Later vectors are made orthogonal to earlier ones that are off by the tolerance: the error must hold that too."""
+    checked = 0
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        values = torch.rand(12, generator=generator, dtype=torch.float64) * 3 - 1
+        operator = spectrum(values, seed)
+        result = eigenvalues(operator, 4, method="power", rtol=rtol, max_passes=2000, seed=seed)
+        for pair in result.eigenvalues:
+            assert float((values - pair.value).abs().min()) <= pair.error_bound
+            checked += pair.converged
+        gaps = operator.matvec(result.vectors[-1]) - result.eigenvalues[-1].value * result.vectors[-1]
+        assert float(gaps.norm()) == pytest.approx(result.eigenvalues[-1].residual_norm, rel=1e-6, abs=1e-14)
+    assert checked > 100
+
+
+def test_an_absolute_tolerance_is_enough_for_zeros():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.cat([torch.zeros(40), torch.rand(60, generator=generator) ** 8 + 1e-7])
+    operator = spectrum(values, 0)
+    assert not eigenvalues(operator, 1, which="sa", max_passes=30, max_basis=10).converged
+    found = eigenvalues(operator, 1, which="sa", max_passes=30, max_basis=10, atol=0.01)
+    assert found.converged and abs(found.values[0]) <= found.eigenvalues[0].error_bound <= 0.01
+
+
 def spectrum(values, seed):
     generator = torch.Generator().manual_seed(seed)
     q, _ = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=torch.float64))
@@ -109,6 +135,7 @@ def test_seed_decides_everything():
         {"method": "qr"},
         {"rtol": 0.0},
         {"rtol": 1.0},
+        {"atol": -1.0},
         {"method": "power", "which": "la"},
         {"k": 51, "which": "be"},
     ],

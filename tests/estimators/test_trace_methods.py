@@ -74,6 +74,25 @@ def test_xtrace_covers(terms):
     assert abs(errors.mean()) <= 4 * errors.std() / math.sqrt(300)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("rank", [1, 3, 7, 20])
+def test_xtrace_of_a_matrix_of_low_rank(rank, dtype):
+    """More probes than the rank: each probe's range is the whole one, and the trace is exact."""
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        factor = torch.randn(rank, 120, generator=generator, dtype=torch.float64).to(dtype)
+        operator = MatrixOperator(factor.T @ factor)
+        result = trace(operator, method="xtrace", rtol=0.01, seed=seed)
+        assert result.converged
+        if result.num_passes > rank:
+            assert result.value == pytest.approx(
+                float(operator.matrix.trace()), rel=1e-9 if dtype.itemsize == 8 else 1e-3
+            )
+        else:
+            low, high = result.ci95
+            assert low <= float(operator.matrix.trace()) <= high
+
+
 def test_xtrace_is_exact_with_as_many_probes_as_dimensions():
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(12, 12, generator=generator, dtype=torch.float64)
