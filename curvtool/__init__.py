@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from curvtool.operators.hessian import Hessian
     from curvtool.operators.jacobian import InputJacobian
     from curvtool.operators.parameter_jacobian import ParameterJacobian
+    from curvtool.operators.preflight import preflight_curvature as preflight
     from curvtool.operators.products import hessian, hvp, jacobian, jvp, vjp
     from curvtool.problem.problem import Problem
 
@@ -59,6 +60,7 @@ _PLACES = {
     "trace": "estimators.trace",
     "jacobian_directions": "estimators.jacobian_directions",
     "jacobian_norms": "estimators.jacobian_norms",
+    "preflight": "operators.preflight:preflight_curvature",
     "hvp": "operators.products",
     "jvp": "operators.products",
     "vjp": "operators.products",
@@ -92,6 +94,7 @@ __all__ = [
     "jacobian_directions",
     "jacobian_norms",
     "jvp",
+    "preflight",
     "trace",
     "vjp",
 ]
@@ -100,7 +103,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    place, _, called = _PLACES[name].partition(":")
+    return getattr(importlib.import_module(f"{__name__}.{place}"), called or name)
 
 
 def __dir__() -> list[str]:

@@ -118,7 +118,11 @@ def suggest(word: str, known: list[str] | tuple[str, ...]) -> str:
     """`did you mean 'x'?` where a known word is near, else the list of the known words."""
     import difflib
 
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    # a shared ending alone makes files no more alike
+    ending = "." + word.rpartition(".")[2] if "." in word else ""
+    ending = ending if any(name.endswith(ending) for name in known) else ""
+    bare = {name.removesuffix(ending): name for name in known}
+    near = [bare[name] for name in difflib.get_close_matches(word.removesuffix(ending), bare, n=3, cutoff=0.6)]
     if near:
         return "did you mean " + " or ".join(repr(name) for name in near) + "?"
     listed = ", ".join(known[:_LISTED]) + (f", … ({len(known)} in all)" if len(known) > _LISTED else "")

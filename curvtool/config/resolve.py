@@ -137,6 +137,14 @@ def _check_keys(content: Mapping[str, Any], path: Path | None) -> None:
             for key in table_of(value, name):
                 if key not in known:
                     raise refuse(f"{name}.{key}", known)
+        elif name in ANALYSES:
+            raise UsageError(
+                "CT002",
+                f"unknown key {name!r} in {path}",
+                expected="the settings of an analysis in an entry of the list of analyses",
+                received=f"[{name}]",
+                remedy=f'write [[analysis]] instead, and under it kind = "{name}"',
+            )
         else:
             raise refuse(name, [*SECTIONS, "analysis"])
 

@@ -54,7 +54,9 @@ class DataConfig(Section):
     target_key: str | None = setting(None, "Name of the targets in the data.", metavar="KEY")
     num_samples: int | None = setting(None, "Use this many samples (the first, or drawn by --subset-seed).", minimum=1)
     subset_seed: int | None = setting(None, "Draw the samples by this seed instead of taking the first.", minimum=0)
-    batch_size: str = setting("auto", "Samples a batch, or auto; changes speed and memory alone.", metavar="N|auto")
+    batch_size: str = setting(
+        "auto", "Samples a batch, or auto; changes speed, memory and the data s.e. (its parts) alone.", metavar="N|auto"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

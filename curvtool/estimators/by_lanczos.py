@@ -104,13 +104,19 @@ class _Run:
     def _iterate(self) -> None:
         request, lanczos = self.request, self.lanczos
         keep, trend = keep_for(request.k, request.which), Trend(request.rtol, self.enough_in_a_row)
+        last: tuple[Eigenvalue, ...] | None = None
         self.observer.begin(f"eigenvalues ({request.which})")
         while True:
             self.pairs = lanczos.step(keep)
             found = self._eigenvalues(self.pairs)
             # without Ritz values beyond the wanted ones there is no estimate of a gap
             seen = len(found) == request.num_wanted and lanczos.size > request.num_wanted
-            self.in_a_row = self.in_a_row + 1 if seen and all(e.converged for e in found) else 0
+            still = seen and all(e.converged for e in found)
+            if still and last is not None:  # another copy of a multiple eigenvalue moves those after it
+                still = all(abs(e.value - o.value) <= e.error_bound + o.error_bound + request.tolerance.of(e.value)
+                            for e, o in zip(found, last, strict=True))  # fmt: skip
+            self.in_a_row = self.in_a_row + 1 if still else 0
+            last = found if seen else None
             worst = max(e.error_bound / max(abs(e.value), 1e-300) for e in found)
             self.observer.advance(
                 lanczos.num_steps,
@@ -139,6 +145,7 @@ class _Run:
             discrepancy,
             self.meter.cost(check_hvps),
             scale=self.lanczos.scale,
+            closed=self.lanczos.num_closed > 0 and not self.lanczos.exhausted,
         )
 
     def _eigenvalues(self, pairs: RitzPairs, may_converge: bool = True) -> tuple[Eigenvalue, ...]:

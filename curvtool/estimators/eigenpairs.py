@@ -116,6 +116,7 @@ class EigenvaluesResult:
         the check was not reached.
     num_missed: pairs that a full check found beyond the solver's; None where none was made.
     scale: the largest magnitude of a Ritz value on the way: a lower estimate of ||A||.
+    closed: whether the Krylov space closed before it was the whole one, which shows multiple eigenvalues.
     cost: products and time.
     """
 
@@ -128,6 +129,7 @@ class EigenvaluesResult:
     cost: Cost
     num_missed: int | None = None
     scale: float = 0.0
+    closed: bool = False
 
     @property
     def values(self) -> list[float]:

@@ -118,6 +118,7 @@ class _Run:
         self.probing: ProbeSearch | None = None
         self.known: KnownSpace | None = None
         self.exchange: XTrace | None = None
+        self.patience: int | None = None  # passes after which something else is cheaper
         self.method: Used = "hutchinson"
         self.reason = "asked for"
 
@@ -149,7 +150,7 @@ class _Run:
         """One decision, after the pilot's look and its share of the error; so the interval's 5 % stay whole."""
         exact = self.operator.diagonal_cost
         if exact <= _EXACT_AT_ONCE:
-            self.reason = f"{exact} products give the whole diagonal"
+            self.reason = "one product gives the whole diagonal" if exact == 1 else f"{exact} give the whole diagonal"
             return self._exact()
         self.reason = "the first passes were enough"
         plain = self.probing = self._search(None, 0.05)
@@ -158,6 +159,8 @@ class _Run:
         if plain.is_narrow or made >= self.max_passes:
             return self._result_of_probes()
         remaining = plain.planned_passes - made
+        affords_both = made + 2 * exact <= self.max_passes
+        self.patience = exact if affords_both else None
         foretold = f"{remaining} more passes were foretold"
         if exact <= remaining and made + exact <= self.max_passes:
             self.reason = f"{foretold}, and {exact} give the whole diagonal"
@@ -167,10 +170,16 @@ class _Run:
         if self.blocks is not None or rank < _LEAST_RANK or made + rank + 2 > self.max_passes:
             why = "the blocks' traces come from the same probes" if self.blocks is not None else "too few for more"
             self.reason = f"{foretold}: {why}"
+            plain.max_passes = min(plain.max_passes, made + exact) if affords_both else plain.max_passes
             plain.finish()
-            return self._result_of_probes()
-        self.reason = f"{foretold}: {rank} of them make a space whose part is exact, and leave less to the probes"
-        return self._by_probes(self._known("deflated", rank), 0.05 - look_error(0))
+            found = self._result_of_probes()
+        else:
+            self.reason = f"{foretold}: {rank} of them make a space whose part is exact, and leave less to the probes"
+            found = self._by_probes(self._known("deflated", rank), 0.05 - look_error(0))
+        if found.converged or not affords_both:
+            return found
+        self.reason = f"{found.num_passes} passes were not enough, and {exact} products give the whole diagonal"
+        return self._exact()
 
     def _affordable(self, rank: int) -> int:
         return max(1, min(rank, self.operator.space.dim // 2, self.affordable))
@@ -184,6 +193,7 @@ class _Run:
 
     def _search(self, known: KnownSpace | None, alpha: float) -> ProbeSearch:
         left = self.max_passes - math.ceil(self.meter.products)
+        left = left if self.patience is None else min(left, self.patience)
         blocks = self.blocks if known is None else None
         return ProbeSearch(
             self.operator, self.rtol, max(left, 2), self.seed, self.observer, known=known, blocks=blocks, alpha=alpha

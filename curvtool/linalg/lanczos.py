@@ -59,6 +59,7 @@ class Lanczos:
         self.size = 0  # vectors that have been multiplied
         self.waiting = self.block_size  # vectors after them that have not
         self.num_steps = 0
+        self.num_closed = 0  # times that nothing new came and a random direction was taken
         self.scale = 0.0  # a lower estimate of ||A||: the largest magnitude seen, also of what a restart gave up
         for i in range(self.waiting):
             given = start is not None and i < len(start)
@@ -159,6 +160,7 @@ class Lanczos:
 
     def _replace_exhausted_direction(self, place: int) -> None:
         """Nothing new came: go on from a random vector orthogonal to all, which is coupled to nothing."""
+        self.num_closed += 1
         vector = self.space.normal(self.generator)
         self._orthogonalize(vector, place)
         torch.div(vector, self.space.norm(vector), out=self.basis[place])

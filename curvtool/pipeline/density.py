@@ -19,6 +19,7 @@ from curvtool.operators.memory import peak_bytes
 from curvtool.pipeline.eigs import eigs_record
 from curvtool.pipeline.records import cost_record
 from curvtool.pipeline.stage import Stage
+from curvtool.pipeline.trace import with_noise
 from curvtool.problem.vectors import load_vectors
 from curvtool.report import model as report
 
@@ -54,6 +55,7 @@ def run_density(stage: Stage, analysis: DensityConfig) -> report.Density | repor
     else:
         search = _search(stage, analysis, operator)
         if stage.stopped is not None and search is not None:
+            stage.close(operator, False, 1.0)
             return eigs_record(stage, EigsConfig(operator=analysis.operator), search, None)
         outliers = _kept(stage, search)
     result = stage.estimate(
@@ -128,16 +130,15 @@ def _compare(stage: Stage, result: DensityResult, operator: CurvatureOperator) -
 
     def estimate() -> None:
         operator.execution.release()
-        found.append(
-            trace(
-                operator,
-                rtol=_TRACE_RTOL,
-                max_passes=max(_TRACE_PASSES, result.num_probes * result.num_steps // 2),
-                memory_budget=stage.budget // 2,
-                seed=stage.config.compute.seed,
-                observer=stage.observer,
-            )
+        other = trace(
+            operator,
+            rtol=_TRACE_RTOL,
+            max_passes=max(_TRACE_PASSES, result.num_probes * result.num_steps // 2),
+            memory_budget=stage.budget // 2,
+            seed=stage.config.compute.seed,
+            observer=stage.observer,
         )
+        found.append(with_noise(other, stage.noise, _TRACE_RTOL))
 
     stage.attempt(estimate)
     if not found:
@@ -146,7 +147,7 @@ def _compare(stage: Stage, result: DensityResult, operator: CurvatureOperator) -
     if other.ci95 is not None and result.trace_stderr is not None:
         own = student_t_quantile(1 - _DOUBT / 2, result.num_probes - 1) * result.trace_stderr
         half = (other.ci95[1] - other.ci95[0]) / 2
-        rounding = stage.noise * max(abs(result.trace), abs(other.value))
+        rounding = stage.noise * abs(result.trace)
         if abs(result.trace - other.value) > own + 2 * half + rounding:
             stage.warn(
                 "CT210",

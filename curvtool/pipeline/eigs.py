@@ -31,10 +31,12 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
     operator = stage.checked_operator(analysis.operator)
     if locked is not None:
         locked = torch.linalg.qr(locked.to(operator.space.dtype).T)[0].T.contiguous().to(operator.space.device)
+    free = operator.space.dim - (0 if locked is None else len(locked))
+    k = fitting(stage, analysis.k, free // 2 if analysis.which == "be" else free)
     result = stage.estimate(
         lambda: eigenvalues(
             operator,
-            analysis.k,
+            k,
             which=analysis.which,
             method=analysis.method,
             rtol=analysis.rtol,
@@ -61,6 +63,12 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
             f"{operator.rank_bound:,} rows; Lanczos lists such a multiple one a few times at most, and what is listed "
             "beside it is not next in rank",
         )
+    elif result.closed and result.num_missed is None:
+        stage.warn(
+            "CT215",
+            "the search ran out of new directions: the matrix has multiple eigenvalues, and how often each is listed "
+            "says nothing of its multiplicity; --check full looks for those that were missed",
+        )
     if analysis.vectors is not None:
         stage.attempt(lambda: _write_vectors(Path(str(analysis.vectors)), result, operator, stage))
     layers: dict[str, report.LayerEigenvalue] = {}
@@ -68,6 +76,12 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
         operator.execution.release()
         stage.attempt(lambda: _per_layer(stage, analysis, layers))
     return eigs_record(stage, analysis, result, layers if analysis.per_layer else None)
+
+
+def fitting(stage: Stage, k: int, most: int) -> int:
+    """The number of eigenvalues; where the user named none, no more than there are."""
+    given = stage.config.sources.get(f"{stage.config.analysis.kind}.k", "default") != "default"
+    return k if given else max(1, min(k, most))
 
 
 def _load(stage: Stage, path: str | None) -> torch.Tensor | None:

@@ -11,10 +11,9 @@ import torch
 
 from curvtool.errors import LoadError
 from curvtool.problem import checkpoint, data_files, sniff
-from curvtool.problem.data import INPUT_KEYS
+from curvtool.problem.data import INPUT_KEYS, TARGET_KEYS
 from curvtool.report.model import Inspection, TensorEntry
 
-_RUN_COMMANDS = {"posix", "nt", "os", "subprocess", "builtins", "sys", "shutil", "socket", "pty", "runpy"}
 _DATA_FORMATS = {"npz", "other"}
 
 
@@ -70,7 +69,7 @@ def inspect_file(path: Path) -> Inspection:
         num_params=None if "num_params" in reasons else sum(prod(t.shape) for t in floating),
         tensors=tensors,
         would_import=imports,
-        next_command=_next_command(path, kind, role, tensors, imports),
+        next_command=_next_command(path, kind, role, tensors, imports, others),
         unavailable=reasons,
     )
 
@@ -79,13 +78,24 @@ def _entry(name: str, tensor: torch.Tensor) -> TensorEntry:
     return TensorEntry(name=name, shape=list(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
 
 
-def _next_command(path: Path, kind: sniff.FileKind, role: str, tensors: list[TensorEntry], imports: list[str]) -> str:
+def _next_command(
+    path: Path, kind: sniff.FileKind, role: str, tensors: list[TensorEntry], imports: list[str], others: list[str]
+) -> str:
     if role == "data":
-        return f"curvtool eigs MODEL --factory module:Net --data {path}"
+        names = {tensor.name for tensor in tensors}
+        keys = "" if path.suffix == ".npy" else "".join(
+            f" --{flag} NAME" for flag, usual in (("input-key", INPUT_KEYS), ("target-key", TARGET_KEYS))
+            if not names & {*usual}
+        )  # fmt: skip
+        return f"curvtool eigs MODEL --factory module:Net --data {path}{keys}"
+    if role == "checkpoint" and kind.format == "safetensors" and "eigenvectors" in sniff.safetensors_note(path):
+        return f"curvtool eigs MODEL --factory module:Net --data DATA --start {path}   (or --deflate)"
     if role == "checkpoint" and tensors:
-        return f"curvtool eigs {path} --factory module:Net --data DATA"
+        ema = " --weights ema" if any("ema" in key.lower() for key in others) else ""
+        told = f"   ({ema.strip()} for the averaged weights)" if ema else ""
+        return f"curvtool eigs {path} --factory module:Net --data DATA{told}"
     if imports:
-        commands = [name for name in imports if name.partition(".")[0] in _RUN_COMMANDS]
+        commands = sniff.commands_among(imports)
         if commands:
             return f"do not load it: {commands[0]} has no place in a checkpoint"
         return f"curvtool eigs {path} --trust --data DATA   (only if you trust whoever made the file)"

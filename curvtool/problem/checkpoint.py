@@ -19,7 +19,7 @@ from torch import nn
 
 from curvtool.errors import LoadError
 from curvtool.problem.fit import fit
-from curvtool.problem.sniff import sniff, torn, unsafe_globals
+from curvtool.problem.sniff import commands_among, sniff, torn, unsafe_globals
 
 _MODEL_KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params")
 _EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
@@ -71,12 +71,15 @@ def _torch_load(path: Path, trust: bool) -> Any:
             raise torn(path, error) from error
         if not trust:
             would_import = unsafe_globals(path)
+            commands = commands_among(would_import)
             raise LoadError(
                 "CT015",
                 f"{path} holds more than tensors, and loading it would run code",
                 expected="a state dict",
                 received="objects of " + (", ".join(would_import[:6]) or "unknown classes"),
-                remedy="save model.state_dict() instead; or, if you trust whoever made the file, add --trust",
+                remedy=f"do not load it: {commands[0]} has no place in a checkpoint"
+                if commands
+                else "save model.state_dict() instead; or, if you trust whoever made the file, add --trust",
             ) from None
     except Exception as error:  # a torn file fails in the unpickler in any way
         raise torn(path, error) from error

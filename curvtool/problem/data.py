@@ -81,7 +81,9 @@ class Data:
     def subset(self, num_samples: int | None, seed: int | None = None) -> Data:
         """The first `num_samples`, or that many drawn without replacement by `seed`, in the data's order."""
         if num_samples is None or (num_samples >= len(self) and seed is None):
-            return self
+            short = num_samples is not None and num_samples > len(self)
+            note = f"{num_samples} samples were asked for, and there are {len(self)}"
+            return replace(self, notes=(*self.notes, note)) if short else self
         num = min(num_samples, len(self))
         if seed is None:
             index = torch.arange(num)

@@ -72,7 +72,7 @@ def resolve(reference: str, what: str = "factory", folder: Path | None = None) -
                 f"{path} has no {part!r}",
                 expected=f"the {what} {reference}",
                 received=f"no such name in {path}",
-                remedy=suggest(part, public[:20]),
+                remedy=suggest(part, public),
             )
         found, path = getattr(found, part), f"{path}.{part}"
     if not callable(found):

@@ -88,14 +88,17 @@ class CrossEntropy(Loss):
                 remedy="--loss module:function with the dimension named in it, or one position more or fewer",
             )
         logits = self._classes_second(output, target)
+        shapes = [(output.shape[0], *output.shape[2:]), tuple(output.shape[:-1])]
         if logits.dim() < 2 or tuple(target.shape) != (logits.shape[0], *logits.shape[2:]):
             raise LoadError(
                 "CT028",
                 "the model's output does not fit the targets",
-                expected=f"targets of shape {(output.shape[0], *output.shape[2:])} or {tuple(output.shape[:-1])} "
+                expected=f"targets of shape {' or '.join(map(str, dict.fromkeys(shapes)))} "
                 f"for an output of shape {tuple(output.shape)}",
                 received=f"targets of shape {tuple(target.shape)}",
-                remedy="pass --output-key or --target-key, or another --loss",
+                remedy="save them without the last dimension: targets.squeeze(-1)"
+                if tuple(target.shape) in {(*shape, 1) for shape in shapes}
+                else "pass --output-key or --target-key, or another --loss",
             )
         num_classes = logits.shape[1]
         bad = ((target < 0) | (target >= num_classes)) & (target != self.ignore_index)

@@ -31,7 +31,7 @@ def select_parameters(
                 f"no parameter matches {pattern!r}",
                 expected="a shell pattern on parameter names",
                 received=pattern,
-                remedy=suggest(pattern, names[:12] or ["(the model has no parameters)"]),
+                remedy=suggest(pattern, names or ["(the model has no parameters)"]),
             )
     chosen: dict[str, torch.Tensor] = {
         name: parameter

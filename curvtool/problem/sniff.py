@@ -135,12 +135,27 @@ def safetensors_entries(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
             raise torn(path, error) from error
 
 
+def safetensors_note(path: Path) -> str:
+    """What the file's metadata says that it is, as curvtool writes it; empty where nothing."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return str(header.get("__metadata__", {}).get("what", ""))
+
+
 def unsafe_globals(path: Path) -> list[str]:
     """What loading the file without `weights_only` would import, by name; the file is not executed."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # legacy format or torn file: torch's scan reads the zip format only
         return _globals_of_pickle(path)
+
+
+_RUN_COMMANDS = {"posix", "nt", "os", "subprocess", "builtins", "sys", "shutil", "socket", "pty", "runpy"}
+
+
+def commands_among(imports: list[str]) -> list[str]:
+    """Those that run programs or touch the system, and have no place in a checkpoint."""
+    return [name for name in imports if name.partition(".")[0] in _RUN_COMMANDS]
 
 
 def _globals_of_pickle(path: Path) -> list[str]:

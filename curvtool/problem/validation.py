@@ -58,13 +58,18 @@ def _first_output(problem: Problem, inputs: Tree) -> object:
     except (LoadError, DerivativeError, OutOfMemory):
         raise
     except Exception as error:  # the user's module fails in its own way
+        whole = [name or "inputs" for name, t in named_tensors(inputs) if not t.is_floating_point()]
+        types = "dtype" in str(error) or "scalar type" in str(error)
+        remedy = "check --input-key and the shape (channels first? flattened?), and the factory's arguments"
+        if whole and types:
+            remedy = f"save {', '.join(whole)} as float32 (images as the model was trained on, often x / 255)"
         shapes = ", ".join(f"{name or 'inputs'} {tuple(t.shape)} {t.dtype}" for name, t in named_tensors(inputs))
         raise LoadError(
             "CT024",
             "the model fails on the inputs",
             expected="inputs that the model's forward takes",
             received=f"{shapes}; {type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
-            remedy="check --input-key and the shape (channels first? flattened?), and the factory's arguments",
+            remedy=remedy,
         ) from error
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from curvtool.render.numbers import number, with_error
+from curvtool.render.numbers import number, percent, with_error
 from curvtool.render.tables import MATRICES, markdown_table, new_table
 from curvtool.report.model import Density, Share
 
@@ -57,6 +57,8 @@ def _bins(density: Density) -> list[tuple[float, float, float]]:
               for node, weight in zip(nodes, weights, strict=True)]  # fmt: skip
     values = [p for p, _ in points] + [o.value for o in density.outliers]
     low, high = min(values), max(values)
+    if low == high:
+        return [(low, high, float(density.num_dims))]
     size = (high - low) / _BINS or 1.0
     counts = [0.0] * _BINS
     rest = density.num_dims - len(density.outliers)
@@ -70,9 +72,9 @@ def _bins(density: Density) -> list[tuple[float, float, float]]:
 def _share(share: Share) -> str:
     """`62 % (31 to 93 %, s.e. 2.7 %)`: the bounds that the nodes leave, and the error over the vectors."""
     if share.stderr == 0.0 and share.low == share.high:
-        return f"{100 * share.value:.3g} %"
-    error = "" if share.stderr is None else f", s.e. {100 * share.stderr:.2g} %"
-    return f"{100 * share.value:.3g} % ({100 * share.low:.3g} to {100 * share.high:.3g} %{error})"
+        return percent(share.value, 3)
+    error = "" if share.stderr is None else f", s.e. {percent(share.stderr)}"
+    return f"{percent(share.value, 3)} ({percent(share.low, 3)} to {percent(share.high, 3)}{error})"
 
 
 def _traces(density: Density) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from curvtool.render.numbers import count, counted, number, with_error
+from curvtool.render.numbers import count, counted, number, percent, with_error
 from curvtool.render.tables import MATRICES, markdown_table, new_table
 from curvtool.report.model import Diag
 
@@ -40,7 +40,7 @@ def show(diag: Diag, console: Console) -> None:
 
 def _rows(diag: Diag) -> list[list[str]]:
     return [
-        [name, count(s.num), number(s.mean, 3), number(s.min, 3), number(s.max, 3), f"{100 * s.negative:.2g} %"]
+        [name, count(s.num), number(s.mean, 3), number(s.min, 3), number(s.max, 3), percent(s.negative)]
         for name, s in [*diag.per_parameter.items(), ("all", diag.summary)]
     ]
 

@@ -17,19 +17,27 @@ _WHICH = {"la": "largest", "sa": "smallest", "lm": "largest in magnitude", "be":
 def show(eigs: Eigs, console: Console) -> None:
     """The pairs with their errors, the layers, and what the learning rate means."""
     table = new_table(f"Eigenvalues of the {MATRICES[eigs.operator]} ({_WHICH[eigs.which]})", console)
-    for name in ("#", "eigenvalue", "error (est.)", "relative", "residual", "data s.e.", ""):
-        table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
+    for name in ("#", "eigenvalue", "error (est.)", "relative", "residual", "data s.e."):
+        table.add_column(name, justify="right", no_wrap=True)
+    unmet = not all(pair.converged for pair in eigs.eigenvalues)
+    if unmet:
+        table.add_column("met")
     for place, pair in enumerate(eigs.eigenvalues, 1):
         table.add_row(
             str(place),
             with_error(pair.value, pair.error_bound),
             number(pair.error_bound, 2),
-            number(pair.error_bound / abs(pair.value), 2) if pair.value else "-",
+            number(pair.error_bound / abs(pair.value), 2) if abs(pair.value) > pair.error_bound else "-",
             number(pair.residual_norm, 2),
             number(pair.data_stderr, 2),
-            "" if pair.converged else "not converged",
+            *([("yes" if pair.converged else "no")] if unmet else []),
         )
     console.print(table)
+    if unmet:
+        console.print(
+            "not met: the tolerance was not reached; the error is then the distance to some eigenvalue, which need not "
+            "be the one of that rank."
+        )
     if eigs.stability is not None:
         _print_stability(eigs.stability, console)
     if eigs.per_layer:
@@ -45,6 +53,7 @@ def show(eigs: Eigs, console: Console) -> None:
                 "" if layer.converged else "not converged",
             )
         console.print(layers)
+    spread = any(pair.data_stderr is not None for pair in eigs.eigenvalues)
     kinds = sorted({pair.bound_kind for pair in eigs.eigenvalues})
     told = {
         "linear": "residual norm",
@@ -58,15 +67,11 @@ def show(eigs: Eigs, console: Console) -> None:
             if eigs.num_missed is None
             else ": a fresh start beside them looked for it."
         )
-        + (" data s.e.: what another sample of as many data would change." if _has_spread(eigs) else ""),
+        + (" data s.e.: what another sample of as many data would change, from few batches." if spread else ""),
         style="dim",
     )
     if eigs.vectors_file:
         console.print(f"vectors: {eigs.vectors_file}", style="dim", markup=False, highlight=False)
-
-
-def _has_spread(eigs: Eigs) -> bool:
-    return any(pair.data_stderr is not None for pair in eigs.eigenvalues)
 
 
 def _print_stability(stability: Stability, console: Console) -> None:

@@ -23,6 +23,14 @@ def with_error(value: float, error: float) -> str:
     return number(value, min(max(digits, 3), 10))
 
 
+def percent(share: float | None, digits: int = 2) -> str:
+    """`100 %`, `0.52 %`; `-` for None."""
+    if share is None:
+        return "-"
+    value = float(f"{100 * share:.{digits}g}")
+    return f"{value:g} %"
+
+
 def count(value: int) -> str:
     """Thousands separated."""
     return f"{value:,}"

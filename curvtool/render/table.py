@@ -31,7 +31,7 @@ def _print_preflight(checks: PreflightChecks, console: Console) -> None:
         value = getattr(checks, name)
         table.add_row(told, number(value, 2) if value is not None else checks.unavailable.get(name, "-"))
     console.print(table)
-    console.print("repaired: " + "; ".join(checks.repairs), highlight=False)
+    console.print("around every product: " + "; ".join(checks.repairs), highlight=False)
 
 
 def _print_problem(report: Report, cost: Cost, console: Console) -> None:
@@ -48,8 +48,10 @@ def _print_problem(report: Report, cost: Cost, console: Console) -> None:
     noise = problem.preflight.noise_floor
     lines.append(f"{prov.dtype} on {prov.device}" + (f", noise floor {number(noise, 2)}" if noise else ""))
     hvps, passes = round(cost.num_hvps, 1), round(cost.data_passes, 1)
-    products = f"{hvps:g} products ({cost.check_hvps:g} of them the check), " if hvps else ""
-    lines.append(f"{products}{passes:g} passes, {seconds_text(cost.seconds)}, peak {bytes_text(cost.peak_bytes)}")
+    products = f"{hvps:g} product{'' if hvps == 1 else 's'}" if hvps else ""
+    products += f" ({cost.check_hvps:g} of them the check), " if cost.check_hvps else ", " if hvps else ""
+    told = f"{passes:g} pass{'' if passes == 1 else 'es'}, " if passes else ""
+    lines.append(f"{products}{told}{seconds_text(cost.seconds)}, peak {bytes_text(cost.peak_bytes)}")
     console.print("\n".join(lines), style="dim", highlight=False)
 
 

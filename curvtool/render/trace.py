@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from curvtool.render.numbers import count, counted, number, with_error
+from curvtool.render.numbers import count, counted, number, percent, with_error
 from curvtool.render.tables import MATRICES, markdown_table, new_table
 from curvtool.report.model import BlockTrace, Trace
 
@@ -24,7 +24,7 @@ def show(trace: Trace, console: Console) -> None:
         table.add_row(
             with_error(trace.value, half),
             f"{with_error(trace.ci95[0], half)} to {with_error(trace.ci95[1], half)}",
-            f"{100 * half / abs(trace.value):.2g} %" if trace.value else "-",
+            percent(half / abs(trace.value) if trace.value else None),
             number(trace.stderr, 2),
         )
     console.print(table)
