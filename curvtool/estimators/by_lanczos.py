@@ -43,6 +43,7 @@ class Request:
     seed: int = 0
     start: torch.Tensor | None = None
     locked: torch.Tensor | None = None
+    couplings: bool = True  # whether those with the locked vectors count as errors
 
     @property
     def tolerance(self) -> Tolerance:
@@ -53,6 +54,36 @@ class Request:
     def num_wanted(self) -> int:
         """All pairs, of both ends for `be`."""
         return 2 * self.k if self.which == "be" else self.k
+
+
+@dataclass(frozen=True)
+class KnownPairs:
+    """Vectors that were locked, taken for eigenvectors, with what one product each says of them.
+
+    Attributes:
+        vectors: orthonormal rows, shape (l, P).
+        values: Rayleigh quotients, shape (l,).
+        residuals: residual norms, shape (l,).
+    """
+
+    vectors: torch.Tensor
+    values: np.ndarray
+    residuals: np.ndarray
+
+    @classmethod
+    def of(cls, operator: LinearOperator, vectors: torch.Tensor) -> KnownPairs:
+        """By a product each."""
+        space, numbers = operator.space, []
+        for vector in vectors:
+            image = operator.matvec(vector)
+            value = space.inner(vector, image)
+            numbers.append(torch.stack([value, space.norm(image - value * vector)]))
+        values, residuals = torch.stack(numbers, dim=1).to("cpu", torch.float64).numpy()
+        return cls(vectors, values, residuals)
+
+    def distance(self, value: float) -> float:
+        """From a value to the nearest of these, less its residual norm."""
+        return float((np.abs(self.values - value) - self.residuals).min(initial=math.inf))
 
 
 def basis_size(vector_bytes: int, request: Request) -> int:
@@ -77,7 +108,8 @@ class _Run:
     def __init__(self, operator: LinearOperator, request: Request, observer: Observer) -> None:
         self.operator, self.request, self.observer = operator, request, observer
         self.meter = Meter(operator)
-        space = operator.space
+        space, locked = operator.space, request.locked
+        self.known = KnownPairs.of(operator, locked) if locked is not None and request.couplings else None
         self.lanczos = Lanczos(
             operator.matvec_in_parts,
             space,
@@ -85,7 +117,7 @@ class _Run:
             space.generator(request.seed, 1),
             start=_start(operator, request),
             block_size=request.block_size,
-            locked=request.locked,
+            locked=locked,
         )
         self.pairs: RitzPairs | None = None
         self.in_a_row = 0
@@ -156,10 +188,15 @@ class _Run:
         epsilon = self.operator.space.eps * self.lanczos.scale
         rounding, floor = ROUNDING * epsilon, ROUNDING_STEPS * epsilon
         found = []
-        for i, gap in zip(index, pairs.gaps(index), strict=True):
+        residuals, gaps = pairs.residuals[index], pairs.gaps(index)
+        if self.known is not None:
+            residuals = np.hypot(residuals, self.lanczos.leaks(pairs, index))
+            beside = [self.known.distance(float(value)) for value in pairs.values[index]]
+            gaps = np.maximum(np.minimum(gaps, beside), 0.0)
+        for i, residual, gap in zip(index, residuals, gaps, strict=True):
             pair = Eigenvalue(
                 value=float(pairs.values[i]),
-                residual_norm=max(float(pairs.residuals[i]), rounding),
+                residual_norm=max(float(residual), rounding),
                 gap=float(gap),
                 converged=False,
                 rounding=rounding,

@@ -44,13 +44,15 @@ class Eigenvalue:
         value: the Ritz value theta.
         residual_norm: ||A y - theta y|| of its unit vector: the solver's estimate and what the closing check found
             beyond it, combined; or the true one after a full check.
-        gap: estimate of the distance from theta to the rest of the spectrum; 0 where nothing is known of it.
+        gap: estimate of the distance from theta to the rest of the spectrum; 0 where nothing is known of it. After a
+            full check to that beside all pairs found, and the residual norm is that of theta's whole cluster.
         converged: whether the tolerances were met when the solver stopped.
         data_stderr: standard error of theta over the data, from y^T A_b y of each part b of them: what another sample
             of as many data would change; None where the data were not told apart.
         rounding: what rounding alone may shift an eigenvalue by, eight epsilons of the precision times the largest
             magnitude of the spectrum, or a few times that where nearer was not reached: however small the eigenvalue,
             its products carry that.
+        separation: the distance from theta to all others, where the gap is not.
     """
 
     value: float
@@ -59,6 +61,7 @@ class Eigenvalue:
     converged: bool
     data_stderr: float | None = None
     rounding: float = 0.0
+    separation: float | None = None
 
     @property
     def error_bound(self) -> float:
@@ -79,8 +82,10 @@ class Eigenvalue:
 
     @property
     def vector_error(self) -> float | None:
-        """Estimate of the sine of the angle between y and the eigenvector, r / gap; None where no gap was seen."""
-        return self.residual_norm / self.gap if self.gap > self.residual_norm else None
+        """Estimate of the sine of the angle between y and the eigenvector, r / gap, the gap to all other eigenvalues;
+        None where none was seen."""
+        gap = self.gap if self.separation is None else self.separation
+        return self.residual_norm / gap if gap > self.residual_norm else None
 
     @property
     def relative_residual(self) -> float:

@@ -61,7 +61,8 @@ def eigenvalues(
         memory_budget: bytes that the basis may take.
         seed: of the random start.
         start: vectors (n, P) to start from, as those of an earlier run; a random part is mixed in.
-        locked: orthonormal vectors (l, P), eigenvectors found before, in whose complement to look.
+        locked: orthonormal vectors (l, P), eigenvectors found before, in whose complement to look; a product each tells
+            how good they are.
         check: `fast`, or `full` as said above.
         observer: hears progress.
 

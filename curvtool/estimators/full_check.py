@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from curvtool.errors import CurvtoolError, Interrupted
-from curvtool.estimators.by_lanczos import Request, by_lanczos
+from curvtool.estimators.by_lanczos import KnownPairs, Request, by_lanczos
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.eigenpairs import ROUNDING, ROUNDING_STEPS, Eigenvalue, EigenvaluesResult, data_stderr
 from curvtool.estimators.observer import Observer
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.operators.base import LinearOperator
 
+_MOST_BESIDE = 4  # further pairs taken into the span where those listed lie too close to the rest
 _SEARCH_RTOL = 1e-2  # of the leading value of the complement, as long as it does not come near the last wanted one
 
 
@@ -25,74 +27,158 @@ def full_check(
 
     A single Krylov space sees a multiple eigenvalue once, and may not have met an eigenvector that its start hardly
     holds. With the pairs locked, Lanczos from a new random vector in their complement shows the leading eigenvalue of
-    the rest: where it lies beyond the last wanted one it is a missed pair, and the search goes on beside it too.
+    the rest: where it lies beyond the last wanted one it is a missed pair, and the search goes on beside it too. What
+    is reported are the Ritz pairs of the span of all, so that no pair's error hides in its coupling with another.
 
     Raises:
         Interrupted: stopped on the way; its `partial` is the result so far.
     """
     meter = Meter(operator)
-    solver = result.cost
+    solver, missed, beside = result.cost, 0, 0
+    span = _Span(operator, request, result.converged)
 
-    def closed(result: EigenvaluesResult, num_missed: int) -> EigenvaluesResult:
-        return replace(result, cost=_sum(solver, meter.cost(meter.products)), num_missed=num_missed)
+    def closed(result: EigenvaluesResult) -> EigenvaluesResult:
+        return replace(result, cost=_sum(solver, meter.cost(meter.products)), num_missed=missed)
 
-    missed = 0
     try:
         observer.begin("true residuals", len(result.eigenvalues))
-        result = _with_true_residuals(operator, result, request, observer)
-        locked = result.vectors if request.locked is None else torch.cat([request.locked, result.vectors])
-        while len(locked) < operator.space.dim:
-            fresh = replace(request, locked=locked, seed=request.seed + 1000 + missed)
-            found = _beyond(operator, result, fresh, observer)
-            if not found:
+        for number, vector in enumerate(result.vectors):
+            span.add(vector)
+            observer.advance(number + 1, "true residuals", len(result.vectors) - number - 1)
+        result = span.result(result, None)
+        while True:
+            rest = operator.space.dim - len(span.all_vectors)
+            if rest == 0:
+                result = span.result(result, ())
                 break
-            missed += len(found)
-            result = _merged(result, found, request)
-            locked = torch.cat([locked, torch.stack([vector for _, vector in found])])
+            seed = request.seed + 1000 + missed + beside
+            fresh = replace(request, locked=span.all_vectors, couplings=False, seed=seed)
+            edges, vectors, beyond = _leading(operator, result, fresh, rest, observer)
+            checked = span.result(result, edges)
+            if any(beyond):
+                missed += sum(beyond)
+            elif checked.converged or not span.solved or beside >= _MOST_BESIDE:
+                result = checked
+                break
+            else:  # as much as a cluster's next one, it would only make the errors look large
+                beside += 1
+            for vector in vectors:
+                span.add(vector)
+            result = span.result(result, None)
     except Interrupted as stop:
-        raise Interrupted(closed(result, missed), stop.cause) from stop
+        raise Interrupted(closed(result), stop.cause) from stop
     except (CurvtoolError, KeyboardInterrupt) as stop:
-        raise Interrupted(closed(result, missed), stop) from stop
-    return closed(result, missed)
+        raise Interrupted(closed(result), stop) from stop
+    return closed(result)
 
 
-def _with_true_residuals(
-    operator: LinearOperator, result: EigenvaluesResult, request: Request, observer: Observer
-) -> EigenvaluesResult:
-    """||A y - theta y|| by a product each, and the spread over the data with it."""
-    checked, forms = [], []
-    epsilon = operator.space.eps * max(result.scale, *(abs(pair.value) for pair in result.eigenvalues))
-    rounding, floor = ROUNDING * epsilon, ROUNDING_STEPS * epsilon
-    for number, (pair, vector) in enumerate(zip(result.eigenvalues, result.vectors, strict=True)):
-        product, shares = operator.matvec_in_parts(vector, vector[None])
-        if request.locked is not None:
-            product = product - operator.space.coefficients(request.locked, product) @ request.locked
-        residual = float(operator.space.norm(product - pair.value * vector))
-        true = replace(pair, residual_norm=max(residual, rounding)).at_rounding(request.tolerance, floor)
-        still = pair.converged and true.meets(request.tolerance, floor)
-        checked.append(replace(true, converged=still))
-        forms.append(shares[:, 0].to(device="cpu", dtype=torch.float64).numpy())
-        observer.advance(number + 1, f"residual {true.residual_norm:.1e}", len(result.eigenvalues) - number - 1)
-    spread = data_stderr(np.stack(forms, axis=1), operator.part_weights)
-    if spread is not None:
-        checked = [replace(pair, data_stderr=float(s)) for pair, s in zip(checked, spread, strict=True)]
-    return replace(result, eigenvalues=tuple(checked), converged=all(pair.converged for pair in checked))
+class _Span:
+    """Orthonormal vectors with their products, and the Ritz pairs of their span."""
+
+    def __init__(self, operator: LinearOperator, request: Request, solved: bool) -> None:
+        self.operator, self.request, self.solved = operator, request, solved
+        self.vectors = self.images = operator.space.empty(0)
+        self.parts = np.zeros((0, 0, 0))  # V A_b V^T of each part b of the data
+        self.known = KnownPairs.of(operator, request.locked) if request.locked is not None else None
+
+    @property
+    def all_vectors(self) -> torch.Tensor:
+        """These vectors and those that the caller had locked."""
+        return self.vectors if self.known is None else torch.cat([self.known.vectors, self.vectors])
+
+    def add(self, vector: torch.Tensor) -> None:
+        """A vector orthogonal to the others, by one product."""
+        self.vectors = torch.cat([self.vectors, vector[None]])
+        product, shares = self.operator.matvec_in_parts(vector, self.vectors)
+        self.images = torch.cat([self.images, product[None]])
+        row = shares.to(device="cpu", dtype=torch.float64).numpy()
+        num = len(self.vectors)
+        grown = np.zeros((len(row), num, num))
+        if num > 1:
+            grown[:, :-1, :-1] = self.parts
+        grown[:, -1, :] = grown[:, :, -1] = row
+        self.parts = grown
+
+    def result(self, before: EigenvaluesResult, edges: tuple[Eigenvalue, ...] | None) -> EigenvaluesResult:
+        """The wanted Ritz pairs with their true residuals.
+
+        Their couplings with each other are gone, so that only the spectrum of the complement bounds their errors: for
+        a cluster C by ||R_C||^2 / eta, eta its distance to that spectrum (Mathias 1998, SIAM J. Matrix Anal. Appl.
+        19(2), 541-550).
+
+        Args:
+            before: whose order, count and gaps are taken.
+            edges: the pairs nearest to these in the complement, from the ends asked for; None while they are not known:
+                the gaps are then those from before.
+        """
+        space, request = self.operator.space, self.request
+        form = space.cluster.sum(self.vectors @ self.images.T).to("cpu", torch.float64).numpy()
+        values, rotation = np.linalg.eigh((form + form.T) / 2)
+        turn = torch.from_numpy(np.ascontiguousarray(rotation.T)).to(self.vectors)
+        vectors, images = turn @ self.vectors, turn @ self.images
+        residuals = np.array(
+            [float(space.norm(i - v * y)) for i, y, v in zip(images, vectors, values.tolist(), strict=True)]
+        )
+        epsilon = space.eps * max(before.scale, float(np.abs(values).max()))
+        rounding, floor = ROUNDING * epsilon, ROUNDING_STEPS * epsilon
+        residuals = np.maximum(residuals, rounding)
+        index = RitzPairs(values, rotation, residuals).wanted(request.k, request.which)
+        pairs, tolerance = [], request.tolerance
+        for place, i in enumerate(index):
+            near = np.abs(values - values[i]) <= residuals + residuals[i]
+            others = np.arange(len(values)) != i
+            beside = np.abs(values[others] - values[i]) - residuals[others]
+            gap = before.eigenvalues[min(place, len(before.eigenvalues) - 1)].gap
+            if edges is not None:
+                gap = min((_distance(request, float(values[i]), edge) for edge in edges), default=math.inf)
+            if self.known is not None:
+                gap = min(gap, self.known.distance(float(values[i])))
+            pair = Eigenvalue(
+                value=float(values[i]),
+                residual_norm=float(np.linalg.norm(residuals[near])),
+                gap=max(gap, 0.0),
+                converged=False,
+                rounding=rounding,
+                separation=max(0.0, min(gap, float(beside.min(initial=math.inf)))),
+            ).at_rounding(tolerance, floor)
+            done = len(index) == request.num_wanted and pair.meets(tolerance, floor)
+            pairs.append(replace(pair, converged=done and self.solved))
+        spread = data_stderr(
+            np.einsum("ji,bjk,ki->bi", rotation[:, index], self.parts, rotation[:, index]), self.operator.part_weights
+        )
+        if spread is not None:
+            pairs = [replace(pair, data_stderr=float(s)) for pair, s in zip(pairs, spread, strict=True)]
+        chosen = torch.from_numpy(index.copy()).to(vectors.device)
+        return replace(
+            before,
+            eigenvalues=tuple(pairs),
+            vectors=vectors[chosen],
+            converged=all(pair.converged for pair in pairs),
+            check_discrepancy=None,
+        )
 
 
-def _beyond(
-    operator: LinearOperator, result: EigenvaluesResult, request: Request, observer: Observer
-) -> list[tuple[Eigenvalue, torch.Tensor]]:
-    """The pairs of the locked vectors' complement that lie beyond the wanted ones: the leading one of each end."""
-    rest = operator.space.dim - len(request.locked if request.locked is not None else ())
+def _distance(request: Request, value: float, edge: Eigenvalue) -> float:
+    """From a wanted value to the spectrum of the complement, whose leading value this is.
+
+    Of the largest magnitudes it bounds both ends, whatever its sign.
+    """
+    apart = abs(value) - abs(edge.value) if request.which == "lm" else value - edge.value
+    return abs(apart) - edge.error_bound
+
+
+def _leading(
+    operator: LinearOperator, result: EigenvaluesResult, request: Request, rest: int, observer: Observer
+) -> tuple[tuple[Eigenvalue, ...], torch.Tensor, list[bool]]:
+    """The leading pairs of the locked vectors' complement, one of each end, with their vectors; and which of them lie
+    beyond the wanted ones."""
     which = request.which if request.which != "be" or rest > 1 else "la"
     quick = replace(request, k=1, which=which, rtol=max(_SEARCH_RTOL, request.rtol), vector_rtol=None, start=None)
     found = by_lanczos(operator, quick, observer, check=False)
-    if not any(_is_beyond(pair, result, request, slack=pair.error_bound) for pair in found.eigenvalues):
-        return []
-    exact = replace(quick, rtol=request.rtol, vector_rtol=request.vector_rtol, start=found.vectors)
-    found = by_lanczos(operator, exact, observer, check=False)
-    pairs = zip(found.eigenvalues, found.vectors, strict=True)
-    return [(pair, vector) for pair, vector in pairs if _is_beyond(pair, result, request)]
+    if any(_is_beyond(pair, result, request, slack=pair.error_bound) for pair in found.eigenvalues):
+        exact = replace(quick, rtol=request.rtol, vector_rtol=request.vector_rtol, start=found.vectors)
+        found = by_lanczos(operator, exact, observer, check=False)
+    return found.eigenvalues, found.vectors, [_is_beyond(pair, result, request) for pair in found.eigenvalues]
 
 
 def _is_beyond(pair: Eigenvalue, result: EigenvaluesResult, request: Request, slack: float = 0.0) -> bool:
@@ -105,25 +191,6 @@ def _is_beyond(pair: Eigenvalue, result: EigenvaluesResult, request: Request, sl
     above = upper is not None and pair.value + slack > upper.min() + request.rtol * abs(upper.min())
     below = lower is not None and pair.value - slack < lower.max() - request.rtol * abs(lower.max())
     return bool(above or below)
-
-
-def _merged(
-    result: EigenvaluesResult, found: list[tuple[Eigenvalue, torch.Tensor]], request: Request
-) -> EigenvaluesResult:
-    """The wanted pairs among those there were and those found, in the order of `which`."""
-    pairs = [*zip(result.eigenvalues, result.vectors, strict=True), *found]
-    rounding = max(pair.rounding for pair, _ in pairs)  # the complement of the known vectors does not know their values
-    pairs = [(replace(pair, rounding=rounding), vector) for pair, vector in pairs]
-    values = np.asarray([pair.value for pair, _ in pairs])
-    ascending = np.argsort(values, kind="stable")
-    index = ascending[RitzPairs(values[ascending], np.empty((0, 0)), np.empty(0)).wanted(request.k, request.which)]
-    chosen = [pairs[i][0] for i in index]
-    return replace(
-        result,
-        eigenvalues=tuple(chosen),
-        vectors=torch.stack([pairs[i][1] for i in index]),
-        converged=all(pair.converged for pair in chosen),
-    )
 
 
 def _sum(solver: Cost, check: Cost) -> Cost:

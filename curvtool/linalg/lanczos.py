@@ -56,6 +56,7 @@ class Lanczos:
         self.basis = space.empty(self.max_basis + self.block_size)
         self.projected = np.zeros((self.max_basis + self.block_size, self.max_basis))
         self.part_projected = np.zeros((0, self.max_basis, self.max_basis))
+        self.leak = np.zeros((0 if locked is None else len(locked), self.max_basis))  # L A Q^T: what was left out
         self.size = 0  # vectors that have been multiplied
         self.waiting = self.block_size  # vectors after them that have not
         self.num_steps = 0
@@ -82,19 +83,21 @@ class Lanczos:
             self._restart(keep)
         j, known = self.size, self.size + self.waiting
         vector, shares = self.product(self.basis[j], self.basis[: j + 1])
+        leak = self.space.coefficients(self.locked, vector) if self.locked is not None else vector.new_empty(0)
         column, half_way = self._orthogonalize(vector, known)
         norm = self.space.norm(vector)
         full = known == self.dim
         if not full:
             torch.div(vector, norm, out=self.basis[known])
-        packed = torch.cat([column, norm.reshape(1), half_way.reshape(1), shares.reshape(-1)])
+        packed = torch.cat([column, norm.reshape(1), half_way.reshape(1), leak, shares.reshape(-1)])
         numbers = packed.to(device="cpu", dtype=torch.float64).numpy()
         if not np.isfinite(numbers).all():
             raise not_finite("a product")
         self.projected[:known, j] = numbers[:known]
         self.projected[j, : j + 1] = numbers[: j + 1]
         self.scale = max(self.scale, float(np.abs(numbers[: j + 1]).max()))
-        self._record(numbers[known + 2 :].reshape(-1, j + 1))
+        self.leak[:, j] = numbers[known + 2 : known + 2 + len(self.leak)]
+        self._record(numbers[known + 2 + len(self.leak) :].reshape(-1, j + 1))
         self.size, self.num_steps = j + 1, self.num_steps + 1
         if full:
             self.waiting -= 1
@@ -126,6 +129,11 @@ class Lanczos:
         inside = pairs.coefficients[:, index] @ (weights * pairs.values[index])
         column = self._to_device(np.concatenate([inside, self.coupling @ mixed]))
         return column @ self.basis[: self.size + self.waiting]
+
+    def leaks(self, pairs: RitzPairs, index: np.ndarray) -> np.ndarray:
+        """||L A y|| of the Ritz vectors of these indices: how far they are coupled with the locked vectors L, which
+        their residual norms in the complement leave out; 0 for exact eigenvectors L."""
+        return np.linalg.norm(self.leak[:, : self.size] @ pairs.coefficients[:, index], axis=0)
 
     def part_forms(self, pairs: RitzPairs, index: np.ndarray) -> np.ndarray:
         """<y_i, A_b y_i> of the Ritz vectors of these indices for each part of the data: shape (B, len(index))."""
@@ -183,6 +191,7 @@ class Lanczos:
         self.projected[:] = 0.0
         self.projected[np.arange(count), np.arange(count)] = pairs.values[index]
         self.projected[count : count + waiting, :count] = coupling
+        self.leak[:, :count] = self.leak[:, :size] @ s
         self.part_projected[:, :count, :count] = np.einsum(
             "ji,bjk,kl->bil", s, self.part_projected[:, :size, :size], s, optimize=True
         )

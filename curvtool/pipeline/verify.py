@@ -131,5 +131,8 @@ def _verdict(ours: report.Way, judged: list[report.Way]) -> str:
     if not wrong:
         return f"{' and '.join(right)} agree{'s' if len(right) == 1 else ''} within the errors"
     if "dense" in by_tool and by_tool["dense"].agrees:
-        return "the dense matrix agrees with curvtool, and PyHessian does not (it stops at a small change, not at an error)"
-    return f"{' and '.join(wrong)} disagree{'s' if len(wrong) == 1 else ''} with curvtool beyond the errors"
+        return (
+            "the dense matrix agrees with curvtool, PyHessian does not: it stops at a small change, not a small error"
+        )
+    told = f"{' and '.join(wrong)} disagree{'s' if len(wrong) == 1 else ''} with curvtool beyond the errors"
+    return told + (" (PyHessian stops at a small change, not at a small error)" if wrong == ["PyHessian"] else "")

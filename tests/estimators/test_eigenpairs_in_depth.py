@@ -70,6 +70,62 @@ def test_a_full_check_finds_a_straggler_that_the_start_does_not_hold(which):
     assert np.allclose(result.values, true, rtol=1e-7)
 
 
+def random_spectrum(seed, size=60):
+    """With multiple eigenvalues and clusters among others, some large."""
+    generator = torch.Generator().manual_seed(seed)
+    simple = torch.randn(size, generator=generator, dtype=torch.float64).abs() ** 3
+    values = torch.where(torch.rand(size, generator=generator) < 0.4, simple[torch.arange(size) // 3 * 3], simple)
+    return values * torch.sign(torch.rand(size, generator=generator, dtype=torch.float64) - 0.3)
+
+
+def violations(pairs, values):
+    """Pairs whose error is larger than told, and how many there are."""
+    distances = [(float((values - pair.value).abs().min()), pair) for pair in pairs if pair.converged]
+    slack = 1e-13 * float(values.abs().max())  # the matrix itself was rounded when it was made
+    return [(gap, pair) for gap, pair in distances if gap > pair.error_bound + slack], len(distances)
+
+
+@pytest.mark.parametrize("rtol", [1e-1, 1e-3])
+@pytest.mark.parametrize("which", ["la", "lm", "be"])
+def test_the_errors_of_a_full_check_hold_for_the_pairs_it_adds(rtol, which):
+    counted = missed = 0
+    for seed in range(40):
+        values = random_spectrum(seed)
+        result = eigenvalues(matrix_of_values(values, seed), 6, which=which, rtol=rtol, check="full", seed=seed)
+        wrong, number = violations(result.eigenvalues, values)
+        assert not wrong, (seed, wrong)
+        order = torch.argsort(values, descending=True)
+        if which == "lm":
+            order = torch.argsort(values.abs(), descending=True)
+        true = values[order[:6]] if which != "be" else torch.cat([values[order[:6]], values[order[-6:]]])
+        if result.converged:
+            assert np.allclose(
+                np.abs(result.values), true.abs().numpy(), rtol=2 * rtol
+            )  # equal magnitudes have no order
+        counted, missed = counted + number, missed + result.num_missed
+    assert counted > 150 and missed > 20
+
+
+@pytest.mark.parametrize("rtol", [1e-1, 1e-3])
+def test_the_errors_beside_inexact_known_vectors_hold(rtol):
+    wrong = counted = 0
+    for seed in range(40):
+        values = random_spectrum(seed)
+        operator = matrix_of_values(values, seed)
+        known = eigenvalues(operator, 3, rtol=rtol, seed=seed)
+        result = eigenvalues(operator, 3, rtol=rtol, locked=known.vectors, seed=seed)
+        found, number = violations(result.eigenvalues, values)
+        wrong, counted = wrong + len(found), counted + number
+    # not one in twenty: an unseen eigenvalue in the gap (there are multiple ones here) is the bound's own supposition
+    assert counted > 100 and wrong <= (0.05 if rtol > 0.01 else 0.01) * counted
+
+
+def matrix_of_values(values, seed):
+    generator = torch.Generator().manual_seed(seed)
+    q, _ = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=torch.float64))
+    return MatrixOperator(q @ torch.diag(values) @ q.T)
+
+
 def test_true_residuals_of_a_full_check():
     operator = MatrixOperator(matrix_of(np.geomspace(1e-4, 10, 150)))
     result = eigenvalues(operator, 4, check="full")
