@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from curvtool.estimators.jacobian_directions import jacobian_directions
     from curvtool.estimators.jacobian_norms import jacobian_norms
     from curvtool.estimators.trace import trace
+    from curvtool.linalg.space import VectorSpace
     from curvtool.operators.base import LinearOperator, MatrixOperator
     from curvtool.operators.composed import (
         BlockOperator,
@@ -43,6 +44,7 @@ _PLACES = {
     "Problem": "problem.problem",
     "LinearOperator": "operators.base",
     "MatrixOperator": "operators.base",
+    "VectorSpace": "linalg.space",
     "Hessian": "operators.hessian",
     "GaussNewton": "operators.gauss_newton",
     "Fisher": "operators.fisher",
@@ -85,6 +87,7 @@ __all__ = [
     "ScaledOperator",
     "ShiftedOperator",
     "SumOperator",
+    "VectorSpace",
     "density",
     "diagonal",
     "eigenvalues",

@@ -158,7 +158,7 @@ def _check_variables(environment: Mapping[str, str]) -> None:
             raise UsageError(
                 "CT002",
                 f"unknown variable {name}",
-                expected="CURVTOOL_ and a flag's name in capitals",
+                expected="CURVTOOL_ and the flag of a setting in capitals (not those of the output)",
                 received=f"{name}={environment[name]}",
                 remedy=suggest(name, known),
             )

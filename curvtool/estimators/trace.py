@@ -120,10 +120,12 @@ class _Run:
         self.exchange: XTrace | None = None
         self.patience: int | None = None  # passes after which something else is cheaper
         self.method: Used = "hutchinson"
-        self.reason = "asked for"
+        self.reason = "the first passes"
 
     def result_of(self, method: Method, rank: int | None) -> TraceResult:
         self.observer.begin("trace")
+        if method != "auto":
+            self.reason = "asked for"
         try:
             match method:
                 case "auto":

@@ -21,7 +21,7 @@ class VectorSpace:
         cluster: the group over which inner products are reduced.
     """
 
-    def __init__(self, dim: int, dtype: torch.dtype, device: torch.device, cluster: Solo | None = None) -> None:
+    def __init__(self, dim: int, dtype: torch.dtype, device: torch.device | str, cluster: Solo | None = None) -> None:
         self.dim, self.dtype, self.device = dim, dtype, torch.device(device)
         self.cluster = cluster or Solo()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import torch
@@ -74,7 +75,10 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
     layers: dict[str, report.LayerEigenvalue] = {}
     if analysis.per_layer:
         operator.execution.release()
+        begin = time.perf_counter()
         stage.attempt(lambda: _per_layer(stage, analysis, layers))
+        seconds = result.cost.seconds + time.perf_counter() - begin
+        result = dataclasses.replace(result, cost=dataclasses.replace(result.cost, seconds=seconds))
     return eigs_record(stage, analysis, result, layers if analysis.per_layer else None)
 
 

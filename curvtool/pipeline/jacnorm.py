@@ -20,6 +20,7 @@ from curvtool.pipeline import settings
 from curvtool.pipeline.records import cost_record
 from curvtool.pipeline.stage import Stage
 from curvtool.problem.problem import Problem
+from curvtool.problem.tree import named_tensors
 from curvtool.problem.vectors import to_bytes
 from curvtool.report import model as report
 from curvtool.report.write import check_writable, write_atomic
@@ -66,7 +67,8 @@ def run_jacnorm(stage: Stage, analysis: JacnormConfig) -> report.JacNorm:
         stage.save(lambda: _write_examples(Path(str(analysis.per_example)), result))
     if analysis.directions:
         stage.attempt(lambda: _write_directions(Path(str(analysis.directions)), jacobian, result, stage))
-    return _record(result, analysis, labels, peak_bytes(problem.device))
+    by_embeddings = not any(t.is_floating_point() for _, t in named_tensors(problem.data.inputs))
+    return _record(result, analysis, labels, peak_bytes(problem.device), by_embeddings)
 
 
 def _labels(problem: Problem) -> np.ndarray:
@@ -153,7 +155,7 @@ def _lead(result: JacobianNormsResult) -> np.ndarray:
 
 
 def _record(
-    result: JacobianNormsResult, analysis: JacnormConfig, labels: np.ndarray | None, peak: int
+    result: JacobianNormsResult, analysis: JacnormConfig, labels: np.ndarray | None, peak: int, by_embeddings: bool
 ) -> report.JacNorm:
     """The record of a `jacnorm` analysis."""
 
@@ -206,6 +208,7 @@ def _record(
         ],
         exact=result.exact,
         top_exact=result.top_exact,
+        by_embeddings=by_embeddings,
         per_example_file=analysis.per_example,
         cost=cost_record(result.cost, peak),
         unavailable=unavailable,

@@ -48,7 +48,8 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
         )
         rows = hessian.batches[0]
         parts = list(hessian.by_parameter(hessian.space.zeros() + 1).values())
-        hessian.execution.product(rows, parts)  # makes the graph that later products share
+        for _ in range(2):  # makes the graph that later products share, and warms up
+            hessian.execution.product(rows, parts)
         seconds = _seconds(lambda: hessian.execution.product(rows, parts), problem) * problem.num_samples / len(rows)
         if isinstance(analysis, EigsConfig):
             expected = 3.0 * analysis.k * (2 if analysis.which == "be" else 1) + 3
@@ -78,6 +79,7 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
             if analysis.rtol < 0.03:
                 expected, basis = 4 * expected**0.5, int(2 * expected**0.5)
             notes.append("passes depend on the spectrum, and on rtol")
+        notes.append("an order of magnitude: small models often take several times as many products")
         vectors = (basis + 4) * hessian.space.vector_bytes
         per_sample = hessian.execution.calibration.graph_bytes_per_sample
         graph_bytes = min(per_sample * problem.num_samples, hessian.execution.graph_budget)

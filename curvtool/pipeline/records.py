@@ -53,8 +53,10 @@ def not_converged(analysis: report.Analysis) -> report.Warning:
         unmet = [e for e in analysis.eigenvalues if not e.converged]
         near_zero = [e.error_bound for e in unmet if abs(e.value) <= e.error_bound]
         remedy = "raise --max-passes or --rtol"
-        if near_zero and len(near_zero) == len(unmet):  # of a zero no relative error is ever met
-            remedy = f"they are 0 within their errors, and --atol {_rounded_up(max(near_zero))} accepts that"
+        if near_zero:  # of a zero no relative error is ever met
+            remedy += (
+                f"; {len(near_zero)} of them are 0 within their errors: --atol {_rounded_up(max(near_zero))} accepts"
+            )
         return report.Warning(
             code="CT201",
             message=f"{len(unmet)} of {len(analysis.eigenvalues)} eigenvalues did not converge to rtol "

@@ -65,7 +65,7 @@ def run_verify(stage: Stage, analysis: VerifyConfig) -> report.Verify:
     ours, others = ways[0], ways[1:]
     judged = [way for way in others if way.agrees is not None]
     verdict = _verdict(ours, judged)
-    if "disagree" in verdict:
+    if any(way.agrees is False for way in judged):
         stage.warn("CT212", verdict)
     return report.Verify(
         operator="hessian",

@@ -32,7 +32,16 @@ class CallableLoss(Loss):
         return self._value(output, target).dim() == 0
 
     def _value(self, output: Any, target: Any) -> torch.Tensor:
-        value = self.function(output, target)
+        try:
+            value = self.function(output, target)
+        except (AttributeError, TypeError, ValueError, KeyError, IndexError, NameError, AssertionError) as error:
+            raise LoadError(
+                "CT028",
+                f"the loss {self.name} fails",
+                expected="loss(output, target) on a batch of outputs and its targets",
+                received=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}",
+                remedy=f"try it on an output of shape {tuple(getattr(output, 'shape', ()))} by hand",
+            ) from error
         if not isinstance(value, torch.Tensor):
             raise LoadError(
                 "CT028",

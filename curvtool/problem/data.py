@@ -7,7 +7,7 @@ two products. A source is therefore read once, in its order, and kept.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -166,14 +166,14 @@ def _from_batches(
 ) -> Data:
     parts: list[Data] = []
     count = 0
-    for batch in source:
+    for batch in _told(source):
         if isinstance(batch, Mapping):
             part = from_mapping(batch, input_key, target_key)
-        elif isinstance(batch, (tuple, list)) and len(batch) == 2:
+        elif isinstance(batch, (tuple, list)) and len(batch) == 2 and all(_is_tensors(half) for half in batch):
             part = Data(batch[0], batch[1])
         elif isinstance(batch, (tuple, list)) and len(batch) > 2:
             part = Data(tuple(batch[:-1]), batch[-1])  # several inputs, the targets last
-        elif _is_tensors(batch):
+        elif isinstance(batch, torch.Tensor) or (isinstance(batch, (tuple, list)) and len(batch) == 1):
             part = Data(batch[0] if isinstance(batch, (tuple, list)) else batch)
         else:
             raise LoadError(
@@ -207,6 +207,32 @@ def _from_batches(
             remedy="pad the samples to one length in the collate function",
         ) from error
     return Data(inputs, targets, parts[0].notes)
+
+
+def _told(source: Iterable[Any]) -> Iterator[Any]:
+    """The batches; what fails in the user's own code while they are made is told in words.
+
+    Raises:
+        LoadError: CT021.
+    """
+    batches = iter(source)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (LoadError, MemoryError):
+            raise
+        except Exception as error:
+            words = str(error).strip().splitlines() or [""]
+            raise LoadError(
+                "CT021",
+                "the data fail while they are read",
+                expected="samples of one shape, as numbers",
+                received=f"{type(error).__name__}: {words[-1][:300]}",
+                remedy="try next(iter(DataLoader(dataset, 256))); pad what is ragged, encode labels as numbers",
+            ) from error
+        yield batch
 
 
 def from_mapping(content: Mapping[str, Any], input_key: str | None, target_key: str | None) -> Data:

@@ -53,6 +53,8 @@ def show(eigs: Eigs, console: Console) -> None:
                 "" if layer.converged else "not converged",
             )
         console.print(layers)
+        products = round(sum(layer.num_hvps for layer in eigs.per_layer.values()))
+        console.print(f"the layers took {products} products with their blocks.", style="dim")
     spread = any(pair.data_stderr is not None for pair in eigs.eigenvalues)
     kinds = sorted({pair.bound_kind for pair in eigs.eigenvalues})
     told = {
@@ -87,14 +89,14 @@ def _print_stability(stability: Stability, console: Console) -> None:
 
 
 def csv(eigs: Eigs) -> tuple[list[str], list[list[Any]]]:
-    """A row a pair, then a row a layer."""
-    header = ["index", "eigenvalue", "error_bound", "bound_kind", "residual_norm", "data_stderr", "converged"]
+    """A row a pair of the whole matrix, then a row a layer."""
+    header = ["block", "index", "eigenvalue", "error_bound", "bound_kind", "residual_norm", "data_stderr", "converged"]
     rows = [
-        [i, repr(e.value), repr(e.error_bound), e.bound_kind, repr(e.residual_norm), e.data_stderr, e.converged]
+        ["all", i, repr(e.value), repr(e.error_bound), e.bound_kind, repr(e.residual_norm), e.data_stderr, e.converged]
         for i, e in enumerate(eigs.eigenvalues)
     ]
     rows += [
-        [name, repr(e.value), repr(e.error_bound), e.bound_kind, "", "", e.converged]
+        [name, 0, repr(e.value), repr(e.error_bound), e.bound_kind, "", "", e.converged]
         for name, e in (eigs.per_layer or {}).items()
     ]
     return header, rows

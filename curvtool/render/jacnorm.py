@@ -56,6 +56,8 @@ def show(jac: JacNorm, console: Console) -> None:
     if jac.directions_file:
         console.print(f"singular vectors: {jac.directions_file}", style="dim", markup=False, highlight=False)
     console.print(f"{told}. {count(jac.num_examples)} examples.", style="dim")
+    if jac.by_embeddings:
+        console.print("with respect to the embeddings of the tokens, one after the other.", style="dim")
 
 
 def csv(jac: JacNorm) -> tuple[list[str], list[list[Any]]]:

@@ -223,6 +223,9 @@ class JacNorm(Record):
     top: list[TopExample]
     exact: bool = Field(description="all of every Jacobian was computed; rounding remains (noise_floor)")
     top_exact: bool
+    by_embeddings: bool = Field(
+        default=False, description="the inputs are indices: derivatives are by their embeddings"
+    )
     per_example_file: str | None = None
     cost: Cost
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from curvtool import CurvtoolError, Problem
-from curvtool.problem.losses import get_loss
+from curvtool.problem.losses import CrossEntropy, get_loss
 from curvtool.problem.validation import check_problem
 
 G = torch.Generator().manual_seed(0)
@@ -116,3 +116,17 @@ def test_classes_that_could_stand_in_two_dimensions():
     with pytest.raises(CurvtoolError, match="CT028"):
         get_loss("cross-entropy").check_targets(torch.zeros(5, 4, 4), torch.zeros(5, 4, dtype=torch.long))
     get_loss("cross-entropy").check_targets(torch.zeros(5, 4, 3), torch.zeros(5, 4, dtype=torch.long))
+
+
+def test_the_softmax_product_keeps_its_digits_where_the_loss_is_saturated():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(50, 7, generator=generator, dtype=torch.float64) * 20
+    tangent = torch.randn(50, 7, generator=generator, dtype=torch.float64)
+    target = torch.zeros(50, dtype=torch.long)
+    p = torch.softmax(logits, 1)
+    differences = tangent[:, :, None] - tangent[:, None, :]
+    true = p * torch.einsum("nj,nkj->nk", p, differences)  # p_k sum_j p_j (u_k - u_j)
+    product = CrossEntropy().output_hessian_product
+    assert torch.allclose(product(logits, target, tangent), true, rtol=1e-9, atol=1e-300)
+    found = product(logits.float(), target, tangent.float()).double()
+    assert float((found - true).norm(dim=1).div(true.norm(dim=1)).max()) < 1e-4
