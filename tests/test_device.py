@@ -103,6 +103,7 @@ def test_a_fresh_product_does_not_wait(device):
     model, inputs, targets = CASES[0].make(torch.float32)
     hessian = Hessian(Problem(model, (inputs, targets), device=device), batch_size=4, mode="fresh")
     vector = hessian.space.zeros() + 1
+    assert hessian.execution.calibration.num_samples  # measured once, before the first product
     standin.traffic.clear()
     hessian @ vector
     assert not standin.traffic

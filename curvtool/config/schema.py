@@ -16,6 +16,7 @@ from curvtool.errors import UsageError
 Loadable = Literal["auto", "model", "ema"]
 Dtype = Literal["float32", "float64", "bfloat16"]
 Mode = Literal["auto", "kept", "fresh", "forward"]
+Operations = Literal["auto", "torch", "rewritten", "channels-last"]
 Reduction = Literal["mean", "sum"]
 
 
@@ -107,6 +108,9 @@ class ComputeConfig(Section):
         metavar="SIZE",
     )
     hvp: Mode = setting("auto", "How Hessian products are run; auto measures on your model.")
+    operations: Operations = setting(
+        "auto", "The model's operations: torch's own, or rewritten for cheap second derivatives; auto measures."
+    )
     tf32: bool = setting(False, "Allow TensorFloat-32 on CUDA: faster, and 13 bits less.")
 
     def __post_init__(self) -> None:

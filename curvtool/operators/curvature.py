@@ -11,8 +11,9 @@ import torch
 from curvtool.errors import LoadError
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.base import LinearOperator
+from curvtool.operators.calibration import Kernel
 from curvtool.operators.data_sum import mean_over_batches, split
-from curvtool.operators.execution import Execution, Kernel
+from curvtool.operators.execution import Execution
 from curvtool.operators.products import Parts
 from curvtool.problem.validation import find_non_finite
 
@@ -41,6 +42,7 @@ class CurvatureOperator(LinearOperator):
         mode: how products are run: `auto`, `kept`, `fresh` or `forward`.
         memory_budget: bytes for graphs and vectors; half of the free memory if None.
         group_size: samples of a term; `default_group_size` of the data if None.
+        form: of the model's operations: `auto` (the fastest), `torch`, `rewritten` or `channels-last`.
     """
 
     def __init__(
@@ -51,12 +53,13 @@ class CurvatureOperator(LinearOperator):
         mode: str = "auto",
         memory_budget: int | None = None,
         group_size: int | None = None,
+        form: str = "auto",
     ) -> None:
         parameters = list(problem.parameters.values())
         super().__init__(VectorSpace(sum(p.numel() for p in parameters), problem.dtype, problem.device))
         self.problem = problem
         self.shapes = [p.shape for p in parameters]
-        self.execution = Execution(problem, self.make_kernel(problem), mode, memory_budget)
+        self.execution = Execution(problem, self.make_kernel, mode, memory_budget, form)
         self.batch_size = batch_size or self.execution.batch_size()
         self.batches = problem.ranges(self.batch_size)
         self.groups = problem.ranges(group_size or default_group_size(problem.num_samples))

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from curvtool.errors import CurvtoolError, UsageError
+from curvtool.operators.calibration import AGREEMENT, CALIBRATION_SAMPLES
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.data_sum import mean_over_batches
 from curvtool.operators.exact_diagonal import RowSquares
-from curvtool.operators.execution import AGREEMENT, CALIBRATION_SAMPLES
 from curvtool.operators.products import OutputGraph, Parts, push_forward
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class SandwichOperator(CurvatureOperator):
 
     @cached_property
     def _row_squares(self) -> RowSquares:
-        kernel = self.execution.kernel
+        kernel = self.execution.plain_kernel
         assert isinstance(kernel, SandwichKernel)
         return RowSquares(kernel, self.execution.graph_budget // 2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import torch
 from curvtool.problem.tree import storage_id
 
 SHARE_OF_FREE = 0.5
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's <malloc.h>
 _ASSUMED_FREE = 4 * 2**30  # where the system does not say
 
 
@@ -44,6 +46,20 @@ def _free_host_bytes() -> int:
         if limit.isdigit():
             free = min(free, max(int(limit) - int(usage), 0))
     return free
+
+
+def reuse_freed_pages() -> None:
+    """Has the C library keep the memory that tensors on the host give back, for the next ones.
+
+    By default it returns large blocks to the system, and every product pays for new pages: 17 to 25 % of its time was
+    seen to go there. Process-wide, so for programs and not for libraries; without effect elsewhere than on glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def peak_bytes(device: torch.device) -> int:

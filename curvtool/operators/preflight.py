@@ -8,7 +8,7 @@ central difference of gradients in float64, and how far is the working dtype's p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -60,8 +60,9 @@ def preflight_curvature(problem: Problem, operator: type[CurvatureOperator] = He
     try:
         small = problem.restricted(rows, problem.dtype)
         exact = problem.restricted(rows, torch.float64)
-        working = operator(small, batch_size=len(rows), mode="fresh", memory_budget=0)
-        reference = operator(exact, batch_size=len(rows), mode="fresh", memory_budget=0)
+        plainly: dict[str, Any] = {"mode": "fresh", "memory_budget": 0, "form": "torch"}
+        working = operator(small, batch_size=len(rows), **plainly)
+        reference = operator(exact, batch_size=len(rows), **plainly)
         u, v = (_unit(reference, seed, number) for number in (0, 1))
         u32, v32 = u.to(working.space.dtype), v.to(working.space.dtype)
         image = working.matvec(v32)
@@ -72,8 +73,7 @@ def preflight_curvature(problem: Problem, operator: type[CurvatureOperator] = He
         few = Hessian(
             problem.restricted(range(min(NUM_DIFFERENCED, len(rows))), torch.float64),
             batch_size=NUM_DIFFERENCED,
-            mode="fresh",
-            memory_budget=0,
+            **plainly,
         )
         difference = _finite_difference(few, v)
     except (OutOfMemory, TypeError, RuntimeError) as error:

@@ -21,8 +21,8 @@ def run_check(stage: Stage, analysis: CheckConfig) -> report.Check:
     return report.Check(
         operator=analysis.operator,
         converged=True,
-        seconds_by_mode=calibration.seconds,
-        rejected_modes=calibration.rejected,
+        seconds_by_mode={str(way): seconds for way, seconds in calibration.seconds.items()},
+        rejected_modes={str(way): reason for way, reason in calibration.rejected.items()},
         calibration_samples=calibration.num_samples,
         graph_bytes_per_sample=calibration.graph_bytes_per_sample,
         batch_size=operator.batch_size,

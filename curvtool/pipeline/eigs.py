@@ -121,9 +121,10 @@ def _write_vectors(path: Path, result: EigenvaluesResult, operator: CurvatureOpe
 
 def _per_layer(stage: Stage, analysis: EigsConfig, layers: dict[str, report.LayerEigenvalue]) -> None:
     """The leading eigenvalue of every layer's own block of the matrix, each a search of its own."""
+    form = str(stage.modes["operations"])  # the whole model's; the layers' own would be timed again and again
     for name, parameters in stage.problem.layers().items():
         stage.observer.begin(f"layer {name}")
-        operator = stage.make_operator(analysis.operator, stage.problem.with_parameters(parameters))
+        operator = stage.make_operator(analysis.operator, stage.problem.with_parameters(parameters), form=form)
         result = eigenvalues(
             operator,
             1,

@@ -44,7 +44,11 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
         notes.append("exact: every row of every Jacobian" if exact else "by probes and Lanczos, with errors")
     else:
         hessian = OPERATORS[getattr(analysis, "operator", "hessian")](
-            problem, batch_size=settings.batch_size(config), mode=config.compute.hvp, memory_budget=budget
+            problem,
+            batch_size=settings.batch_size(config),
+            mode=config.compute.hvp,
+            memory_budget=budget,
+            form=config.compute.operations,
         )
         rows = hessian.batches[0]
         parts = list(hessian.by_parameter(hessian.space.zeros() + 1).values())

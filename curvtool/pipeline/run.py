@@ -18,6 +18,7 @@ from curvtool.config.analyses import (
 from curvtool.config.schema import RunConfig
 from curvtool.errors import CurvtoolError
 from curvtool.estimators.observer import SILENT, Observer
+from curvtool.operators.memory import reuse_freed_pages
 from curvtool.pipeline import records, settings
 from curvtool.pipeline.check import run_check
 from curvtool.pipeline.density import run_density
@@ -50,6 +51,8 @@ def run(config: RunConfig, observer: Observer = SILENT) -> Outcome:
     started = records.now()
     stage = Stage(config, settings.load(config, observer), observer)
     device = stage.problem.device
+    if device.type == "cpu":
+        reuse_freed_pages()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     if stage.problem.dtype == torch.bfloat16:

@@ -76,7 +76,7 @@ class Stage:
             batch_size=settings.batch_size(self.config),
             mode=self.config.compute.hvp,
             memory_budget=self.budget,
-            **options,
+            **{"form": self.config.compute.operations, **options},
         )
 
     def checked_operator(self, name: str, **options: Any) -> CurvatureOperator:
@@ -139,4 +139,8 @@ class Stage:
                 "every product was exactly zero: the loss does not depend on these parameters "
                 "(is --output-key right?), is linear in them, or is saturated",
             )
-        self.modes = {"ad_mode": operator.execution.describe(), "batch_size": operator.batch_size}
+        self.modes = {
+            "ad_mode": operator.execution.describe(),
+            "operations": operator.execution.calibration.form,
+            "batch_size": operator.batch_size,
+        }

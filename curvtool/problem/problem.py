@@ -20,6 +20,7 @@ from curvtool.problem.inputs import call_with_leaves
 from curvtool.problem.loss import Loss
 from curvtool.problem.losses import get_loss
 from curvtool.problem.module import evaluation, select_prediction, takes_keywords, unwrap
+from curvtool.problem.rewrites.mode import Form, Rewriting
 from curvtool.problem.select import select_parameters
 from curvtool.problem.tree import Tree, map_tensors, named_tensors, num_bytes
 
@@ -77,6 +78,7 @@ class Problem:
         self.data = from_object(data)
         self.loss = get_loss(loss) if loss is not None else None
         self.reduction, self.output_key, self.tf32 = reduction, output_key, tf32
+        self.form: Form = "torch"
         chosen = select_parameters(self.model, include, exclude)
         first = next(iter(chosen.values()))
         self.device = torch.device(device) if device is not None else first.device
@@ -177,6 +179,20 @@ class Problem:
         other._constants = {**self._constants, **fixed}
         return other
 
+    def in_form(self, form: Form) -> Problem:
+        """The same problem with the model's operations rewritten: the same numbers, up to rounding."""
+        other = copy.copy(self)
+        other.form = form
+        return other
+
+    def rewritable(self, rows: range) -> dict[Form, bool]:
+        """Which forms would change something in a call on these samples."""
+        counter = Rewriting()
+        inputs = self.batch(rows)[0]
+        with torch.no_grad(), counter:
+            self.forward(self.parameters, inputs)
+        return {"torch": True, "rewritten": counter.num_calls > 0, "channels-last": counter.num_images > 0}
+
     def layers(self) -> dict[str, list[str]]:
         """The names of the parameters that take part by the module that holds them (the model itself: `(model)`)."""
         found: dict[str, list[str]] = {}
@@ -193,7 +209,8 @@ class Problem:
         kwargs: dict[str, Any] = {}
         if isinstance(inputs, Mapping) and self._dict_inputs_by_name:
             args, kwargs = (), dict(inputs)
-        with evaluation(self.model):
+        rewriting = Rewriting(self.form == "channels-last") if self.form != "torch" else contextlib.nullcontext()
+        with evaluation(self.model), rewriting:
             return functional_call(self.model, state, args, kwargs)
 
     def prediction(self, output: Any) -> torch.Tensor:

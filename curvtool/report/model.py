@@ -116,6 +116,9 @@ class Provenance(Record):
     dtype: str
     tf32: bool
     ad_mode: str
+    operations: str = Field(
+        default="torch", description="torch's own, or rewritten for their second derivative, perhaps with channels last"
+    )
     batch_size: int | None
     attention_backend: str
     seed: int

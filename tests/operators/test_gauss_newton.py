@@ -7,6 +7,7 @@ from oracles import dense_empirical_fisher, dense_fisher, dense_gauss_newton, re
 
 from curvtool import Problem
 from curvtool.errors import LoadError, UsageError
+from curvtool.operators.calibration import Way
 from curvtool.operators.fisher import EmpiricalFisher, Fisher
 from curvtool.operators.gauss_newton import GaussNewton
 from curvtool.operators.hessian import Hessian
@@ -101,7 +102,7 @@ def test_where_forward_mode_fails_reverse_mode_twice_takes_its_place():
     found = GaussNewton(Problem(model, (x, y)))
     assert relative(found.materialize(), GaussNewton(Problem(plain, (x, y))).materialize()) < 1e-12
     assert not found.execution.kernel.forward_works
-    assert "forward" in found.execution.calibration.rejected
+    assert Way("forward", "torch") in found.execution.calibration.rejected
 
 
 def test_a_loss_that_is_linear_in_the_outputs_is_refused():

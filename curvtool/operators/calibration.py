@@ -1,0 +1,203 @@
+"""Which way to run a product is fastest here: each one tried on a few samples, and compared with torch's own.
+
+A way is a mode (graphs kept, built afresh, or forward over reverse) and a form of the model's operations (torch's own,
+or the rewrites of `problem/rewrites`, plain or with channels last).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import torch
+
+from curvtool.errors import CurvtoolError, OutOfMemory
+from curvtool.operators.memory import saved_bytes
+from curvtool.operators.products import Parts
+from curvtool.problem.rewrites.mode import FORMS, Form
+from curvtool.problem.tree import storage_id
+
+if TYPE_CHECKING:
+    from curvtool.problem.problem import Problem
+
+MODES = ("auto", "kept", "fresh", "forward")
+CALIBRATION_SAMPLES = 8
+AGREEMENT = 1e-3  # of a way's product with torch's; a wrong rule is off by far more
+_HOPELESS = 2.0  # times the fastest: a way that took so long at first is not timed again
+
+
+class Graph(Protocol):
+    """A batch's matrix with what autograd needs to multiply by it again."""
+
+    def product(self, vector: Sequence[torch.Tensor], *, keep: bool = True) -> Parts:
+        """A_b v in parts; without `keep` the graph is given up."""
+
+
+class Kernel(Protocol):
+    """One kind of matrix, a batch at a time."""
+
+    def build(self, rows: range) -> Graph:
+        """The graph of the matrix of these samples, summed over them."""
+
+    def forward_product(self, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
+        """A_b v by forward mode, without a graph that could be kept."""
+
+
+class Way(NamedTuple):
+    """How a product is run."""
+
+    mode: str
+    form: Form
+
+    def __str__(self) -> str:
+        return self.mode if self.form == "torch" else f"{self.mode}, {self.form}"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a few samples told.
+
+    Attributes:
+        num_samples: their number.
+        graph_bytes: what a kept graph of the gradient holds, a sample, by the form of the operations.
+        seconds: the time of one product on them by way; one that failed or was wrong is not there.
+        rejected: ways that were left out, with the reason.
+    """
+
+    num_samples: int
+    graph_bytes: dict[Form, int]
+    seconds: dict[Way, float]
+    rejected: dict[Way, str]
+
+    @property
+    def form(self) -> Form:
+        """The form of the fastest way."""
+        if self.seconds:
+            return min(self.seconds, key=lambda way: self.seconds[way]).form
+        return next(iter(self.graph_bytes))
+
+    @property
+    def graph_bytes_per_sample(self) -> int:
+        """What a kept graph holds in that form."""
+        return self.graph_bytes[self.form]
+
+
+def calibrate(
+    problem: Problem, kernels: Callable[[Form], Kernel], mode: str = "auto", form: str = "auto"
+) -> Calibration:
+    """Times the ways that a mode and a form leave open.
+
+    Args:
+        problem: whose samples are taken.
+        kernels: the matrix with the operations in a form.
+        mode: one of `MODES`.
+        form: `auto`, or one of `FORMS`.
+    """
+    rows = range(min(CALIBRATION_SAMPLES, problem.num_samples))
+    parameters = list(problem.parameters.values())
+    generator = torch.Generator().manual_seed(0)
+    vector = [torch.randn(p.shape, generator=generator).to(p) for p in parameters]
+    with problem.context(len(rows)):
+        forms = _forms(problem, rows) if form == "auto" else [form]
+        trial = _Trial(problem, rows, vector, kernels)
+        sizes: dict[Form, int] = {}
+        for each in FORMS:
+            if each in forms:
+                sizes[each] = trial.graph_bytes(each)
+        modes = [m for m in MODES[1:] if mode in ("auto", m)]
+        if len(modes) * len(sizes) > 1:
+            # what is likely fast comes first, so that the others need not be timed to the end
+            for each in [f for f in reversed(FORMS) if f in sizes]:
+                for one in modes:
+                    trial.time(Way(one, each))
+    return Calibration(
+        len(rows), {f: -(-size // len(rows)) for f, size in sizes.items()}, trial.seconds, trial.rejected
+    )
+
+
+def _forms(problem: Problem, rows: range) -> list[Form]:
+    """torch's own, and those that would change something in this model."""
+    calls = problem.rewritable(rows)
+    return [form for form in FORMS if form == "torch" or calls[form]]
+
+
+class _Trial:
+    """Ways tried one after the other on the same samples."""
+
+    def __init__(
+        self, problem: Problem, rows: range, vector: list[torch.Tensor], kernels: Callable[[Form], Kernel]
+    ) -> None:
+        self.problem, self.rows, self.vector, self.kernels = problem, rows, vector, kernels
+        self.seconds: dict[Way, float] = {}
+        self.rejected: dict[Way, str] = {}
+        self._few = range(min(2, len(rows)))
+        self._reference: Parts | None = None
+
+    def graph_bytes(self, form: Form) -> int:
+        """Of the graph on all of the samples."""
+        ours = {storage_id(p) for p in self.problem.parameters.values()}
+        with saved_bytes(lambda: ours) as count:
+            self.kernels(form).build(self.rows)
+            return count()
+
+    def time(self, way: Way) -> None:
+        """Its seconds, or why it is left out."""
+        kernel = self.kernels(way.form)
+        try:
+            if way != Way("fresh", "torch") and not self._agrees(kernel, way.mode):
+                self.rejected[way] = "its product differs from the reverse one"
+                return
+            run = self._runner(kernel, way.mode)
+            first = self._timed(run)  # warms up too
+            best = min(self.seconds.values(), default=float("inf"))
+            self.seconds[way] = first if first > _HOPELESS * best else min(self._timed(run) for _ in range(2))
+        except (RuntimeError, CurvtoolError) as error:
+            ours = way.mode == "forward" or way.form != "torch"
+            if isinstance(error, (torch.OutOfMemoryError, OutOfMemory)) or not ours:
+                raise
+            self.rejected[way] = str(error).strip().splitlines()[0][:200]
+
+    def _runner(self, kernel: Kernel, mode: str) -> Callable[[], Parts]:
+        if mode == "forward":
+            return lambda: kernel.forward_product(self.rows, self.vector)
+        if mode == "fresh":
+            return lambda: kernel.build(self.rows).product(self.vector, keep=False)
+        graph = kernel.build(self.rows)
+        return lambda: graph.product(self.vector)
+
+    def _agrees(self, kernel: Kernel, mode: str) -> bool:
+        """With torch's own reverse product, on two samples."""
+        if self._reference is None:
+            self._reference = self.kernels("torch").build(self._few).product(self.vector, keep=False)
+        if mode == "forward":
+            found = kernel.forward_product(self._few, self.vector)
+        else:
+            found = kernel.build(self._few).product(self.vector, keep=False)
+        return agree(found, self._reference)
+
+    def _timed(self, run: Callable[[], Parts]) -> float:
+        self._synchronize()
+        begin = time.perf_counter()
+        run()
+        self._synchronize()
+        return time.perf_counter() - begin
+
+    def _synchronize(self) -> None:
+        if self.problem.device.type == "cuda":
+            torch.cuda.synchronize(self.problem.device)
+
+
+def agree(parts: Parts, reference: Parts) -> bool:
+    """Whether a product is another one up to rounding, kinks included."""
+    difference = norm = 0.0
+    for part, true in zip(parts, reference, strict=True):
+        size = 0.0 if true is None else float(torch.linalg.vector_norm(true))
+        norm += size**2
+        if part is None:
+            difference += size**2
+        else:
+            gap = part if true is None else part - true
+            difference += float(torch.linalg.vector_norm(gap)) ** 2
+    return difference <= AGREEMENT**2 * norm or difference == 0.0
