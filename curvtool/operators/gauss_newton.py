@@ -17,7 +17,7 @@ from curvtool.operators.calibration import AGREEMENT, CALIBRATION_SAMPLES
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.data_sum import mean_over_batches
 from curvtool.operators.exact_diagonal import RowSquares
-from curvtool.operators.products import OutputGraph, Parts, push_forward
+from curvtool.operators.products import OutputGraph, Parts, push_forward, push_forward_with_graph
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
@@ -64,10 +64,10 @@ class SandwichKernel:
         return SandwichGraph(self, rows)
 
     def forward_product(self, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
-        """J^T M J v in parts: J v by forward mode, then the transposed product on a graph of its own."""
-        _, tangent = push_forward(self.output_of(rows), self.parameters, vector)
-        graph = self.build(rows)
-        return graph.graph.vjp(self.middle(graph.graph.output.detach(), graph.targets, tangent), keep=False)
+        """J^T M J v in parts: J v rides along in forward mode while the graph of J^T is made."""
+        output, tangent = push_forward_with_graph(self.output_of(rows), self.parameters, vector)
+        cotangent = self.middle(output.detach(), self.problem.batch(rows)[1], tangent)
+        return OutputGraph(output, self.parameters).vjp(cotangent, keep=False)
 
     def output_of(self, rows: range) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
         """The output of these samples as a function of the parameters."""

@@ -135,6 +135,19 @@ def push_forward(
         return output, torch.zeros_like(output) if tangent is None else tangent
 
 
+def push_forward_with_graph(
+    function: Differentiable, parameters: Sequence[torch.Tensor], vector: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The output with its graph, and J v, from one pass: the tangents ride along and are gone before the backward pass.
+
+    Leaving the level clears the tangents of everything that the graph saved, so that J^T u is a plain backward pass.
+    """
+    with forward_ad.dual_level():
+        output, tangent = forward_ad.unpack_dual(function(_duals(parameters, vector)))
+        tangent = torch.zeros_like(output) if tangent is None else tangent.detach()
+    return output, tangent
+
+
 class LinearizedFunction:
     """A function's output with its graph, so that every product with its Jacobian J is one backward pass.
 

@@ -1,0 +1,148 @@
+#!/usr/bin/env python
+"""The price of a product in gradients: every way to run it, on every model, in turn within one run.
+
+    python scripts/bench/products.py [MODEL …] [--ways "kept*;fresh*"] [--repeats 7] [--json FILE]
+
+A gradient is one forward and one backward pass of the unmodified model on the same batch. Each row is the median over
+the repeats of a product's time over that of the gradient measured just before it, with the lowest and highest ratio;
+`bare` rows are the same products by a plain autograd loop, so that the tool's own overhead can be read off. The last
+column is the distance from torch's own reverse-over-reverse product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+from models import WORKS, Work, make
+from torch.autograd import grad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from curvtool import GaussNewton, Hessian, Problem
+from curvtool.operators.memory import reuse_freed_pages
+
+FORMS = ("torch", "rewritten", "channels-last")
+
+
+def ways(work: Work, matrices: list[str]) -> dict[str, Callable[[], list[torch.Tensor]]]:
+    """The products to time, by name; each gives the parts of A v for the same v."""
+    parameters = list(work.model.parameters())
+    generator = torch.Generator().manual_seed(1)
+    vector = [torch.randn(p.shape, generator=generator) for p in parameters]
+    with sdpa_kernel(SDPBackend.MATH):
+        kept = grad(work.loss(), parameters, create_graph=True)
+
+    def bare_kept() -> list[torch.Tensor]:
+        return list(grad(kept, parameters, vector, retain_graph=True))
+
+    def bare_fresh() -> list[torch.Tensor]:
+        with sdpa_kernel(SDPBackend.MATH):
+            return list(grad(grad(work.loss(), parameters, create_graph=True), parameters, vector))
+
+    found: dict[str, Callable[[], list[torch.Tensor]]] = {"bare kept": bare_kept, "bare fresh": bare_fresh}
+    problem = Problem(work.model, (work.inputs, work.targets))
+    possible = [form for form, changes in problem.rewritable(range(1)).items() if changes]
+    flat = torch.cat([v.flatten() for v in vector])
+    for matrix, operator in (("hessian", Hessian), ("ggn", GaussNewton)):
+        if matrix not in matrices:
+            continue
+        for form in possible:
+            for mode in ("kept", "fresh", "forward"):
+                made = operator(problem, batch_size=len(work.inputs), mode=mode, form=form, memory_budget=2**36)
+
+                def product(made: Hessian | GaussNewton = made) -> list[torch.Tensor]:
+                    return list(made.by_parameter(made @ flat).values())
+
+                name = f"{mode}" + ("" if form == "torch" else f", {form}")
+                found[name if matrix == "hessian" else f"ggn {name}"] = product
+    return found
+
+
+def measure(name: str, repeats: int, matrices: list[str], wanted: list[str]) -> list[dict[str, object]]:
+    """A row a way."""
+    work = make(name)
+    parameters = list(work.model.parameters())
+
+    def gradient() -> object:
+        return grad(work.loss(), parameters)
+
+    rows = []
+    references: dict[bool, torch.Tensor] = {}
+    for label, run in ways(work, matrices).items():
+        if not label.startswith("bare") and not any(fnmatch(label, pattern) for pattern in wanted):
+            continue
+        try:
+            first = torch.cat([part.flatten() for part in run()])  # warms up too
+            gradient()
+            ratios, seconds = [], []
+            for _ in range(repeats):
+                units = []
+                for what in (gradient, run):
+                    begin = time.perf_counter()
+                    what()
+                    units.append(time.perf_counter() - begin)
+                seconds.append(units[1])
+                ratios.append(units[1] / units[0])
+        except Exception as error:
+            rows.append({"model": name, "way": label, "error": str(error).splitlines()[0][:120]})
+            continue
+        reference = references.setdefault(label.startswith("ggn"), first)
+        distance = float((first - reference).norm() / reference.norm())
+        rows.append(
+            {
+                "model": name,
+                "num_params": sum(p.numel() for p in parameters),
+                "way": label,
+                "gradients": statistics.median(ratios),
+                "lowest": min(ratios),
+                "highest": max(ratios),
+                "seconds": statistics.median(seconds),
+                "distance": distance,
+            }
+        )
+        print(_line(rows[-1]), flush=True)
+    return rows
+
+
+def _line(row: dict[str, object]) -> str:
+    return (
+        f"{row['model']:<20}{row['way']:<26}{row['gradients']:>7.2f}  "
+        f"({row['lowest']:.2f} to {row['highest']:.2f})  {row['seconds']:.4f} s  {row['distance']:.1e}"
+    )
+
+
+def main() -> None:
+    """Prints a line a row; writes them all with the machine they were measured on."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=[m for m in WORKS if m != "gpt-124m"])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--matrices", default="hessian,ggn")
+    parser.add_argument("--ways", default="*", help="shell patterns of the ways, separated by ;")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    reuse_freed_pages()  # for the gradients too
+    rows = [
+        row
+        for model in args.models
+        for row in measure(model, args.repeats, args.matrices.split(","), args.ways.split(";"))
+    ]
+    if args.json:
+        machine = {
+            "processor": platform.processor() or platform.machine(),
+            "threads": args.threads,
+            "torch": torch.__version__,
+        }
+        args.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
