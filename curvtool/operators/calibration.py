@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MODES = ("auto", "kept", "fresh", "forward")
 CALIBRATION_SAMPLES = 8
+_TIMED_SHARE, _TIMED_SAMPLES = 8, 32  # an eighth of the samples, no more than 32: a calibration stays short
 AGREEMENT = 1e-3  # of a way's product with torch's; a wrong rule is off by far more
 _HOPELESS = 2.0  # times the fastest: a way that took so long at first is not timed again
 
@@ -36,7 +37,15 @@ class Graph(Protocol):
 
 
 class Kernel(Protocol):
-    """One kind of matrix, a batch at a time."""
+    """One kind of matrix, a batch at a time.
+
+    Attributes:
+        keeping_pays: whether a kept graph saves work; where not, forward mode costs the same and holds no memory.
+    """
+
+    @property
+    def keeping_pays(self) -> bool:
+        """As said above."""
 
     def build(self, rows: range) -> Graph:
         """The graph of the matrix of these samples, summed over them."""
@@ -85,42 +94,42 @@ class Calibration:
 
 
 def calibrate(
-    problem: Problem, kernels: Callable[[Form], Kernel], mode: str = "auto", form: str = "auto"
+    problem: Problem,
+    kernels: Callable[[Form], Kernel],
+    budget: int,
+    mode: str = "auto",
+    form: str = "auto",
+    thorough: bool = False,
 ) -> Calibration:
-    """Times the ways that a mode and a form leave open.
+    """Times the ways that a mode and a form leave open, where arithmetic does not decide between them.
 
     Args:
         problem: whose samples are taken.
         kernels: the matrix with the operations in a form.
+        budget: bytes for kept graphs: where all fit, the other modes need not be timed.
         mode: one of `MODES`.
         form: `auto`, or one of `FORMS`.
+        thorough: time every way all the same.
     """
-    rows = range(min(CALIBRATION_SAMPLES, problem.num_samples))
-    parameters = list(problem.parameters.values())
+    few = range(min(CALIBRATION_SAMPLES, problem.num_samples))
+    timed = range(min(max(problem.num_samples // _TIMED_SHARE, 2), _TIMED_SAMPLES, problem.num_samples))
     generator = torch.Generator().manual_seed(0)
-    vector = [torch.randn(p.shape, generator=generator).to(p) for p in parameters]
-    with problem.context(len(rows)):
-        forms = _forms(problem, rows) if form == "auto" else [form]
-        trial = _Trial(problem, rows, vector, kernels)
-        sizes: dict[Form, int] = {}
-        for each in FORMS:
-            if each in forms:
-                sizes[each] = trial.graph_bytes(each)
-        modes = [m for m in MODES[1:] if mode in ("auto", m)]
-        if len(modes) * len(sizes) > 1:
-            # what is likely fast comes first, so that the others need not be timed to the end
-            for each in [f for f in reversed(FORMS) if f in sizes]:
-                for one in modes:
-                    trial.time(Way(one, each))
-    return Calibration(
-        len(rows), {f: -(-size // len(rows)) for f, size in sizes.items()}, trial.seconds, trial.rejected
-    )
-
-
-def _forms(problem: Problem, rows: range) -> list[Form]:
-    """torch's own, and those that would change something in this model."""
-    calls = problem.rewritable(rows)
-    return [form for form in FORMS if form == "torch" or calls[form]]
+    vector = [torch.randn(p.shape, generator=generator).to(p) for p in problem.parameters.values()]
+    with problem.context(len(timed)):
+        calls = problem.rewritable(few) if form == "auto" else {}
+        forms = [each for each in FORMS if (calls[each] if form == "auto" else each == form)]
+        trial = _Trial(problem, timed, vector, kernels)
+        sizes = {each: -(-trial.graph_bytes(each, few) // len(few)) for each in forms}
+        modes = [each for each in MODES[1:] if mode in ("auto", each)]
+        if mode == "auto" and not thorough:
+            fits = max(sizes.values()) * problem.num_samples <= budget
+            pays = kernels(forms[0]).keeping_pays
+            modes = ["forward"] if not pays else ["kept"] if fits else modes
+        # what is likely fast comes first, so that the others need not be timed to the end
+        for each in reversed(forms):
+            for one in modes:
+                trial.try_out(Way(one, each), alone=len(modes) * len(forms) == 1)
+    return Calibration(len(timed), sizes, trial.seconds, trial.rejected)
 
 
 class _Trial:
@@ -135,24 +144,28 @@ class _Trial:
         self._few = range(min(2, len(rows)))
         self._reference: Parts | None = None
 
-    def graph_bytes(self, form: Form) -> int:
-        """Of the graph on all of the samples."""
+    def graph_bytes(self, form: Form, rows: range) -> int:
+        """Of the graph on these samples."""
         ours = {storage_id(p) for p in self.problem.parameters.values()}
         with saved_bytes(lambda: ours) as count:
-            self.kernels(form).build(self.rows)
-            return count()
+            graph = self.kernels(form).build(rows)
+            size = count()
+        del graph
+        return size
 
-    def time(self, way: Way) -> None:
-        """Its seconds, or why it is left out."""
+    def try_out(self, way: Way, *, alone: bool) -> None:
+        """Its seconds, or why it is left out; a way that stands alone need not be timed."""
         kernel = self.kernels(way.form)
         try:
-            if way != Way("fresh", "torch") and not self._agrees(kernel, way.mode):
+            own = way.mode != "forward" and way.form == "torch"
+            if not own and not self._agrees(kernel, way.mode):
                 self.rejected[way] = "its product differs from the reverse one"
-                return
-            run = self._runner(kernel, way.mode)
-            first = self._timed(run)  # warms up too
-            best = min(self.seconds.values(), default=float("inf"))
-            self.seconds[way] = first if first > _HOPELESS * best else min(self._timed(run) for _ in range(2))
+            elif not alone:
+                run = self._runner(kernel, way.mode)
+                first = self._timed(run)  # warms up too
+                best = min(self.seconds.values(), default=float("inf"))
+                again = [] if first > _HOPELESS * best else [self._timed(run), self._timed(run)]
+                self.seconds[way] = min(first, *again) if again else first
         except (RuntimeError, CurvtoolError) as error:
             ours = way.mode == "forward" or way.form != "torch"
             if isinstance(error, (torch.OutOfMemoryError, OutOfMemory)) or not ours:

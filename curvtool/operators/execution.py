@@ -7,6 +7,7 @@ timed product of each kind on a small batch chooses the rest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -56,7 +57,11 @@ class Execution:
     @cached_property
     def calibration(self) -> Calibration:
         """Timings and sizes on a few samples, taken at the first use."""
-        return calibrate(self.problem, self._kernel_in, self.mode, self._asked_form)
+        return calibrate(self.problem, self._kernel_in, self.graph_budget, self.mode, self._asked_form)
+
+    def calibrate_thoroughly(self) -> Calibration:
+        """Every way timed, also those that would not be taken."""
+        return calibrate(self.problem, self._kernel_in, self.graph_budget, self.mode, self._asked_form, thorough=True)
 
     @property
     def kernel(self) -> Kernel:
@@ -117,7 +122,7 @@ class Execution:
 
     def _seconds(self, mode: str) -> float:
         calibration = self.calibration
-        return calibration.seconds.get(Way(mode, calibration.form), float("inf"))
+        return calibration.seconds.get(Way(mode, calibration.form), math.inf)
 
     def _may_keep(self, rows: range) -> bool:
         if self.mode in {"fresh", "forward"}:
@@ -127,10 +132,19 @@ class Execution:
         held = sum(len(kept) for kept in self._graphs) + len(rows)
         if held * self.calibration.graph_bytes_per_sample > self.graph_budget:
             return False
+        if not self.kernel.keeping_pays:
+            return self._is_rejected("forward")
         # a kept product is the reverse one without the gradient before it
-        return self._seconds("kept") <= self._seconds("forward")
+        return self._seconds("forward") >= self._seconds("kept")
+
+    def _is_rejected(self, mode: str) -> bool:
+        return Way(mode, self.calibration.form) in self.calibration.rejected
 
     def _mode_without_graph(self) -> str:
         if self.mode != "auto":
             return self.mode
+        if self._is_rejected("forward"):
+            return "fresh"
+        if not self.kernel.keeping_pays:
+            return "forward"
         return "forward" if self._seconds("forward") < self._seconds("fresh") else "fresh"

@@ -80,6 +80,11 @@ class SandwichKernel:
         return function
 
     @property
+    def keeping_pays(self) -> bool:
+        """No where forward mode works: J v costs a pass of its own, in which the graph of J^T is made along the way."""
+        return not self.forward_works
+
+    @property
     def forward_works(self) -> bool:
         """Whether J v by forward mode agrees with J v by reverse mode twice, on a few samples; tried once."""
         if self._forward_works is None:

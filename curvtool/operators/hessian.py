@@ -21,6 +21,8 @@ class HessianKernel:
         self.problem = problem
         self._names, self._parameters = list(problem.parameters), list(problem.parameters.values())
 
+    keeping_pays = True  # a further product saves the gradient, a third of a fresh one
+
     def build(self, rows: range) -> GradientGraph:
         """The gradient of the batch with its graph."""
         return GradientGraph(self._loss_of(rows)(self._parameters), self._parameters)

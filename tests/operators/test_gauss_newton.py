@@ -102,7 +102,7 @@ def test_where_forward_mode_fails_reverse_mode_twice_takes_its_place():
     found = GaussNewton(Problem(model, (x, y)))
     assert relative(found.materialize(), GaussNewton(Problem(plain, (x, y))).materialize()) < 1e-12
     assert not found.execution.kernel.forward_works
-    assert Way("forward", "torch") in found.execution.calibration.rejected
+    assert Way("forward", "torch") in found.execution.calibrate_thoroughly().rejected
 
 
 def test_a_loss_that_is_linear_in_the_outputs_is_refused():

@@ -5,7 +5,7 @@ import torch
 from cases import CASES, conv_batchnorm
 from oracles import dense_hessian, relative
 
-from curvtool import CurvtoolError, Hessian, Problem
+from curvtool import CurvtoolError, GaussNewton, Hessian, Problem
 from curvtool.operators.calibration import Way
 from curvtool.problem.rewrites.mode import FORMS
 
@@ -110,10 +110,21 @@ def test_budget_decides_which_graphs_are_kept():
 
 
 def test_auto_mode_is_measured_on_the_model():
-    calibration = Hessian(CASES[0].problem()).execution.calibration
+    calibration = Hessian(CASES[0].problem()).execution.calibrate_thoroughly()
     assert {way.mode for way in calibration.seconds} == {"kept", "fresh", "forward"}
     assert {way.form for way in calibration.seconds} >= {"torch", "rewritten"}
     assert all(seconds > 0 for seconds in calibration.seconds.values())
+
+
+def test_what_arithmetic_decides_is_not_timed():
+    problem = CASES[0].problem()
+    assert {way.mode for way in Hessian(problem).execution.calibration.seconds} == {"kept"}  # all graphs fit
+    assert {way.mode for way in Hessian(problem, memory_budget=0).execution.calibration.seconds} == set(MODES)
+    dense = next(case for case in CASES if not case.problem().rewritable(range(1))["rewritten"])
+    assert Hessian(dense.problem()).execution.calibration.seconds == {}  # one way alone
+    gauss = GaussNewton(problem)
+    assert gauss @ torch.ones(gauss.space.dim, dtype=torch.float64) is not None
+    assert gauss.execution.describe() == "forward"  # no memory, the same price
 
 
 def test_forward_mode_that_fails_is_left_out():
@@ -122,9 +133,10 @@ def test_forward_mode_that_fails_is_left_out():
     loss = lambda z, y: torch.nn.functional.huber_loss(z.squeeze(1), y, reduction="none")
     problem = Problem(model, (torch.randn(5, 3).double(), torch.zeros(5).double()), loss)
     operator = Hessian(problem)
-    if Way("forward", "torch") in operator.execution.calibration.seconds:
+    calibration = operator.execution.calibrate_thoroughly()
+    if Way("forward", "torch") in calibration.seconds:
         pytest.skip("this torch has the derivative")
-    assert Way("forward", "torch") in operator.execution.calibration.rejected
+    assert Way("forward", "torch") in calibration.rejected
     assert torch.isfinite(operator.materialize()).all()
 
 
