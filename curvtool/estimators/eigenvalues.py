@@ -41,7 +41,7 @@ def eigenvalues(
     """Extreme eigenvalues by Lanczos, or by deflated power iteration.
 
     Lanczos stops once the estimated error of every wanted eigenvalue, min(r, r^2/gap), is at most rtol |theta| (or
-    atol) at three successive products. That is an estimate: a pair skipped so far shows in no residual, and a multiple
+    atol) at four successive products. That is an estimate: a pair skipped so far shows in no residual, and a multiple
     eigenvalue may be found once only, or as often as the block is wide. It closes with one product with a random
     combination of the wanted vectors, whose deviation from what the residuals foretell is added to them; a full check
     makes a product with each of them and looks for missed pairs by a fresh start in their complement.

@@ -29,11 +29,15 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
         check_writable(Path(analysis.vectors))
     start = _load(stage, analysis.start)
     locked = _load(stage, analysis.deflate)
-    operator = stage.checked_operator(analysis.operator)
+    operator = stage.checked_operator(analysis.operator, keep_gradient=True)
     if locked is not None:
         locked = torch.linalg.qr(locked.to(operator.space.dtype).T)[0].T.contiguous().to(operator.space.device)
     free = operator.space.dim - (0 if locked is None else len(locked))
     k = fitting(stage, analysis.k, free // 2 if analysis.which == "be" else free)
+    gradient = stage.take_gradient()
+    if start is None and gradient is not None and analysis.method == "lanczos" and analysis.block_size == 1:
+        start = gradient[None]  # it leans towards the leading eigenvectors; a random part is mixed in
+    del gradient
     result = stage.estimate(
         lambda: eigenvalues(
             operator,

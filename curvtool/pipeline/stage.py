@@ -30,6 +30,7 @@ class Stage:
         checks: what the preflight found.
         loss_value: L; None where no loss takes part.
         grad_norm: the norm of its gradient, likewise.
+        gradient: the gradient itself, until someone takes it.
         modes: how products were run, for the provenance.
         stopped: what ended the analysis early.
     """
@@ -41,6 +42,7 @@ class Stage:
     checks: Preflight | None = None
     loss_value: float | None = None
     grad_norm: float | None = None
+    gradient: torch.Tensor | None = None
     modes: dict[str, Any] = field(default_factory=dict)
     stopped: BaseException | None = None
 
@@ -79,7 +81,7 @@ class Stage:
             **{"form": self.config.compute.operations, **options},
         )
 
-    def checked_operator(self, name: str, **options: Any) -> CurvatureOperator:
+    def checked_operator(self, name: str, *, keep_gradient: bool = False, **options: Any) -> CurvatureOperator:
         """The matrix of this name, after the preflight, and with loss and gradient taken."""
         self.observer.begin("preflight on a small batch")
         self.checks = preflight_curvature(self.problem, OPERATORS[name])
@@ -87,7 +89,13 @@ class Stage:
         self.observer.begin("loss and gradient")
         self.loss_value, gradient = operator.loss_and_gradient()
         self.grad_norm = float(operator.space.norm(gradient))
+        self.gradient = gradient if keep_gradient else None
         return operator
+
+    def take_gradient(self) -> torch.Tensor | None:
+        """The gradient as a unit vector, shape (P,), given up here; None where it is zero or was taken before."""
+        gradient, self.gradient = self.gradient, None
+        return gradient / self.grad_norm if gradient is not None and self.grad_norm else None
 
     def estimate(self, run: Callable[[], Result]) -> Result:
         """What an estimator returns; what it had when it was stopped, with `stopped` set.

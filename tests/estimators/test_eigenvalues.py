@@ -93,14 +93,17 @@ def test_closing_check_sees_products_that_do_not_repeat():
     assert all(pair.residual_norm > 1e-3 for pair in result.eigenvalues)
 
 
-def test_bounds_hold_and_no_leading_pair_is_missed():
+@pytest.mark.parametrize("from_gradient", [False, True])
+def test_bounds_hold_and_no_leading_pair_is_missed(from_gradient):
     """Over 400 starts on networks' Hessians: every value within rtol of the eigenvalue of its rank."""
     for case in (CASES[0], CASES[4]):
+        gradient = Hessian(case.problem()).loss_and_gradient()[1]
+        start = (gradient / gradient.norm())[None] if from_gradient else None
         matrix = dense_hessian(case)
         true = torch.linalg.eigvalsh(matrix).flip(0)[:3].numpy()
         operator = MatrixOperator(matrix)
         for seed in range(200):
-            result = eigenvalues(operator, 3, rtol=1e-3, seed=seed)
+            result = eigenvalues(operator, 3, rtol=1e-3, seed=seed, start=start)
             assert result.converged
             assert np.all(np.abs(np.array(result.values) - true) <= 1e-3 * np.abs(true) + 1e-12), seed
 
