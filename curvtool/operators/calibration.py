@@ -191,15 +191,17 @@ class _Trial:
         return agree(found, self._reference)
 
     def _timed(self, run: Callable[[], Parts]) -> float:
-        self._synchronize()
-        begin = time.perf_counter()
-        run()
-        self._synchronize()
-        return time.perf_counter() - begin
+        return measured_seconds(run, self.problem.device)
 
-    def _synchronize(self) -> None:
-        if self.problem.device.type == "cuda":
-            torch.cuda.synchronize(self.problem.device)
+
+def measured_seconds(run: Callable[[], object], device: torch.device) -> float:
+    """The wall time of a call, the device's work included."""
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda _: None
+    synchronize(device)
+    begin = time.perf_counter()
+    run()
+    synchronize(device)
+    return time.perf_counter() - begin
 
 
 def agree(parts: Parts, reference: Parts) -> bool:

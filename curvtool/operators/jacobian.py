@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from curvtool.errors import DerivativeError
+from curvtool.operators.calibration import AGREEMENT, measured_seconds
 from curvtool.operators.memory import default_budget
 from curvtool.operators.products import LinearizedFunction
+from curvtool.problem.rewrites.mode import Form
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
-MAX_BATCH = 256
+MAX_BATCH = {"cpu": 64, "other": 256}  # what stays in a processor's caches beats what fills its threads
+_TRIAL = 16  # examples on which the forms of the operations are timed, where there are eight times as many
 
 
 class InputJacobian:
@@ -24,28 +28,52 @@ class InputJacobian:
 
     Args:
         problem: the model and its inputs; neither targets nor a loss are needed.
-        batch_size: examples a batch; at most 256 if None.
+        batch_size: examples a batch; if None parts alike of at most 64 on the CPU, 256 elsewhere.
         memory_budget: bytes for a batch's Jacobian rows; half of the free memory if None.
+        form: of the model's operations: `torch`, `rewritten` or `channels-last`; `auto` times a product where
+            convolutions can have their channels last.
 
     Attributes:
         output_dim: C.
         input_dim: d.
     """
 
-    def __init__(self, problem: Problem, *, batch_size: int | None = None, memory_budget: int | None = None) -> None:
-        self.problem = problem
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        batch_size: int | None = None,
+        memory_budget: int | None = None,
+        form: str = "auto",
+    ) -> None:
         self.memory_budget = default_budget(problem.device) if memory_budget is None else memory_budget
         problem.keep_data_on_device(self.memory_budget // 4)
+        self.problem = problem if form == "auto" else problem.in_form(cast(Form, form))
+        if form == "auto" and problem.num_samples >= 8 * _TRIAL and problem.rewritable(range(1))["channels-last"]:
+            self.problem = self._faster(problem, problem.in_form("channels-last"))
         sample = self.linearize(range(min(2, problem.num_samples)))
         self.output_dim = sample.output.shape[1]
         self.input_dim = sum(leaf[0].numel() for leaf in sample.leaves)
         self._check_independent(sample)
-        self.batch_size = batch_size or min(MAX_BATCH, problem.num_samples)
+        most = MAX_BATCH.get(problem.device.type, MAX_BATCH["other"])
+        self.batch_size = batch_size or -(-problem.num_samples // -(-problem.num_samples // most))
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(N, C, d)."""
         return self.problem.num_samples, self.output_dim, self.input_dim
+
+    def _faster(self, plain: Problem, other: Problem) -> Problem:
+        """The one whose products take less time on the first examples, if both give the same ones."""
+        seconds, found = [], []
+        for self.problem in (other, plain):
+            linear = self.linearize(range(_TRIAL))
+            product = partial(linear.vjp, torch.ones_like(linear.output))
+            with self.problem.context(_TRIAL):
+                found.append(product())  # warms up too
+                seconds.append(min(measured_seconds(product, plain.device) for _ in range(2)))
+        agree = torch.linalg.vector_norm(found[0] - found[1]) <= AGREEMENT * torch.linalg.vector_norm(found[1])
+        return other if bool(agree) and seconds[0] < seconds[1] else plain
 
     def linearize(self, rows: range) -> LinearizedFunction:
         """The outputs of these examples with their graph; products with it inside `problem.context()`."""

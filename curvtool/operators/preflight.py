@@ -147,7 +147,7 @@ def preflight_jacobian(problem: Problem) -> Preflight:
     try:
         norms = []
         for dtype in (problem.dtype, torch.float64):
-            jacobian = InputJacobian(problem.restricted(rows, dtype), memory_budget=2**30)
+            jacobian = InputJacobian(problem.restricted(rows, dtype), memory_budget=2**30, form="torch")
             if jacobian.output_dim > MAX_OUTPUTS:
                 missing["noise_floor"] = f"more than {MAX_OUTPUTS} outputs"
                 return Preflight(len(rows), None, None, None, missing)

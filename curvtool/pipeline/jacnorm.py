@@ -33,10 +33,19 @@ def run_jacnorm(stage: Stage, analysis: JacnormConfig) -> report.JacNorm:
         if file:
             check_writable(Path(file))
     labels = _labels(problem) if analysis.per_class else None
-    jacobian = InputJacobian(problem, batch_size=settings.batch_size(stage.config), memory_budget=stage.budget)
+    jacobian = InputJacobian(
+        problem,
+        batch_size=settings.batch_size(stage.config),
+        memory_budget=stage.budget,
+        form=stage.config.compute.operations,
+    )
     stage.observer.begin("preflight on a small batch")
     stage.checks = preflight_jacobian(problem)
-    stage.modes = {"ad_mode": "vector-Jacobian products", "batch_size": jacobian.batch_size}
+    stage.modes = {
+        "ad_mode": "vector-Jacobian products",
+        "operations": jacobian.problem.form,
+        "batch_size": jacobian.batch_size,
+    }
     result = stage.estimate(
         lambda: jacobian_norms(
             jacobian,
@@ -125,7 +134,7 @@ def _noise_of_listed(problem: Problem, result: JacobianNormsResult, norm: str) -
     A kink that rounding crosses shows in a few examples alone, and those listed are the ones that are quoted.
     """
     listed = list(result.top)
-    exact = InputJacobian(problem.restricted(listed, torch.float64), batch_size=1)
+    exact = InputJacobian(problem.restricted(listed, torch.float64), batch_size=1, form="torch")
     true = jacobian_norms(exact, norm=norm, top=0, max_exact_outputs=exact.output_dim)
     noise = 0.0
     for found, wanted in ((result.frobenius, true.frobenius), (result.spectral, true.spectral)):

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import Any
-
 import torch
 
 from curvtool.config.analyses import CheckConfig, DensityConfig, DiagConfig, EigsConfig, JacnormConfig, VerifyConfig
@@ -14,10 +10,10 @@ from curvtool.estimators.by_lanczos import Request, basis_size
 from curvtool.estimators.density import is_small
 from curvtool.estimators.jacobian_norms import MAX_EXACT_OUTPUTS
 from curvtool.estimators.observer import SILENT, Observer
+from curvtool.operators.calibration import measured_seconds
 from curvtool.operators.jacobian import InputJacobian
 from curvtool.operators.named import OPERATORS
 from curvtool.pipeline import settings
-from curvtool.problem.problem import Problem
 from curvtool.report import model as report
 
 
@@ -34,7 +30,7 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
         expected = float(smaller if exact else 16 + 2 * 15)
         rows = range(min(jacobian.batch_size, problem.num_samples))
         one = torch.zeros(len(rows), jacobian.output_dim, dtype=problem.dtype, device=problem.device)
-        seconds = _seconds(lambda: jacobian.vjp(rows, one), problem) * problem.num_samples / len(rows)
+        seconds = measured_seconds(lambda: jacobian.vjp(rows, one), problem.device) * problem.num_samples / len(rows)
         graph_bytes, vectors, batch_size, mode = (
             0,
             jacobian.output_dim * jacobian.input_dim * len(rows) * one.itemsize,
@@ -54,7 +50,11 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
         parts = list(hessian.by_parameter(hessian.space.zeros() + 1).values())
         for _ in range(2):  # makes the graph that later products share, and warms up
             hessian.execution.product(rows, parts)
-        seconds = _seconds(lambda: hessian.execution.product(rows, parts), problem) * problem.num_samples / len(rows)
+        seconds = (
+            measured_seconds(lambda: hessian.execution.product(rows, parts), problem.device)
+            * problem.num_samples
+            / len(rows)
+        )
         if isinstance(analysis, EigsConfig):
             expected = 3.0 * analysis.k * (2 if analysis.which == "be" else 1) + 3
             request = Request(
@@ -106,11 +106,3 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
         memory_budget=budget,
         notes=notes,
     )
-
-
-def _seconds(function: Callable[[], Any], problem: Problem) -> float:
-    begin = time.perf_counter()
-    function()
-    if problem.device.type == "cuda":
-        torch.cuda.synchronize(problem.device)
-    return time.perf_counter() - begin

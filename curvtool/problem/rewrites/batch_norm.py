@@ -47,8 +47,10 @@ class _Affine(Function):
         ctx.save_for_forward(x, s)
 
     @staticmethod
-    def backward(ctx: Any, gy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def backward(ctx: Any, gy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         x, s = ctx.saved_tensors
+        if not any(ctx.needs_input_grad[1:]):
+            return gy * _spread(s, gy), None, None
         found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _AffineGradients.apply(gy, x, s)
         return found
 
