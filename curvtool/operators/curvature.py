@@ -83,7 +83,7 @@ class CurvatureOperator(LinearOperator):
 
         def record(index: int, total: torch.Tensor) -> None:
             if index in ends:
-                running.append(against @ total)
+                running.append(self.space.coefficients(against, total))
 
         result = mean_over_batches(
             self.space,

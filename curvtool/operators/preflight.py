@@ -66,7 +66,9 @@ def preflight_curvature(problem: Problem, operator: type[CurvatureOperator] = He
         u, v = (_unit(reference, seed, number) for number in (0, 1))
         u32, v32 = u.to(working.space.dtype), v.to(working.space.dtype)
         image = working.matvec(v32)
-        symmetry = abs(float(u32 @ image) - float(v32 @ working.matvec(u32))) / max(float(image.norm()), 1e-300)
+        space = working.space
+        gap = space.inner(u32, image) - space.inner(v32, working.matvec(u32))
+        symmetry = abs(float(gap)) / max(float(space.norm(image)), 1e-300)
         image64 = reference.matvec(v)
         norm = float(image64.norm())
         noise = float((image.double() - image64).norm()) / norm if norm else 0.0
@@ -110,7 +112,7 @@ def preflight_curvature(problem: Problem, operator: type[CurvatureOperator] = He
 
 def _unit(operator: CurvatureOperator, seed: int, number: int) -> torch.Tensor:
     vector = operator.space.normal(operator.space.generator(seed, 7, number))
-    return vector / vector.norm()
+    return vector / operator.space.norm(vector)
 
 
 def _finite_difference(operator: Hessian, vector: torch.Tensor) -> float | None:

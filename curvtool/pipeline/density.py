@@ -114,7 +114,7 @@ def _kept(stage: Stage, search: EigenvaluesResult | None) -> _Outliers:
 def _given(operator: CurvatureOperator, vectors: torch.Tensor) -> _Outliers:
     """Rayleigh quotients of the given vectors, made orthonormal, with their true residuals."""
     space = operator.space
-    rows = torch.linalg.qr(vectors.to(space.device, space.dtype).T)[0].T.contiguous()
+    rows = space.orthonormal(vectors)
     values, errors = [], []
     for row in rows:
         image = operator.matvec(row)

@@ -31,7 +31,7 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
     locked = _load(stage, analysis.deflate)
     operator = stage.checked_operator(analysis.operator, keep_gradient=True)
     if locked is not None:
-        locked = torch.linalg.qr(locked.to(operator.space.dtype).T)[0].T.contiguous().to(operator.space.device)
+        locked = operator.space.orthonormal(locked)
     free = operator.space.dim - (0 if locked is None else len(locked))
     k = fitting(stage, analysis.k, free // 2 if analysis.which == "be" else free)
     gradient = stage.take_gradient()
