@@ -214,12 +214,12 @@ class _Run:
         assert self.pairs is not None
         index = self.pairs.wanted(self.request.k, self.request.which)
         signs = np.where(np.random.default_rng([self.request.seed, 2]).random(len(index)) < 0.5, -1.0, 1.0)
-        vectors = self.lanczos.vectors(self.pairs, index)
-        product = self.operator.matvec(torch.from_numpy(signs).to(vectors) @ vectors)
+        product = self.operator.matvec(self.lanczos.mixed(self.pairs, index, signs))
         locked = self.request.locked
         if locked is not None:
-            product = product - self.operator.space.coefficients(locked, product) @ locked
-        return float(self.operator.space.norm(product - self.lanczos.foretold_product(self.pairs, index, signs)))
+            product.sub_(self.operator.space.coefficients(locked, product) @ locked)
+        product.sub_(self.lanczos.foretold_product(self.pairs, index, signs))
+        return float(self.operator.space.norm(product))
 
 
 def _start(operator: LinearOperator, request: Request) -> torch.Tensor | None:

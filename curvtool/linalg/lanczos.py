@@ -123,6 +123,10 @@ class Lanczos:
         """Ritz vectors of these indices, shape (len(index), P)."""
         return self._to_device(pairs.coefficients[:, index].T) @ self.basis[: self.size]
 
+    def mixed(self, pairs: RitzPairs, index: np.ndarray, weights: np.ndarray) -> torch.Tensor:
+        """sum_i weights_i y_i over the Ritz vectors of these indices: shape (P,), without making each of them."""
+        return self._to_device(pairs.coefficients[:, index] @ weights) @ self.basis[: self.size]
+
     def foretold_product(self, pairs: RitzPairs, index: np.ndarray, weights: np.ndarray) -> torch.Tensor:
         """A u for u = sum_i weights_i y_i, as the recurrence has it: shape (P,)."""
         mixed = pairs.coefficients[:, index] @ weights

@@ -12,7 +12,7 @@ import torch
 
 from curvtool.cluster.solo import Solo
 
-_PIECE = 2**16
+_PIECE = 2**14
 
 
 def _accumulator(device: torch.device) -> torch.dtype:
@@ -66,9 +66,14 @@ class VectorSpace:
 
     def norm(self, vector: torch.Tensor) -> torch.Tensor:
         """The Euclidean norm, a scalar on the device."""
-        if self.cluster.size == 1 and len(vector) <= self._piece:
+        if self.cluster.size > 1:
+            return self.inner(vector, vector).sqrt()
+        whole = len(vector) // self._piece * self._piece
+        if not whole or self.dtype == torch.float64:
             return torch.linalg.vector_norm(vector)
-        return self.inner(vector, vector).sqrt()
+        pieces = torch.linalg.vector_norm(vector[:whole].view(-1, self._piece), dim=1)
+        ends = torch.linalg.vector_norm(vector[whole:])[None]
+        return torch.linalg.vector_norm(torch.cat([pieces, ends]).to(_accumulator(self.device))).to(self.dtype)
 
     def orthonormal(self, vectors: torch.Tensor) -> torch.Tensor:
         """Orthonormal rows of the same span as the rows of `vectors` (m, P), on the device."""

@@ -168,7 +168,7 @@ class DeflatedOperator(_Wrapped):
                 "CT001", "vectors of another size", expected=f"(k, {space.dim})", received=str(tuple(vectors.shape))
             )
         self.operator, self.vectors = operator, vectors.to(space.device, space.dtype)
-        gram = self.vectors @ self.vectors.T
+        gram = space.gram(self.vectors, self.vectors)
         deviation = float((gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().max())
         if deviation > space.eps**0.5:
             raise UsageError(

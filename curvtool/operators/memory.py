@@ -62,6 +62,14 @@ def reuse_freed_pages() -> None:
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def return_freed_pages() -> None:
+    """Gives what the C library holds and nobody uses back to the system, as after a phase that took much memory."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):
+        return
+
+
 def peak_bytes(device: torch.device) -> int:
     """The most memory in use so far: by tensors on a CUDA device, by the whole process on the host."""
     if device.type == "cuda":

@@ -57,27 +57,17 @@ def preflight_curvature(problem: Problem, operator: type[CurvatureOperator] = He
     """
     rows = range(min(NUM_SAMPLES, problem.num_samples))
     unavailable: dict[str, str] = {}
+    plainly: dict[str, Any] = {"mode": "fresh", "memory_budget": 0, "form": "torch"}
     try:
-        small = problem.restricted(rows, problem.dtype)
-        exact = problem.restricted(rows, torch.float64)
-        plainly: dict[str, Any] = {"mode": "fresh", "memory_budget": 0, "form": "torch"}
-        working = operator(small, batch_size=len(rows), **plainly)
-        reference = operator(exact, batch_size=len(rows), **plainly)
-        u, v = (_unit(reference, seed, number) for number in (0, 1))
-        u32, v32 = u.to(working.space.dtype), v.to(working.space.dtype)
-        image = working.matvec(v32)
-        space = working.space
-        gap = space.inner(u32, image) - space.inner(v32, working.matvec(u32))
-        symmetry = abs(float(gap)) / max(float(space.norm(image)), 1e-300)
-        image64 = reference.matvec(v)
-        norm = float(image64.norm())
-        noise = float((image.double() - image64).norm()) / norm if norm else 0.0
-        few = Hessian(
-            problem.restricted(range(min(NUM_DIFFERENCED, len(rows))), torch.float64),
-            batch_size=NUM_DIFFERENCED,
-            **plainly,
-        )
-        difference = _finite_difference(few, v)
+        working = operator(problem.restricted(rows, problem.dtype), batch_size=len(rows), **plainly)
+        vector = _unit(working, seed, 1)
+        image, symmetry = _symmetry(working, vector, seed)
+        # its own copy, which is moved along the vector below
+        exact = problem.restricted(rows, torch.float64) if problem.dtype != torch.float64 else problem.copied()
+        noise = _noise(operator(exact.restricted(rows, torch.float64), batch_size=len(rows), **plainly), vector, image)
+        del working, image  # P numbers each, and more in float64 below: a large model's peak is here
+        few = exact.restricted(range(min(NUM_DIFFERENCED, len(rows))), torch.float64)
+        difference = _finite_difference(Hessian(few, batch_size=NUM_DIFFERENCED, **plainly), vector.double())
     except (OutOfMemory, TypeError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         return Preflight(
@@ -115,6 +105,21 @@ def _unit(operator: CurvatureOperator, seed: int, number: int) -> torch.Tensor:
     return vector / operator.space.norm(vector)
 
 
+def _symmetry(operator: CurvatureOperator, vector: torch.Tensor, seed: int) -> tuple[torch.Tensor, float]:
+    """A v, and |<u, A v> - <v, A u>| / ||A v|| for a random unit vector u."""
+    space, other = operator.space, _unit(operator, seed, 0)
+    image = operator.matvec(vector)
+    gap = space.inner(other, image) - space.inner(vector, operator.matvec(other))
+    return image, abs(float(gap)) / max(float(space.norm(image)), 1e-300)
+
+
+def _noise(exact: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor) -> float:
+    """Relative distance of a product from the one in float64."""
+    true = exact.matvec(vector.double())
+    norm = float(true.norm())
+    return float(true.sub_(image).norm()) / norm if norm else 0.0
+
+
 def _finite_difference(operator: Hessian, vector: torch.Tensor) -> float | None:
     """Relative distance of H v from (g(theta + hv) - g(theta - hv)) / 2h, h shrunk until two steps agree."""
     parameters = list(operator.problem.parameters.values())
@@ -134,10 +139,12 @@ def _finite_difference(operator: Hessian, vector: torch.Tensor) -> float | None:
 
     last: torch.Tensor | None = None
     for step in _STEPS:
-        difference = (gradient_at(step) - gradient_at(-step)) / (2 * step)
-        if last is not None and float((difference - last).norm()) <= _AGREEMENT * float(difference.norm()):
-            scale = max(float(image.norm()), float(difference.norm()))  # a product of zero may be a lost derivative
-            return float((difference - image).norm()) / scale if scale > 0 else 0.0
+        difference = gradient_at(step).sub_(gradient_at(-step)).div_(2 * step)
+        if last is not None:
+            length = float(difference.norm())
+            if float(last.sub_(difference).norm()) <= _AGREEMENT * length:
+                scale = max(float(image.norm()), length)  # a product of zero may be a lost derivative
+                return float(difference.sub_(image).norm()) / scale if scale > 0 else 0.0
         last = difference
     return None
 

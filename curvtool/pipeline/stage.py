@@ -12,6 +12,7 @@ from curvtool.config.schema import RunConfig
 from curvtool.errors import CurvtoolError, Interrupted
 from curvtool.estimators.observer import Observer
 from curvtool.operators.curvature import CurvatureOperator
+from curvtool.operators.memory import return_freed_pages
 from curvtool.operators.named import OPERATORS
 from curvtool.operators.preflight import Preflight, preflight_curvature
 from curvtool.pipeline import settings
@@ -85,6 +86,7 @@ class Stage:
         """The matrix of this name, after the preflight, and with loss and gradient taken."""
         self.observer.begin("preflight on a small batch")
         self.checks = preflight_curvature(self.problem, OPERATORS[name])
+        return_freed_pages()  # of its float64 copies
         operator = self.make_operator(name, **options)
         self.observer.begin("loss and gradient")
         self.loss_value, gradient = operator.loss_and_gradient()

@@ -161,14 +161,21 @@ class Problem:
             self.data = Data(move(inputs), move(targets), self.data.notes)
 
     def restricted(self, rows: Sequence[int], dtype: torch.dtype) -> Problem:
-        """The same problem on these samples alone, computed in another dtype."""
+        """The same problem on these samples alone, computed in another dtype; in the same one it shares the tensors."""
         other = copy.copy(self)
         other.dtype = dtype
-        other.parameters = {name: other._snapshot(p).requires_grad_() for name, p in self.parameters.items()}
-        other._constants = {name: other._snapshot(t) for name, t in self._constants.items()}
+        if dtype != self.dtype:
+            other.parameters = {name: other._snapshot(p).requires_grad_() for name, p in self.parameters.items()}
+            other._constants = {name: other._snapshot(t) for name, t in self._constants.items()}
         other.data = self.data.take(rows)
         if self.loss is not None and self.reduction == "mean":
             other.total_weight = other._weight_of(other.data.targets)
+        return other
+
+    def copied(self) -> Problem:
+        """The same problem with parameters of its own, which may be changed."""
+        other = copy.copy(self)
+        other.parameters = {name: p.detach().clone().requires_grad_() for name, p in self.parameters.items()}
         return other
 
     def with_parameters(self, names: Sequence[str]) -> Problem:
