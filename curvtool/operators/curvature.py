@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from curvtool.errors import LoadError
+from curvtool.errors import LoadError, OutOfMemory
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.base import LinearOperator
 from curvtool.operators.calibration import Kernel
@@ -29,6 +30,11 @@ def default_group_size(num_samples: int) -> int:
     Fixed by the data, not by the device, the batch or timings, so that the same seed gives the same probes everywhere.
     """
     return max(8, min(32, num_samples // 32))
+
+
+def pieces_of(rows: range, size: int) -> list[range]:
+    """Consecutive pieces of so many samples, the last one shorter."""
+    return [range(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size)]
 
 
 class CurvatureOperator(LinearOperator):
@@ -60,7 +66,8 @@ class CurvatureOperator(LinearOperator):
         self.problem = problem
         self.shapes = [p.shape for p in parameters]
         self.execution = Execution(problem, self.make_kernel, mode, memory_budget, form)
-        self.batch_size = batch_size or self.execution.batch_size()
+        self.batch_size = self.piece_size = batch_size or self.execution.batch_size()
+        self._may_halve = batch_size is None
         self.batches = problem.ranges(self.batch_size)
         self.groups = problem.ranges(group_size or default_group_size(problem.num_samples))
         self._parts = [
@@ -89,7 +96,7 @@ class CurvatureOperator(LinearOperator):
             self.space,
             self.shapes,
             self.batches,
-            lambda rows: self.execution.product(rows, parts),
+            lambda rows: self._batch_product(rows, parts),
             self.problem.total_weight,
             record,
         )
@@ -97,6 +104,34 @@ class CurvatureOperator(LinearOperator):
         self.data_passes += 1
         shares = torch.stack(running).diff(dim=0) / self.problem.total_weight if running else vector.new_empty(0, 0)
         return result, shares
+
+    def _batch_product(self, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
+        """A_b v in parts, a piece of the batch at a time; the pieces are halved where memory does not suffice.
+
+        The batches themselves stay, so that what is told of the parts of the data stays the same.
+
+        Raises:
+            OutOfMemory: CT040, a piece of one sample does not fit, or the batch size was given.
+        """
+        while True:
+            try:
+                return self._sum_of_pieces(rows, vector)
+            except OutOfMemory:
+                if not self._may_halve or min(self.piece_size, len(rows)) == 1:
+                    raise
+            # out of the handler, which holds what failed
+            self.execution.shrink()
+            self.piece_size = min(self.piece_size, len(rows)) // 2
+
+    def _sum_of_pieces(self, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
+        if len(rows) <= self.piece_size:
+            return self.execution.product(rows, vector)
+        total: list[torch.Tensor | None] = [None] * len(vector)
+        for piece in pieces_of(rows, self.piece_size):
+            for place, part in enumerate(self.execution.product(piece, vector)):
+                held = total[place]
+                total[place] = part if held is None else held if part is None else held + part
+        return total
 
     @property
     def part_weights(self) -> np.ndarray:
@@ -113,18 +148,14 @@ class CurvatureOperator(LinearOperator):
         """A_t v with A_t = (1/W) sum over the samples of group t: shape (P,)."""
         rows = self.groups[term]
         parts = split(vector, self.shapes)
-        pieces = [
-            range(start, min(start + self.batch_size, rows.stop))
-            for start in range(rows.start, rows.stop, self.batch_size)
-        ]
         share = len(rows) / self.problem.num_samples
         self.num_products += share
         self.data_passes += share
         return mean_over_batches(
             self.space,
             self.shapes,
-            pieces,
-            lambda piece: self.execution.product(piece, parts),
+            pieces_of(rows, self.batch_size),
+            lambda piece: self._batch_product(piece, parts),
             self.problem.total_weight,
         )
 

@@ -116,6 +116,13 @@ class Execution:
             graph = self._graphs[rows] = self.kernel.build(rows)
         return graph
 
+    def shrink(self) -> None:
+        """After memory ran out: gives up all kept graphs, and half of the budget for new ones."""
+        self.release()
+        self.memory_budget //= 2
+        if self.problem.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def release(self) -> None:
         """Gives up all kept graphs."""
         self._graphs.clear()

@@ -143,6 +143,12 @@ class Stage:
                 "CT205",
                 f"the noise of {self.dtype_name} products ({self.noise:.1e}) is above rtol {rtol:g}: {remedy}",
             )
+        if operator.piece_size < operator.batch_size:
+            self.warn(
+                "CT216",
+                f"memory ran out with batches of {operator.batch_size}, so they were run in pieces of "
+                f"{operator.piece_size}: --batch-size {operator.piece_size} saves the attempt",
+            )
         if is_zero:
             self.warn(
                 "CT207",

@@ -159,3 +159,29 @@ def test_no_second_derivative_is_told():
     with pytest.raises(CurvtoolError) as caught:
         operator @ torch.ones(operator.space.dim)
     assert caught.value.code == "CT050" and caught.value.exit_status == 5
+
+
+@pytest.mark.parametrize("fits", [1, 3])
+def test_pieces_are_halved_where_memory_runs_out(fits, dense, monkeypatch):
+    case = CASES[0]
+    problem = case.problem()
+    operator = Hessian(problem)
+    batches = list(operator.batches)
+    assert operator.batch_size > 3
+    exact = Problem.loss_sum
+    kept_before = operator @ torch.ones(operator.space.dim, dtype=torch.float64)
+    operator.execution.release()
+
+    def failing(self, parameters, batch):
+        if len(batch[1]) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return exact(self, parameters, batch)
+
+    monkeypatch.setattr(Problem, "loss_sum", failing)
+    found = operator @ torch.ones(operator.space.dim, dtype=torch.float64)
+    assert relative(found, kept_before) < 1e-12
+    assert operator.piece_size <= fits and operator.batches == batches
+    assert relative(operator.materialize(), dense[case.name]) < 1e-10
+    pinned = Hessian(problem, batch_size=8, form="torch", mode="fresh")
+    with pytest.raises(CurvtoolError, match="CT040"):
+        pinned @ torch.ones(pinned.space.dim, dtype=torch.float64)

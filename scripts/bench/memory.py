@@ -1,6 +1,6 @@
 """Peak memory of five eigenpairs of a 25-million-parameter network with 12 basis vectors, beside the sum of its parts.
 
-    python scripts/bench_memory.py [--width 4096] [--basis 12] [-k 5]
+    python scripts/bench/memory.py [--width 4096] [--basis 12] [-k 5]
 
 The peak is the process's, so what Python, torch and the network took before the run is shown apart.
 """
