@@ -171,10 +171,10 @@ def reference(work: str, quantity: str, folder: Path) -> list[float]:
 
 def one(tool: str, work: str, quantity: str, seed: int) -> dict[str, Any]:
     """What a tool gives, and its time."""
+    from curvtool.operators.memory import peak_bytes
+
     if tool == "curvtool":
         return by_curvtool(work, quantity, seed)
-    import resource
-
     torch.manual_seed(seed)
     model, x, y, batch_size = problem(work)
     batches = [(x[i : i + batch_size], y[i : i + batch_size]) for i in range(0, len(x), batch_size)]
@@ -182,7 +182,7 @@ def one(tool: str, work: str, quantity: str, seed: int) -> dict[str, Any]:
     begin = time.perf_counter()
     values = run(model, batches, quantity) if run else by_jacrev(model, x, int(tool.partition("-")[2]))
     seconds = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_bytes(torch.device("cpu"))
     return {"values": [float(v) for v in values], "seconds": seconds, "peak_bytes": peak}
 
 

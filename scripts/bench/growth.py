@@ -56,7 +56,12 @@ def plot(rows: list[dict[str, float]], path: Path) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6))
     sizes = [row["num_samples"] for row in rows]
     left.semilogx(sizes, [row["products"] for row in rows], "o-")
-    left.set(xlabel="samples", ylabel="products", ylim=(0, None), title="products to five eigenvalues")
+    left.set(
+        xlabel="samples",
+        ylabel="products",
+        ylim=(0, 1.2 * max(row["products"] for row in rows)),
+        title="products to five eigenvalues",
+    )
     seconds = [row["seconds_per_product"] for row in rows]
     right.loglog(sizes, seconds, "o-", label="measured")
     right.loglog(sizes, [seconds[-1] * size / sizes[-1] for size in sizes], "--", label="linear")
