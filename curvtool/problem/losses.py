@@ -13,6 +13,8 @@ from curvtool.errors import LoadError, UsageError, suggest
 from curvtool.problem.callable_loss import CallableLoss
 from curvtool.problem.loss import Loss
 
+_CHUNK = 2**22  # logits that a softmax product works on at a time
+
 
 class CrossEntropy(Loss):
     """Softmax cross-entropy on logits; targets are class indices or class probabilities.
@@ -40,15 +42,23 @@ class CrossEntropy(Loss):
         A constant added to u changes nothing; u less its entry at the most probable class keeps the digits that
         p u - p <p, u> would cancel where p is nearly 1.
         """
-        logits, direction = self._classes_second(output, target), self._classes_second(tangent, target)
-        p = logits.detach().softmax(1)
-        product = p * (direction - direction.gather(1, p.argmax(1, keepdim=True)))
-        product = product - p * product.sum(1, keepdim=True)
+        last = self._classes_last(output, target)
+        dim = -1 if last else 1
+        logits, direction = (t.detach().flatten(0, -2) if last else t.detach() for t in (output, tangent))
         if target.is_floating_point():
-            product = product * target.sum(1, keepdim=True)
+            counts = target.sum(dim).reshape(logits[..., 0].shape if last else logits[:, 0].shape)
         else:
-            product = product * (target != self.ignore_index).unsqueeze(1)
-        return product if logits is output else product.movedim(1, -1)
+            counts = (target != self.ignore_index).reshape(logits[..., 0].shape if last else logits[:, 0].shape)
+        product = torch.empty_like(direction)
+        rows = max(1, _CHUNK // max(logits[0].numel(), 1))  # so that what stands beside the result stays small
+        for start in range(0, len(logits), rows):
+            part = slice(start, start + rows)
+            p = logits[part].softmax(dim)
+            shifted = direction[part] - direction[part].gather(dim, p.argmax(dim, keepdim=True))
+            shifted.mul_(p)
+            torch.addcmul(shifted, p, shifted.sum(dim, keepdim=True), value=-1, out=product[part])
+            product[part].mul_(counts[part].unsqueeze(dim))
+        return product.view(tangent.shape) if last else product
 
     def terms(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """One for every target (a position of a sample is a target of its own); 0 for those that do not count."""
@@ -65,11 +75,13 @@ class CrossEntropy(Loss):
         return float((target != self.ignore_index).sum())
 
     @staticmethod
-    def _classes_second(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def _classes_last(output: torch.Tensor, target: torch.Tensor) -> bool:
         torch_shape = (output.shape[0], *output.shape[2:])
-        if tuple(target.shape) != torch_shape and target.shape == output.shape[:-1]:
-            return output.movedim(-1, 1)
-        return output
+        return tuple(target.shape) != torch_shape and target.shape == output.shape[:-1]
+
+    @classmethod
+    def _classes_second(cls, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return output.movedim(-1, 1) if cls._classes_last(output, target) else output
 
     def check_targets(self, output: torch.Tensor, target: torch.Tensor) -> None:
         """Class indices as whole numbers within the output's classes, one a position."""

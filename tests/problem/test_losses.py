@@ -130,3 +130,24 @@ def test_the_softmax_product_keeps_its_digits_where_the_loss_is_saturated():
     assert torch.allclose(product(logits, target, tangent), true, rtol=1e-9, atol=1e-300)
     found = product(logits.float(), target, tangent.float()).double()
     assert float((found - true).norm(dim=1).div(true.norm(dim=1)).max()) < 1e-4
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 40, 10**6])
+@pytest.mark.parametrize("layout", ["vectors", "images", "tokens", "probabilities"])
+def test_softmax_products_in_pieces(layout, chunk, monkeypatch):
+    """Against differentiating the loss twice, whatever is worked on at a time."""
+    monkeypatch.setattr("curvtool.problem.losses._CHUNK", chunk)
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"vectors": (5, 4), "images": (3, 4, 2, 3), "tokens": (3, 5, 4), "probabilities": (5, 4)}
+    z = torch.randn(shapes[layout], generator=generator, dtype=torch.float64).requires_grad_()
+    if layout == "probabilities":
+        y = torch.rand(5, 4, generator=generator, dtype=torch.float64)
+    else:
+        sizes = {"vectors": (5,), "images": (3, 2, 3), "tokens": (3, 5)}[layout]
+        y = torch.randint(0, 4, sizes, generator=generator)
+        y.view(-1)[1] = -100
+    loss, u = CrossEntropy(), torch.randn(z.shape, generator=generator, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(loss.sum(z, y), z, create_graph=True)
+    (true,) = torch.autograd.grad(gradient, z, u)
+    found = loss.output_hessian_product(z, y, u)
+    assert found.shape == z.shape and torch.allclose(found, true, atol=1e-13)
