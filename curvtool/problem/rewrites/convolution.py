@@ -92,6 +92,13 @@ class _Convolution(Function):
         return y_t if b_t is None else y_t + b_t.view(-1, *(1,) * (x.dim() - 2))
 
 
+def _save(ctx: Any, inputs: tuple[Any, ...]) -> None:
+    """gy, x and w, for both modes, and the geometry."""
+    *tensors, ctx.geometry = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+
+
 class _InputGradient(Function):
     """gx = d<gy, x * w>/dx, linear in gy and w; x gives the shape alone."""
 
@@ -105,9 +112,7 @@ class _InputGradient(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        gy, x, w, ctx.geometry = inputs
-        ctx.save_for_backward(gy, x, w)
-        ctx.save_for_forward(gy, x, w)
+        _save(ctx, inputs)
 
     @staticmethod
     def backward(ctx: Any, v_x: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -139,9 +144,7 @@ class _WeightGradient(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        gy, x, w, ctx.geometry = inputs
-        ctx.save_for_backward(gy, x, w)
-        ctx.save_for_forward(gy, x, w)
+        _save(ctx, inputs)
 
     @staticmethod
     def backward(ctx: Any, v_w: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -175,9 +178,7 @@ class _Gradients(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        gy, x, w, ctx.geometry = inputs
-        ctx.save_for_backward(gy, x, w)
-        ctx.save_for_forward(gy, x, w)
+        _save(ctx, inputs)
         ctx.set_materialize_grads(False)
 
     @staticmethod
