@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +35,20 @@ def default_group_size(num_samples: int) -> int:
 def pieces_of(rows: range, size: int) -> list[range]:
     """Consecutive pieces of so many samples, the last one shorter."""
     return [range(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size)]
+
+
+def _sum_of(pieces: Iterable[Parts]) -> Parts:
+    """The sums of parts, one place after the other; None stands for zeros."""
+    total: list[torch.Tensor | None] | None = None
+    for parts in pieces:
+        if total is None:
+            total = list(parts)
+            continue
+        for place, part in enumerate(parts):
+            held = total[place]
+            total[place] = part if held is None else held if part is None else held + part
+    assert total is not None, "a batch has a sample"
+    return total
 
 
 class CurvatureOperator(LinearOperator):
@@ -106,7 +120,11 @@ class CurvatureOperator(LinearOperator):
         return result, shares
 
     def _batch_product(self, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
-        """A_b v in parts, a piece of the batch at a time; the pieces are halved where memory does not suffice.
+        """A_b v in parts."""
+        return self._in_pieces(rows, lambda piece: self.execution.product(piece, vector))
+
+    def _in_pieces(self, rows: range, of_piece: Callable[[range], Parts]) -> Parts:
+        """The sum over a batch of what each piece of it gives; the pieces are halved where memory does not suffice.
 
         The batches themselves stay, so that what is told of the parts of the data stays the same.
 
@@ -115,23 +133,13 @@ class CurvatureOperator(LinearOperator):
         """
         while True:
             try:
-                return self._sum_of_pieces(rows, vector)
+                return _sum_of(of_piece(piece) for piece in pieces_of(rows, self.piece_size))
             except OutOfMemory:
                 if not self._may_halve or min(self.piece_size, len(rows)) == 1:
                     raise
             # out of the handler, which holds what failed
             self.execution.shrink()
             self.piece_size = min(self.piece_size, len(rows)) // 2
-
-    def _sum_of_pieces(self, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
-        if len(rows) <= self.piece_size:
-            return self.execution.product(rows, vector)
-        total: list[torch.Tensor | None] = [None] * len(vector)
-        for piece in pieces_of(rows, self.piece_size):
-            for place, part in enumerate(self.execution.product(piece, vector)):
-                held = total[place]
-                total[place] = part if held is None else held if part is None else held + part
-        return total
 
     @property
     def part_weights(self) -> np.ndarray:
@@ -167,9 +175,14 @@ class CurvatureOperator(LinearOperator):
         """
         values: list[torch.Tensor] = []
 
-        def gradient_of(rows: range) -> Parts:
+        def value_and_gradient(rows: range) -> Parts:
             with self.problem.context(len(rows)):
                 value, gradient = self.batch_gradient(rows)
+            return [value, *gradient]
+
+        def gradient_of(rows: range) -> Parts:
+            value, *gradient = self._in_pieces(rows, value_and_gradient)
+            assert value is not None
             values.append(value)
             return gradient
 

@@ -170,7 +170,9 @@ def test_pieces_are_halved_where_memory_runs_out(fits, dense, monkeypatch):
     assert operator.batch_size > 3
     exact = Problem.loss_sum
     kept_before = operator @ torch.ones(operator.space.dim, dtype=torch.float64)
+    loss, gradient = operator.loss_and_gradient()
     operator.execution.release()
+    fresh = Hessian(problem, form="torch", mode="fresh")  # sized while memory suffices
 
     def failing(self, parameters, batch):
         if len(batch[1]) > fits:
@@ -181,6 +183,9 @@ def test_pieces_are_halved_where_memory_runs_out(fits, dense, monkeypatch):
     found = operator @ torch.ones(operator.space.dim, dtype=torch.float64)
     assert relative(found, kept_before) < 1e-12
     assert operator.piece_size <= fits and operator.batches == batches
+    again, same = fresh.loss_and_gradient()  # what a run begins with
+    assert again == pytest.approx(loss, rel=1e-12) and relative(same, gradient) < 1e-12
+    assert fresh.piece_size <= fits
     assert relative(operator.materialize(), dense[case.name]) < 1e-10
     pinned = Hessian(problem, batch_size=8, form="torch", mode="fresh")
     with pytest.raises(CurvtoolError, match="CT040"):
