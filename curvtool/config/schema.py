@@ -56,7 +56,10 @@ class DataConfig(Section):
     num_samples: int | None = setting(None, "Use this many samples (the first, or drawn by --subset-seed).", minimum=1)
     subset_seed: int | None = setting(None, "Draw the samples by this seed instead of taking the first.", minimum=0)
     batch_size: str = setting(
-        "auto", "Samples a batch, or auto; changes speed, memory and the data s.e. (its parts) alone.", metavar="N|auto"
+        "auto",
+        "Samples a batch, or auto; changes speed, memory and the data s.e. (its parts) alone. Groups with a probe each "
+        "(trace, diag) run together as --memory-budget allows.",
+        metavar="N|auto",
     )
 
     def __post_init__(self) -> None:

@@ -154,22 +154,19 @@ class ProbeSearch:
     def _one_pass(self, number: int) -> np.ndarray:
         """y_t^T A_t y_t of every term; one transfer to the host."""
         space = self.operator.space
+        sizes = [space.dim] if self.blocks is None else list(self.blocks.sizes)
         forms = []
-        for term in range(self.operator.num_terms):
-            probe = space.rademacher(space.generator(self.seed, 14 if self.known else 4, number, term))
+        for terms in self.operator.term_ranges:
+            probes = space.signs(self.seed, 14 if self.known else 4, number, rows=terms)
             if self.known is not None:
-                probe = self.known.complement(probe, self.operator)
-            image = self.operator.term_matvec(term, probe)
-            if self.blocks is None:
-                forms.append(space.inner(probe, image))
-            else:
-                pieces = (probe * image).split(list(self.blocks.sizes))
-                forms.append(space.cluster.sum(torch.stack([piece.sum() for piece in pieces])))
-        numbers = torch.stack(forms).to(device="cpu", dtype=torch.float64).numpy()
+                probes = self.known.complement(probes, self.operator)
+            forms.append(space.segment_inners(probes, self.operator.term_products(terms, probes), sizes))
+        numbers = torch.cat(forms).to(device="cpu", dtype=torch.float64).numpy()
         if not np.isfinite(numbers).all():
             raise not_finite("a quadratic form of the Hessian")
         if self._membership is None:
-            return numbers
+            alone: np.ndarray = numbers[:, 0]
+            return alone
         of_blocks = numbers @ self._membership
         self._block_sums += np.stack([of_blocks, of_blocks**2])
         total: np.ndarray = numbers.sum(axis=1)

@@ -132,9 +132,9 @@ class _Run:
         space, operator = self.operator.space, self.operator
         while self.num_passes < until:
             drawn = space.zeros()
-            for term in range(operator.num_terms):
-                probe = space.rademacher(space.generator(self.seed, 21, self.num_passes, term))
-                drawn += probe * operator.term_matvec(term, probe)
+            for terms in operator.term_ranges:
+                probes = space.signs(self.seed, 21, self.num_passes, rows=terms)
+                drawn += operator.term_products(terms, probes).mul_(probes).sum(0)
             self.num_passes += 1
             step = drawn - self.mean
             self.mean += step / self.num_passes

@@ -219,12 +219,12 @@ def _estimated(jacobian: InputJacobian, rows: range, norm: str, seed: int) -> _B
     batch = _Batch()
     linear = jacobian.linearize(rows)
     num, dim = linear.output.shape
-    space = VectorSpace(num * dim, linear.output.dtype, linear.output.device)
+    of_example, space = (VectorSpace(size, linear.output.dtype, linear.output.device) for size in (dim, num * dim))
     with jacobian.problem.context(len(rows)):
         if norm != "spectral":
             squares = []
             for probe in range(_NUM_PROBES):
-                signs = space.rademacher(space.generator(seed, 5, rows.start, probe)).view(num, dim)
+                signs = of_example.signs(seed, 5, probe, rows=rows)
                 squares.append(linear.vjp(signs).double().square().sum(1))
             batch.num_vjps += _NUM_PROBES
             drawn = torch.stack(squares).cpu().numpy()

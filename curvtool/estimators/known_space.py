@@ -23,15 +23,19 @@ class KnownSpace:
     basis: torch.Tensor
     trace: float
 
-    def complement(self, vector: torch.Tensor, operator: LinearOperator) -> torch.Tensor:
-        """(I - Q^T Q) z, shape (P,)."""
-        return vector - operator.space.coefficients(self.basis, vector) @ self.basis
+    def complement(self, vectors: torch.Tensor, operator: LinearOperator) -> torch.Tensor:
+        """(I - Q^T Q) z for the rows z of (t, P)."""
+        return vectors - operator.space.gram(vectors, self.basis) @ self.basis
 
 
 def krylov_space(operator: LinearOperator, num_vectors: int, seed: int) -> KnownSpace:
     """The Krylov space of a random start, a product a vector; its leading Ritz vectors hold most of a decaying
     spectrum (the quadratic forms in it are the recurrence's own, without further products)."""
-    lanczos = Lanczos(operator.matvec_in_parts, operator.space, num_vectors, operator.space.generator(seed, 15))
+
+    def product(vector: torch.Tensor, against: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return operator.matvec_by_terms(vector), against.new_empty(0, len(against))
+
+    lanczos = Lanczos(product, operator.space, num_vectors, operator.space.generator(seed, 15))
 
     def never(pairs: RitzPairs, number: int) -> np.ndarray:
         raise AssertionError("the basis is as large as the number of steps")
@@ -48,7 +52,7 @@ def sketched_space(operator: LinearOperator, num_vectors: int, seed: int) -> Kno
     basis = space.empty(num_vectors)
     count, forms = 0, []
     for number in range(num_vectors):
-        vector = operator.matvec(space.rademacher(space.generator(seed, 16, number)))
+        vector = operator.matvec_by_terms(space.signs(seed, 16, number)[0])
         length = space.norm(vector)
         for _ in range(2):
             vector = vector - space.coefficients(basis[:count], vector) @ basis[:count]
@@ -59,7 +63,7 @@ def sketched_space(operator: LinearOperator, num_vectors: int, seed: int) -> Kno
         if after <= 64 * space.eps * before:
             continue  # the range is spanned already
         basis[count] = vector / rest
-        forms.append(space.inner(basis[count], operator.matvec(basis[count])))
+        forms.append(space.inner(basis[count], operator.matvec_by_terms(basis[count])))
         count += 1
     total = float(torch.stack(forms).double().sum()) if forms else 0.0
     return KnownSpace(basis[:count], total)

@@ -125,14 +125,14 @@ class Lanczos:
 
     def mixed(self, pairs: RitzPairs, index: np.ndarray, weights: np.ndarray) -> torch.Tensor:
         """sum_i weights_i y_i over the Ritz vectors of these indices: shape (P,), without making each of them."""
-        return self._to_device(pairs.coefficients[:, index] @ weights) @ self.basis[: self.size]
+        return self.basis[: self.size].T @ self._to_device(pairs.coefficients[:, index] @ weights)
 
     def foretold_product(self, pairs: RitzPairs, index: np.ndarray, weights: np.ndarray) -> torch.Tensor:
         """A u for u = sum_i weights_i y_i, as the recurrence has it: shape (P,)."""
         mixed = pairs.coefficients[:, index] @ weights
         inside = pairs.coefficients[:, index] @ (weights * pairs.values[index])
         column = self._to_device(np.concatenate([inside, self.coupling @ mixed]))
-        return column @ self.basis[: self.size + self.waiting]
+        return self.basis[: self.size + self.waiting].T @ column
 
     def leaks(self, pairs: RitzPairs, index: np.ndarray) -> np.ndarray:
         """||L A y|| of the Ritz vectors of these indices: how far they are coupled with the locked vectors L, which

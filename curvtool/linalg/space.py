@@ -7,10 +7,13 @@ Sums over pieces are taken in the vectors' dtype, and the pieces added up in flo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from curvtool.cluster.solo import Solo
+from curvtool.linalg.signs import random_signs
 
 _PIECE = 2**14
 
@@ -64,6 +67,18 @@ class VectorSpace:
         """<left, right>, a scalar on the device."""
         return self.coefficients(left[None], right)[0]
 
+    def segment_inners(self, left: torch.Tensor, right: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+        """Row by row, the inner products of consecutive segments: (t, P) and (t, P) give (t, len(sizes)).
+
+        Args:
+            left: rows.
+            right: rows; overwritten.
+            sizes: lengths of the segments, adding up to P.
+        """
+        # torch sums in trees, which lose no digits where its matrix products do
+        pieces = right.mul_(left).split(list(sizes), dim=1)
+        return self.cluster.sum(torch.stack([piece.sum(1) for piece in pieces], dim=1))
+
     def norm(self, vector: torch.Tensor) -> torch.Tensor:
         """The Euclidean norm, a scalar on the device."""
         if self.cluster.size > 1:
@@ -104,12 +119,11 @@ class VectorSpace:
 
         Tuples that differ in any place give independent streams (NumPy's SeedSequence mixes them).
         """
-        state = int(np.random.SeedSequence(list(seeds)).generate_state(1, np.uint64)[0])
         try:
             generator = torch.Generator(device=self.device)
         except RuntimeError:
             generator = torch.Generator(device="cpu")
-        generator.manual_seed(state & 0x7FFFFFFFFFFFFFFF)
+        generator.manual_seed(_key(seeds) & 0x7FFFFFFFFFFFFFFF)
         return generator
 
     def normal(self, generator: torch.Generator) -> torch.Tensor:
@@ -117,7 +131,14 @@ class VectorSpace:
         drawn = torch.randn(self.dim, dtype=self.dtype, device=generator.device, generator=generator)
         return drawn.to(self.device)
 
-    def rademacher(self, generator: torch.Generator) -> torch.Tensor:
-        """A vector of independent signs, +1 or -1 with probability one half."""
-        bits = torch.randint(0, 2, (self.dim,), dtype=torch.int8, device=generator.device, generator=generator)
-        return bits.to(self.device).to(self.dtype).mul_(2).sub_(1)
+    def signs(self, *seeds: int, rows: range = range(1)) -> torch.Tensor:
+        """Vectors of independent signs, +1 or -1 with probability one half, shape (len(rows), P).
+
+        A row depends on the seeds and on its number alone: not on the other rows, nor on the device.
+        """
+        return random_signs(_key(seeds), rows, self.dim, self.dtype, self.device)
+
+
+def _key(seeds: Sequence[int]) -> int:
+    """64 bits from a tuple of integers, as a signed number."""
+    return int(np.random.SeedSequence(list(seeds)).generate_state(1, np.uint64).view(np.int64)[0])

@@ -38,6 +38,10 @@ class LinearOperator(ABC):
     def matvec(self, vector: torch.Tensor) -> torch.Tensor:
         """A v for v of shape (P,); a new tensor of the same shape, dtype and device."""
 
+    def matvec_by_terms(self, vector: torch.Tensor) -> torch.Tensor:
+        """A v, for who takes the terms' products too: what these hold may serve both."""
+        return self.matvec(vector)
+
     def matvec_in_parts(self, vector: torch.Tensor, against: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A v, and the inner products of the rows of `against` (m, P) with each part A_b v of it: shape (B, m).
 
@@ -58,6 +62,15 @@ class LinearOperator(ABC):
     def term_matvec(self, term: int, vector: torch.Tensor) -> torch.Tensor:
         """A_t v for the term A_t of A = sum_t A_t: shape (P,)."""
         return self.matvec(vector)
+
+    @property
+    def term_ranges(self) -> list[range]:
+        """The terms in order, cut into ranges whose products are best taken together."""
+        return [range(term, term + 1) for term in range(self.num_terms)]
+
+    def term_products(self, terms: range, vectors: torch.Tensor) -> torch.Tensor:
+        """A_t v_t for consecutive terms, a vector each: (len(terms), P), and a new tensor of that shape."""
+        return torch.stack([self.term_matvec(term, v) for term, v in zip(terms, vectors, strict=True)])
 
     @property
     def rank_bound(self) -> int:

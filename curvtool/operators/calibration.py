@@ -111,7 +111,7 @@ def calibrate(
         form: `auto`, or one of `FORMS`.
         thorough: time every way all the same.
     """
-    few = range(min(CALIBRATION_SAMPLES, problem.num_samples))
+    few = problem.first(CALIBRATION_SAMPLES)
     timed = range(min(max(problem.num_samples // _TIMED_SHARE, 2), _TIMED_SAMPLES, problem.num_samples))
     generator = torch.Generator().manual_seed(0)
     vector = [torch.randn(p.shape, generator=generator).to(p) for p in problem.parameters.values()]

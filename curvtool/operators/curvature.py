@@ -16,6 +16,7 @@ from curvtool.operators.calibration import Kernel
 from curvtool.operators.data_sum import mean_over_batches, split
 from curvtool.operators.execution import Execution
 from curvtool.operators.products import Parts
+from curvtool.operators.stack import Stack
 from curvtool.problem.validation import find_non_finite
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class CurvatureOperator(LinearOperator):
         self._may_halve = batch_size is None
         self.batches = problem.ranges(self.batch_size)
         self.groups = problem.ranges(group_size or default_group_size(problem.num_samples))
+        self.stack = Stack(self.execution, self.groups, self.batches[0])
         self._parts = [
             list(part) for part in np.array_split(range(len(self.batches)), min(MAX_PARTS, len(self.batches)))
         ]
@@ -95,6 +97,15 @@ class CurvatureOperator(LinearOperator):
     def matvec(self, vector: torch.Tensor) -> torch.Tensor:
         """A v: shape (P,)."""
         return self.matvec_in_parts(vector, vector.new_empty(0, 0))[0]
+
+    def matvec_by_terms(self, vector: torch.Tensor) -> torch.Tensor:
+        """A v from the terms' products, where these run in one go and faster than the batches do."""
+        if not self.stack.suits_whole:
+            return self.matvec(vector)
+        total = self.space.zeros()
+        for terms in self.term_ranges:
+            total += self.term_products(terms, vector.expand(len(terms), -1)).sum(0)
+        return total
 
     def matvec_in_parts(self, vector: torch.Tensor, against: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A v, and the inner products of the rows of `against` with the part of A v that each part of the data adds."""
@@ -166,6 +177,36 @@ class CurvatureOperator(LinearOperator):
             lambda piece: self._batch_product(piece, parts),
             self.problem.total_weight,
         )
+
+    @property
+    def term_ranges(self) -> list[range]:
+        """As many groups of one size at once as run in one go; a shorter last one by itself."""
+        full = self.stack.num_full
+        rest = [range(full, self.num_terms)] if full < self.num_terms else []
+        return [*pieces_of(range(full), self.stack.height), *rest]
+
+    def term_products(self, terms: range, vectors: torch.Tensor) -> torch.Tensor:
+        """A_t v_t of consecutive groups of one size, in one go: shape (len(terms), P)."""
+        if len(terms) == 1:
+            return super().term_products(terms, vectors)
+        rows = self.stack.rows(terms)
+        result = self.space.zeros(len(terms))
+        try:
+            parts = self.execution.product(rows, split(vectors, self.shapes), height=len(terms))
+        except OutOfMemory:
+            parts = None
+        if parts is None:  # out of the handler, which holds what failed
+            self.stack.shrink()
+            half = len(terms) // 2
+            pairs = (terms[:half], vectors[:half]), (terms[half:], vectors[half:])
+            return torch.cat([self.term_products(some, theirs) for some, theirs in pairs])
+        for view, part in zip(split(result, self.shapes), parts, strict=True):
+            if part is not None:
+                view.copy_(part)
+        share = len(rows) / self.problem.num_samples
+        self.num_products += share
+        self.data_passes += share
+        return result.div_(self.problem.total_weight)
 
     def loss_and_gradient(self) -> tuple[float, torch.Tensor]:
         """L and its gradient (P,), one pass over the data.

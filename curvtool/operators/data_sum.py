@@ -40,6 +40,6 @@ def mean_over_batches(
 
 
 def split(vector: torch.Tensor, shapes: Sequence[torch.Size]) -> list[torch.Tensor]:
-    """Views of a flat vector (P,) in the parameters' shapes."""
-    parts = vector.split([shape.numel() for shape in shapes])
-    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+    """Views of flat vectors (*lead, P) in the parameters' shapes, (*lead, *shape)."""
+    parts = vector.split([shape.numel() for shape in shapes], dim=-1)
+    return [part.view(*vector.shape[:-1], *shape) for part, shape in zip(parts, shapes, strict=True)]

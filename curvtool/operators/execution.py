@@ -18,6 +18,7 @@ from curvtool.operators.calibration import CALIBRATION_SAMPLES, Calibration, Gra
 from curvtool.operators.memory import default_budget
 from curvtool.operators.products import Parts
 from curvtool.problem.rewrites.mode import Form
+from curvtool.problem.stacked import StackedProblem
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
@@ -50,8 +51,8 @@ class Execution:
         self.memory_budget = default_budget(problem.device) if memory_budget is None else memory_budget
         self.parameters = list(problem.parameters.values())
         self._make_kernel = make_kernel
-        self._kernels: dict[Form, Kernel] = {}
-        self._graphs: dict[range, Graph] = {}
+        self._kernels: dict[tuple[Form, int], Kernel] = {}
+        self._graphs: dict[tuple[range, int], Graph] = {}  # by the samples and the height of the stack
         problem.keep_data_on_device(self.memory_budget // 4)
 
     @cached_property
@@ -73,10 +74,11 @@ class Execution:
         """The same with torch's own operations."""
         return self._kernel_in("torch")
 
-    def _kernel_in(self, form: Form) -> Kernel:
-        if form not in self._kernels:
-            self._kernels[form] = self._make_kernel(self.problem.in_form(form))
-        return self._kernels[form]
+    def _kernel_in(self, form: Form, height: int = 1) -> Kernel:
+        if (form, height) not in self._kernels:
+            problem = self.problem.in_form(form)
+            self._kernels[form, height] = self._make_kernel(StackedProblem(problem, height) if height > 1 else problem)
+        return self._kernels[form, height]
 
     @property
     def graph_budget(self) -> int:
@@ -99,22 +101,34 @@ class Execution:
         rest = self._mode_without_graph()
         return f"kept ({len(self._graphs)} graphs), else {rest}" if self._graphs else rest
 
-    def product(self, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
-        """A_b v for the matrix of these samples, summed over them, in parts."""
+    def product(self, rows: range, vector: Sequence[torch.Tensor], height: int = 1) -> Parts:
+        """A_b v for the matrix of these samples, summed over them, in parts.
+
+        Args:
+            rows: the samples.
+            vector: v, in parts of the parameters' shapes.
+            height: the number of equal groups that the samples are cut into, where each has a matrix and a vector of
+                its own: parts and result have the groups as their first dimension.
+        """
         with self.problem.context(len(rows)):
-            graph = self.kept(rows)
+            graph = self.kept(rows, height)
             if graph is not None:
                 return graph.product(vector)
+            kernel = self._kernel_of(height)
             if self._mode_without_graph() == "forward":
-                return self.kernel.forward_product(rows, vector)
-            return self.kernel.build(rows).product(vector, keep=False)
+                return kernel.forward_product(rows, vector)
+            return kernel.build(rows).product(vector, keep=False)
 
-    def kept(self, rows: range) -> Graph | None:
+    def kept(self, rows: range, height: int = 1) -> Graph | None:
         """The kept graph of these samples, made now where the budget allows; None where it does not."""
-        graph = self._graphs.get(rows)
+        graph = self._graphs.get((rows, height))
         if graph is None and self._may_keep(rows):
-            graph = self._graphs[rows] = self.kernel.build(rows)
+            graph = self._graphs[rows, height] = self._kernel_of(height).build(rows)
         return graph
+
+    def _kernel_of(self, height: int) -> Kernel:
+        """Stacks are run with torch's own operations, which know how to be mapped."""
+        return self.kernel if height == 1 else self._kernel_in("torch", height)
 
     def shrink(self) -> None:
         """After memory ran out: gives up all kept graphs, and half of the budget for new ones."""
@@ -134,9 +148,9 @@ class Execution:
     def _may_keep(self, rows: range) -> bool:
         if self.mode in {"fresh", "forward"}:
             return False
-        if self.mode == "kept" or rows in self._graphs:
+        if self.mode == "kept":
             return True
-        held = sum(len(kept) for kept in self._graphs) + len(rows)
+        held = sum(len(kept) for kept, _ in self._graphs) + len(rows)
         if held * self.calibration.graph_bytes_per_sample > self.graph_budget:
             return False
         if not self.kernel.keeping_pays:

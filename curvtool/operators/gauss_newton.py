@@ -92,7 +92,7 @@ class SandwichKernel:
         return self._forward_works
 
     def _try_forward(self) -> bool:
-        rows = range(min(CALIBRATION_SAMPLES, self.problem.num_samples))
+        rows = self.problem.first(CALIBRATION_SAMPLES)
         generator = torch.Generator().manual_seed(0)
         vector = [torch.randn(p.shape, generator=generator).to(p) for p in self.parameters]
         with self.problem.context(len(rows)):
@@ -166,7 +166,7 @@ class GaussNewton(SandwichOperator):
         """One product with the output-space Hessian of the first samples."""
         loss = problem.loss
         assert loss is not None
-        inputs, targets = problem.batch(range(min(CALIBRATION_SAMPLES, problem.num_samples)))
+        inputs, targets = problem.batch(problem.first(CALIBRATION_SAMPLES))
         with problem.context():
             with torch.no_grad():
                 output = problem.prediction(problem.forward(problem.parameters, inputs))

@@ -62,10 +62,14 @@ class GradientGraph:
 
 
 def _duals(primals: Sequence[torch.Tensor], tangents: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Dual tensors; torch's first one loads its rules, and newer versions warn of what they are written with."""
+    """Dual tensors; torch's first one loads its rules, and newer versions warn of what they are written with.
+
+    A tangent has its primal's layout, so that one tensor that stands for many (`expand`) has to be copied first.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return [forward_ad.make_dual(p, t) for p, t in zip(primals, tangents, strict=True)]
+        own = [p.contiguous() if 0 in p.stride() else p for p in primals]
+        return [forward_ad.make_dual(p, t) for p, t in zip(own, tangents, strict=True)]
 
 
 def forward_over_reverse(

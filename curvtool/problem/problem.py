@@ -138,6 +138,10 @@ class Problem:
         """The number N of samples."""
         return len(self.data)
 
+    def first(self, num: int) -> range:
+        """The first so many samples, or all there are."""
+        return range(min(num, self.num_samples))
+
     def ranges(self, size: int) -> list[range]:
         """The samples cut into consecutive ranges of `size`, the last one shorter."""
         return [range(start, min(start + size, self.num_samples)) for start in range(0, self.num_samples, size)]

@@ -119,6 +119,16 @@ class Provenance(Record):
     operations: str = Field(
         default="torch", description="torch's own, or rewritten for their second derivative, perhaps with channels last"
     )
+    groups_at_once: int = Field(
+        default=1, description="groups of samples with a probe each that were run in one go (trace, diagonal)"
+    )
+    timings: dict[str, float] = Field(
+        default_factory=dict,
+        description="seconds of a product on a few samples by the way it is run, where ways were compared",
+    )
+    left_out: dict[str, str] = Field(
+        default_factory=dict, description="ways that failed or gave another product, with the reason"
+    )
     batch_size: int | None
     attention_backend: str
     seed: int

@@ -264,7 +264,7 @@ def test_nothing_computed_is_lost(folder, run, monkeypatch, kind, error, expecte
     if kind == "jacnorm":
         monkeypatch.setattr(InputJacobian, "rows_of", failing_after(InputJacobian.rows_of, 4, error))
     elif kind == "trace":
-        monkeypatch.setattr(Hessian, "term_matvec", failing_after(Hessian.term_matvec, 9, error))
+        monkeypatch.setattr(Hessian, "term_products", failing_after(Hessian.term_products, 4, error))
     else:
         monkeypatch.setattr(Hessian, "matvec_in_parts", failing_after(Hessian.matvec_in_parts, 10, error))
     more = {

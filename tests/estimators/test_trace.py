@@ -70,8 +70,8 @@ def test_interval_covers_with_few_groups(terms, num_terms):
     merged = [torch.stack(terms[i : i + size]).sum(0) for i in range(0, len(terms), size)]
     operator = MatrixOperator(merged)
     true = float(operator.matrix.trace())
-    results = [trace(operator, rtol=0.1, seed=seed, method="hutchinson") for seed in range(300)]
-    covered = sum(r.ci95[0] <= true <= r.ci95[1] for r in results) / 300
+    results = [trace(operator, rtol=0.1, seed=seed, method="hutchinson") for seed in range(900)]
+    covered = sum(r.ci95[0] <= true <= r.ci95[1] for r in results) / 900
     assert 0.93 <= covered <= 0.995
     deviation = exact_deviation(merged)
     widths = [(r.ci95[1] - r.ci95[0]) / 2 / (1.96 * deviation / math.sqrt(r.num_passes)) for r in results]
@@ -109,8 +109,9 @@ def test_no_spread_by_chance_is_not_taken_for_no_error():
     """One pair off the diagonal: three passes are alike in a quarter of all runs."""
     terms = [torch.eye(6, dtype=torch.float64) for _ in range(40)]
     terms[7][0, 1] = terms[7][1, 0] = 3.0
-    results = [trace(MatrixOperator(terms), rtol=0.2, seed=seed) for seed in range(40)]
-    assert all(r.stderr > 0 and r.ci95[0] <= 240 <= r.ci95[1] for r in results)
+    results = [trace(MatrixOperator(terms), rtol=0.2, seed=seed) for seed in range(200)]
+    assert all(r.stderr > 0 for r in results)
+    assert sum(r.ci95[0] <= 240 <= r.ci95[1] for r in results) >= 0.95 * 200
 
 
 def test_wider_than_asked_for_says_so(terms):
