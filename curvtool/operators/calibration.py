@@ -47,6 +47,9 @@ class Kernel(Protocol):
     def keeping_pays(self) -> bool:
         """As said above."""
 
+    def rewritable(self, rows: range) -> dict[Form, bool]:
+        """Which forms of the operations change something in a product on these samples."""
+
     def build(self, rows: range) -> Graph:
         """The graph of the matrix of these samples, summed over them."""
 
@@ -116,9 +119,11 @@ def calibrate(
     generator = torch.Generator().manual_seed(0)
     vector = [torch.randn(p.shape, generator=generator).to(p) for p in problem.parameters.values()]
     with problem.context(len(timed)):
-        calls = problem.rewritable(few) if form == "auto" else {}
+        calls = kernels("torch").rewritable(few) if form == "auto" else {}
         forms = [each for each in FORMS if (calls[each] if form == "auto" else each == form)]
         trial = _Trial(problem, timed, vector, kernels)
+        if trial.graph_bytes(forms[0], problem.first(1)) * len(few) > budget // 4:
+            few = problem.first(1)
         sizes = {each: -(-trial.graph_bytes(each, few) // len(few)) for each in forms}
         modes = [each for each in MODES[1:] if mode in ("auto", each)]
         if mode == "auto" and not thorough:

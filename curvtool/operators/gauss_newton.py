@@ -21,6 +21,7 @@ from curvtool.operators.products import OutputGraph, Parts, push_forward, push_f
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
+    from curvtool.problem.rewrites.mode import Form
     from curvtool.problem.tree import Tree
 
 Output = Callable[[torch.Tensor, "Tree | None"], torch.Tensor]
@@ -38,7 +39,9 @@ class SandwichGraph:
     def product(self, vector: Sequence[torch.Tensor], *, keep: bool = True) -> Parts:
         """J^T M J v in parts: J v by forward mode where that was seen to work, else by reverse mode twice."""
         if keep and self.kernel.forward_works:
-            _, tangent = push_forward(self.kernel.output_of(self.rows), self.kernel.parameters, vector)
+            _, tangent = push_forward(
+                self.kernel.output_of(self.rows), self.kernel.parameters, vector, self.kernel.fused
+            )
         else:
             tangent = self.graph.jvp(vector)
         return self.graph.vjp(self.kernel.middle(self.graph.output.detach(), self.targets, tangent), keep=keep)
@@ -65,9 +68,18 @@ class SandwichKernel:
 
     def forward_product(self, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
         """J^T M J v in parts: J v rides along in forward mode while the graph of J^T is made."""
-        output, tangent = push_forward_with_graph(self.output_of(rows), self.parameters, vector)
+        output, tangent = push_forward_with_graph(self.output_of(rows), self.parameters, vector, self.fused)
         cotangent = self.middle(output.detach(), self.problem.batch(rows)[1], tangent)
         return OutputGraph(output, self.parameters).vjp(cotangent, keep=False)
+
+    @property
+    def fused(self) -> bool:
+        """Whether tangents take rules of our own."""
+        return self.problem.form != "torch"
+
+    def rewritable(self, rows: range) -> dict[Form, bool]:
+        """Every model has something that the rules of our own are for."""
+        return {**self.problem.rewritable(rows), "rewritten": True}
 
     def output_of(self, rows: range) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
         """The output of these samples as a function of the parameters."""
@@ -98,7 +110,7 @@ class SandwichKernel:
         with self.problem.context(len(rows)):
             true = self.build(rows).graph.jvp(vector)
             try:
-                _, found = push_forward(self.output_of(rows), self.parameters, vector)
+                _, found = push_forward(self.output_of(rows), self.parameters, vector, self.fused)
             except (RuntimeError, CurvtoolError):
                 return False
             gap, size = torch.linalg.vector_norm(found - true), torch.linalg.vector_norm(true)

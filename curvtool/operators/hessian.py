@@ -12,6 +12,7 @@ from curvtool.operators.products import GradientGraph, Parts, forward_over_rever
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
+    from curvtool.problem.rewrites.mode import Form
 
 
 class HessianKernel:
@@ -26,6 +27,10 @@ class HessianKernel:
     def build(self, rows: range) -> GradientGraph:
         """The gradient of the batch with its graph."""
         return GradientGraph(self._loss_of(rows)(self._parameters), self._parameters)
+
+    def rewritable(self, rows: range) -> dict[Form, bool]:
+        """Those that change something in the model."""
+        return self.problem.rewritable(rows)
 
     def forward_product(self, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
         """H_b v in parts, forward over reverse."""

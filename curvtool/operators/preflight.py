@@ -46,28 +46,37 @@ class Preflight:
     unavailable: dict[str, str]
 
 
-def preflight_curvature(problem: Problem, operator: type[CurvatureOperator] = Hessian, seed: int = 0) -> Preflight:
+def preflight_curvature(
+    problem: Problem, operator: type[CurvatureOperator] = Hessian, seed: int = 0, memory_budget: int | None = None
+) -> Preflight:
     """Checks the products of a matrix of the problem on its first samples.
 
     Differences of gradients are compared with the Hessian's products, whatever the matrix: they show an operation
     whose derivative is wrong.
+
+    Args:
+        problem: whose first samples are taken.
+        operator: the matrix.
+        seed: of the vectors.
+        memory_budget: bytes for the graphs of a batch; half of the free memory if None.
 
     Raises:
         DerivativeError: CT053, two differences of gradients agree with each other and not with the product.
     """
     rows = range(min(NUM_SAMPLES, problem.num_samples))
     unavailable: dict[str, str] = {}
-    plainly: dict[str, Any] = {"mode": "fresh", "memory_budget": 0, "form": "torch"}
+    plainly: dict[str, Any] = {"mode": "fresh", "form": "torch", "memory_budget": memory_budget}
     try:
-        working = operator(problem.restricted(rows, problem.dtype), batch_size=len(rows), **plainly)
+        working = operator(problem.restricted(rows, problem.dtype), **plainly)
+        size = max(1, working.batch_size // 2) if problem.dtype != torch.float64 else working.batch_size
         vector = _unit(working, seed, 1)
         image, symmetry = _symmetry(working, vector, seed)
         # its own copy, which is moved along the vector below
         exact = problem.restricted(rows, torch.float64) if problem.dtype != torch.float64 else problem.copied()
-        noise = _noise(operator(exact.restricted(rows, torch.float64), batch_size=len(rows), **plainly), vector, image)
+        noise = _noise(operator(exact.restricted(rows, torch.float64), batch_size=size, **plainly), vector, image)
         del working, image  # P numbers each, and more in float64 below: a large model's peak is here
         few = exact.restricted(range(min(NUM_DIFFERENCED, len(rows))), torch.float64)
-        difference = _finite_difference(Hessian(few, batch_size=NUM_DIFFERENCED, **plainly), vector.double())
+        difference = _finite_difference(Hessian(few, batch_size=size, **plainly), vector.double())
     except (OutOfMemory, TypeError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         return Preflight(

@@ -17,10 +17,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch.autograd import grad
+
+from curvtool.problem.rewrites.tangents import Pushing
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 Parts = Sequence[torch.Tensor | None]
@@ -130,23 +133,31 @@ class OutputGraph:
 
 
 def push_forward(
-    function: Differentiable, parameters: Sequence[torch.Tensor], vector: Sequence[torch.Tensor]
+    function: Differentiable, parameters: Sequence[torch.Tensor], vector: Sequence[torch.Tensor], fused: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The output and J v in one pass of forward mode; nothing is kept."""
-    with torch.no_grad(), forward_ad.dual_level():
+    """The output and J v in one pass of forward mode; nothing is kept.
+
+    Args:
+        function: the output as a function of the parameters.
+        parameters: theta.
+        vector: v, in parts of the parameters' shapes.
+        fused: by the rules of `problem/rewrites/tangents.py`, where it has some.
+    """
+    with torch.no_grad(), forward_ad.dual_level(), Pushing() if fused else nullcontext():
         duals = _duals([p.detach() for p in parameters], vector)
         output, tangent = forward_ad.unpack_dual(function(duals))
         return output, torch.zeros_like(output) if tangent is None else tangent
 
 
 def push_forward_with_graph(
-    function: Differentiable, parameters: Sequence[torch.Tensor], vector: Sequence[torch.Tensor]
+    function: Differentiable, parameters: Sequence[torch.Tensor], vector: Sequence[torch.Tensor], fused: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The output with its graph, and J v, from one pass: the tangents ride along and are gone before the backward pass.
 
     Leaving the level clears the tangents of everything that the graph saved, so that J^T u is a plain backward pass.
+    The arguments are those of `push_forward`.
     """
-    with forward_ad.dual_level():
+    with forward_ad.dual_level(), Pushing() if fused else nullcontext():
         output, tangent = forward_ad.unpack_dual(function(_duals(parameters, vector)))
         tangent = torch.zeros_like(output) if tangent is None else tangent.detach()
     return output, tangent

@@ -85,7 +85,7 @@ class Stage:
     def checked_operator(self, name: str, *, keep_gradient: bool = False, **options: Any) -> CurvatureOperator:
         """The matrix of this name, after the preflight, and with loss and gradient taken."""
         self.observer.begin("preflight on a small batch")
-        self.checks = preflight_curvature(self.problem, OPERATORS[name])
+        self.checks = preflight_curvature(self.problem, OPERATORS[name], memory_budget=self.budget)
         return_freed_pages()  # of its float64 copies
         operator = self.make_operator(name, **options)
         self.observer.begin("loss and gradient")

@@ -48,12 +48,12 @@ def ways(work: Work, matrices: list[str]) -> dict[str, Callable[[], list[torch.T
 
     found: dict[str, Callable[[], list[torch.Tensor]]] = {"bare kept": bare_kept, "bare fresh": bare_fresh}
     problem = Problem(work.model, (work.inputs, work.targets))
-    possible = [form for form, changes in problem.rewritable(range(1)).items() if changes]
     flat = torch.cat([v.flatten() for v in vector])
     for matrix, operator in (("hessian", Hessian), ("ggn", GaussNewton)):
         if matrix not in matrices:
             continue
-        for form in possible:
+        kernel = operator(problem, batch_size=1, form="torch", mode="fresh").make_kernel(problem)
+        for form in [form for form, changes in kernel.rewritable(range(1)).items() if changes]:
             for mode in ("kept", "fresh", "forward"):
                 made = operator(problem, batch_size=len(work.inputs), mode=mode, form=form, memory_budget=2**36)
 

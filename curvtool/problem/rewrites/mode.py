@@ -10,6 +10,8 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from curvtool.problem.rewrites.activation import gelu, silu
+from curvtool.problem.rewrites.attention import attention
 from curvtool.problem.rewrites.batch_norm import batch_norm
 from curvtool.problem.rewrites.convolution import convolve, convolve_transposed
 
@@ -51,6 +53,9 @@ REWRITES: dict[Callable[..., Any], Callable[..., torch.Tensor]] = {
     functional.conv_transpose2d: _renamed(partial(convolve_transposed, 2)),
     functional.conv_transpose3d: _renamed(partial(convolve_transposed, 3)),
     functional.batch_norm: _batch_norm,
+    functional.gelu: _renamed(gelu),
+    functional.silu: _renamed(silu),
+    functional.scaled_dot_product_attention: attention,
 }
 
 
