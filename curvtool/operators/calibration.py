@@ -17,7 +17,6 @@ from curvtool.errors import CurvtoolError, OutOfMemory
 from curvtool.operators.memory import saved_bytes
 from curvtool.operators.products import Parts
 from curvtool.problem.rewrites.mode import FORMS, Form
-from curvtool.problem.tree import storage_id
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
@@ -150,11 +149,10 @@ class _Trial:
         self._reference: Parts | None = None
 
     def graph_bytes(self, form: Form, rows: range) -> int:
-        """Of the graph on these samples."""
-        ours = {storage_id(p) for p in self.problem.parameters.values()}
-        with saved_bytes(lambda: ours) as count:
+        """Of the graph on these samples; what the problem holds itself, the samples included, does not count."""
+        with saved_bytes() as count:
             graph = self.kernels(form).build(rows)
-            size = count()
+            size = count(self.problem.storages())
         del graph
         return size
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
 MAX_BATCH = 512
+MAX_SMALL_BATCH, SMALL_GRAPH = 8192, 2**24  # samples whose graph is so small, in bytes, cost overhead alone
 LEAST_BATCHES = 8  # where there are samples enough: the spread over the data is told from them
 
 
@@ -86,9 +87,14 @@ class Execution:
         return self.memory_budget // 2
 
     def batch_size(self) -> int:
-        """The samples of a batch: as many as the budget holds twice over, at most 512 and at most an eighth of all."""
+        """The samples of a batch: as many as the budget holds twice over, and at most an eighth of all.
+
+        No more than 512, or 8,192 of a model so small that their graph takes 16 MiB.
+        """
         per_sample = max(self.calibration.graph_bytes_per_sample, 1)
-        size = MAX_BATCH
+        size = MAX_SMALL_BATCH
+        while size > MAX_BATCH and size * per_sample > SMALL_GRAPH:
+            size //= 2
         while size > 1 and size * per_sample * 2 > self.graph_budget:
             size //= 2
         eighth = max(-(-self.problem.num_samples // LEAST_BATCHES), CALIBRATION_SAMPLES)

@@ -84,14 +84,11 @@ def peak_bytes(device: torch.device) -> int:
 
 
 @contextmanager
-def saved_bytes(exclude: Callable[[], set[int]] = set) -> Iterator[Callable[[], int]]:
+def saved_bytes() -> Iterator[Callable[[set[int]], int]]:
     """Counts the bytes of the storages that autograd saves inside, each storage once.
 
-    Args:
-        exclude: ids of storages that do not count (the parameters).
-
     Yields:
-        A function that gives the count so far.
+        A function that gives the count so far, but for the storages whose ids it is given.
     """
     seen: dict[int, int] = {}
 
@@ -102,8 +99,7 @@ def saved_bytes(exclude: Callable[[], set[int]] = set) -> Iterator[Callable[[], 
     def unpack(tensor: Any) -> Any:
         return tensor
 
-    def count() -> int:
-        left_out = exclude()
+    def count(left_out: set[int]) -> int:
         return sum(size for pointer, size in seen.items() if pointer not in left_out)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):

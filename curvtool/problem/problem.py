@@ -22,7 +22,7 @@ from curvtool.problem.losses import get_loss
 from curvtool.problem.module import evaluation, select_prediction, takes_keywords, unwrap
 from curvtool.problem.rewrites.mode import Form, Rewriting
 from curvtool.problem.select import select_parameters
-from curvtool.problem.tree import Tree, map_tensors, named_tensors, num_bytes
+from curvtool.problem.tree import Tree, map_tensors, named_tensors, num_bytes, storage_id
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -163,6 +163,15 @@ class Problem:
         if not on_device and num_bytes({"x": inputs, "y": targets}) <= budget_bytes:
             move = partial(map_tensors, methodcaller("to", self.device))
             self.data = Data(move(inputs), move(targets), self.data.notes)
+
+    def storages(self) -> set[int]:
+        """The ids of the memory that the problem holds itself: parameters, buffers and samples."""
+        held = {
+            "parameters": self.parameters,
+            "constants": self._constants,
+            "data": (self.data.inputs, self.data.targets),
+        }
+        return {storage_id(tensor) for _, tensor in named_tensors(held)}
 
     def restricted(self, rows: Sequence[int], dtype: torch.dtype) -> Problem:
         """The same problem on these samples alone, computed in another dtype; in the same one it shares the tensors."""

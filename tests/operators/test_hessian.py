@@ -164,6 +164,16 @@ def test_budget_decides_which_graphs_are_kept():
         assert len(operator.execution._graphs) == kept
 
 
+def test_a_graphs_size_does_not_hold_the_data():
+    """Batches are views of the whole data, whose storage a graph shares."""
+    model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))
+    sizes = []
+    for num in (40, 4000):
+        data = torch.randn(num, 6), torch.randint(0, 3, (num,))
+        sizes.append(Hessian(Problem(model, data), form="torch").execution.calibration.graph_bytes_per_sample)
+    assert sizes[0] == sizes[1]
+
+
 def test_auto_mode_is_measured_on_the_model():
     calibration = Hessian(CASES[0].problem()).execution.calibrate_thoroughly()
     assert {way.mode for way in calibration.seconds} == {"kept", "fresh", "forward"}
