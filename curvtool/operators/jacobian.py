@@ -16,8 +16,8 @@ from curvtool.problem.rewrites.mode import Form
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
-MAX_BATCH = {"cpu": 64, "other": 256}  # what stays in a processor's caches beats what fills its threads
-_TRIAL = 16  # examples on which the forms of the operations are timed, where there are eight times as many
+MAX_BATCH = {"cpu": 32, "other": 256}  # what stays in a processor's caches beats what fills its threads
+_TRIAL = 8  # examples on which the forms of the operations are timed, where there are sixteen times as many
 
 
 class InputJacobian:
@@ -28,7 +28,7 @@ class InputJacobian:
 
     Args:
         problem: the model and its inputs; neither targets nor a loss are needed.
-        batch_size: examples a batch; if None parts alike of at most 64 on the CPU, 256 elsewhere.
+        batch_size: examples a batch; if None parts alike of at most 32 on the CPU, 256 elsewhere.
         memory_budget: bytes for a batch's Jacobian rows; half of the free memory if None.
         form: of the model's operations: `torch`, `rewritten` or `channels-last`; `auto` times a product where
             convolutions can have their channels last.
@@ -49,7 +49,7 @@ class InputJacobian:
         self.memory_budget = default_budget(problem.device) if memory_budget is None else memory_budget
         problem.keep_data_on_device(self.memory_budget // 4)
         self.problem = problem if form == "auto" else problem.in_form(cast(Form, form))
-        if form == "auto" and problem.num_samples >= 8 * _TRIAL and problem.rewritable(range(1))["channels-last"]:
+        if form == "auto" and problem.num_samples >= 16 * _TRIAL and problem.rewritable(range(1))["channels-last"]:
             self.problem = self._faster(problem, problem.in_form("channels-last"))
         sample = self.linearize(range(min(2, problem.num_samples)))
         self.output_dim = sample.output.shape[1]
@@ -72,6 +72,7 @@ class InputJacobian:
             with self.problem.context(_TRIAL):
                 found.append(product())  # warms up too
                 seconds.append(min(measured_seconds(product, plain.device) for _ in range(2)))
+            del linear, product  # one graph at a time
         agree = torch.linalg.vector_norm(found[0] - found[1]) <= AGREEMENT * torch.linalg.vector_norm(found[1])
         return other if bool(agree) and seconds[0] < seconds[1] else plain
 
@@ -100,14 +101,14 @@ class InputJacobian:
 
     def rows_of(self, linear: LinearizedFunction, batch_size: int) -> torch.Tensor:
         """All rows of a linearized batch's Jacobians, shape (n, C, d): an output at a time, all examples at once."""
-        rows = []
         cotangent = torch.zeros_like(linear.output)
+        rows = cotangent.new_empty(len(cotangent), self.output_dim, self.input_dim)
         with self.problem.context(batch_size):
             for index in range(self.output_dim):
                 cotangent[:, index] = 1
-                rows.append(linear.vjp(cotangent))
+                rows[:, index] = linear.vjp(cotangent)
                 cotangent[:, index] = 0
-        return torch.stack(rows, dim=1)
+        return rows
 
     def columns_of(self, linear: LinearizedFunction, batch_size: int) -> torch.Tensor:
         """All columns likewise, shape (n, C, d): an input coordinate at a time; for few inputs and many outputs."""

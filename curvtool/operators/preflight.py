@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NUM_SAMPLES = 32  # for symmetry and noise
 NUM_DIFFERENCED = 8  # for the differences of gradients, of which there are up to ten
-NUM_EXAMPLES = 16  # whose Jacobians are compared
+NUM_EXAMPLES = 8  # whose Jacobians are compared
 MAX_OUTPUTS = 128
 _STEPS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # of a unit direction: on ReLU networks larger ones cross kinks
 _AGREEMENT = 1e-3

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 
 def _spread(channels: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -43,14 +43,17 @@ class _Affine(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         x, s, _ = inputs
-        ctx.save_for_backward(x, s)
-        ctx.save_for_forward(x, s)
+        # with the parameters fixed x takes no part in the derivative, and half of a graph's memory is left out
+        ctx.save_for_backward(*((x, s) if any(ctx.needs_input_grad[1:]) else (s,)))
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(x, s)
 
     @staticmethod
     def backward(ctx: Any, gy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        x, s = ctx.saved_tensors
         if not any(ctx.needs_input_grad[1:]):
+            (s,) = ctx.saved_tensors
             return gy * _spread(s, gy), None, None
+        x, s = ctx.saved_tensors
         found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _AffineGradients.apply(gy, x, s)
         return found
 
