@@ -194,7 +194,9 @@ class _Run:
         return found
 
     def _search(self, known: KnownSpace | None, alpha: float) -> ProbeSearch:
-        left = self.max_passes - math.ceil(self.meter.products)
+        left = self.max_passes - math.ceil(
+            self.meter.products - 1e-6
+        )  # shares of the data add up to one but for rounding
         left = left if self.patience is None else min(left, self.patience)
         blocks = self.blocks if known is None else None
         return ProbeSearch(

@@ -14,15 +14,13 @@ from curvtool.linalg.space import VectorSpace
 from curvtool.operators.base import LinearOperator
 from curvtool.operators.calibration import Kernel
 from curvtool.operators.data_sum import mean_over_batches, split
-from curvtool.operators.execution import Execution
+from curvtool.operators.execution import MAX_PARTS, Execution
 from curvtool.operators.products import Parts
 from curvtool.operators.stack import Stack
 from curvtool.problem.validation import find_non_finite
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
-
-MAX_PARTS = 32  # of the data whose shares of a product are told apart
 
 
 def default_group_size(num_samples: int) -> int:

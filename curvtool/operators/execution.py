@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from curvtool.errors import DerivativeError
 from curvtool.operators.calibration import CALIBRATION_SAMPLES, Calibration, Graph, Kernel, Way, calibrate
 from curvtool.operators.memory import default_budget
 from curvtool.operators.products import Parts
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 512
 MAX_SMALL_BATCH, SMALL_GRAPH = 8192, 2**24  # samples whose graph is so small, in bytes, cost overhead alone
+MAX_PARTS = 32  # of the data whose shares of a product are told apart
 LEAST_BATCHES = 8  # where there are samples enough: the spread over the data is told from them
 
 
@@ -58,8 +60,44 @@ class Execution:
 
     @cached_property
     def calibration(self) -> Calibration:
-        """Timings and sizes on a few samples, taken at the first use."""
-        return calibrate(self.problem, self._kernel_in, self.graph_budget, self.mode, self._asked_form)
+        """Timings and sizes on a few samples, taken at the first use.
+
+        Raises:
+            DerivativeError: CT055, what was asked for fails or gives another product than torch's reverse mode.
+        """
+        found = calibrate(self.problem, self._kernel_in, self.graph_budget, self.mode, self._asked_form)
+        pinned = self.mode != "auto" or (self._asked_form != "auto" and Way("kept", found.form) in found.rejected)
+        if pinned and found.rejected and not found.seconds:
+            way, reason = next(iter(found.rejected.items()))
+            raise DerivativeError(
+                "CT055",
+                f"products cannot be run as asked for ({way})",
+                expected="the same product as torch's own operations in reverse mode",
+                received=reason,
+                remedy="--hvp auto and --operations auto",
+            )
+        return found
+
+    @property
+    def form(self) -> Form:
+        """Of the model's operations; torch's own reverse products need no calibration."""
+        plain = self._asked_form == "torch" and self.mode in {"kept", "fresh"}
+        return "torch" if plain else self.calibration.form
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds of the ways that were compared, by name; empty where nothing was."""
+        return {str(way): seconds for way, seconds in self._compared.seconds.items()} if self._compared else {}
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """The ways that were not, with the reason."""
+        return {str(way): reason for way, reason in self._compared.rejected.items()} if self._compared else {}
+
+    @property
+    def _compared(self) -> Calibration | None:
+        found: Calibration | None = self.__dict__.get("calibration")
+        return found
 
     def calibrate_thoroughly(self) -> Calibration:
         """Every way timed, also those that would not be taken."""
@@ -68,7 +106,7 @@ class Execution:
     @property
     def kernel(self) -> Kernel:
         """The matrix of a batch with the operations in the chosen form."""
-        return self._kernel_in(self.calibration.form)
+        return self._kernel_in(self.form)
 
     @property
     def plain_kernel(self) -> Kernel:
@@ -87,9 +125,9 @@ class Execution:
         return self.memory_budget // 2
 
     def batch_size(self) -> int:
-        """The samples of a batch: as many as the budget holds twice over, and at most an eighth of all.
+        """The samples of a batch: as many as the budget holds twice over, at most 512 and at most an eighth of all.
 
-        No more than 512, or 8,192 of a model so small that their graph takes 16 MiB.
+        Up to 8,192 where their graph takes 16 MiB at most and there are as many batches as parts of the data.
         """
         per_sample = max(self.calibration.graph_bytes_per_sample, 1)
         size = MAX_SMALL_BATCH
@@ -97,8 +135,9 @@ class Execution:
             size //= 2
         while size > 1 and size * per_sample * 2 > self.graph_budget:
             size //= 2
-        eighth = max(-(-self.problem.num_samples // LEAST_BATCHES), CALIBRATION_SAMPLES)
-        return min(size, eighth, self.problem.num_samples)
+        total = self.problem.num_samples
+        eighth = max(-(-total // LEAST_BATCHES), CALIBRATION_SAMPLES)
+        return min(size, max(min(eighth, MAX_BATCH), -(-total // MAX_PARTS)), total)
 
     def describe(self) -> str:
         """The way as it was used, for the report."""

@@ -157,9 +157,9 @@ class Stage:
             )
         self.modes = {
             "ad_mode": operator.execution.describe(),
-            "operations": operator.execution.calibration.form,
+            "operations": operator.execution.form,
             "groups_at_once": operator.stack.height_used,
-            "timings": {str(way): seconds for way, seconds in operator.execution.calibration.seconds.items()},
-            "left_out": {str(way): reason for way, reason in operator.execution.calibration.rejected.items()},
+            "timings": operator.execution.timings,
+            "left_out": operator.execution.left_out,
             "batch_size": operator.batch_size,
         }

@@ -205,6 +205,33 @@ def test_forward_mode_that_fails_is_left_out():
     assert torch.isfinite(operator.materialize()).all()
 
 
+def test_what_was_asked_for_and_is_not_there_is_refused():
+    loss = lambda z, y: torch.nn.functional.huber_loss(z.squeeze(1), y, reduction="none")
+    problem = Problem(torch.nn.Linear(3, 1).double(), (torch.randn(5, 3).double(), torch.zeros(5).double()), loss)
+    if not Hessian(problem).execution.calibrate_thoroughly().rejected:
+        pytest.skip("this torch has the derivative")
+    with pytest.raises(CurvtoolError, match="CT055") as caught:
+        Hessian(problem, mode="forward") @ torch.ones(4, dtype=torch.float64)
+    assert caught.value.exit_status == 5 and "--hvp auto" in str(caught.value)
+
+
+def test_batches_of_small_models_are_large_and_as_many_as_parts():
+    model = torch.nn.Linear(6, 3)
+    sizes = []
+    for num in (100, 4096, 64000):
+        data = torch.randn(num, 6), torch.randint(0, 3, (num,))
+        operator = Hessian(Problem(model, data))
+        sizes.append((operator.batch_size, len(operator.batches)))
+    assert sizes == [(13, 8), (512, 8), (2000, 32)]
+
+
+def test_plain_products_need_no_calibration():
+    operator = Hessian(CASES[0].problem(), batch_size=3, mode="fresh", form="torch")
+    operator @ torch.ones(operator.space.dim, dtype=torch.float64)
+    assert operator.execution.form == "torch" and operator.execution.timings == {}
+    assert "calibration" not in operator.execution.__dict__
+
+
 def test_users_model_is_left_alone():
     model, x, y = conv_batchnorm(torch.float64)
     model.train()

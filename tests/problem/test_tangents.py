@@ -92,6 +92,17 @@ def test_equals_torch(name, scores, monkeypatch):
         assert torch.allclose(mine, theirs, rtol=1e-11, atol=1e-12)
 
 
+def test_what_is_not_a_number_stays_so():
+    """A mask takes nothing but what is hidden out of a derivative."""
+    q, k, v = tensors([(1, 1, 5, 4), (1, 1, 6, 4), (1, 1, 6, 4)])
+    with torch.no_grad():
+        q[0, 0, 4, 0] = float("nan")
+    directions = [torch.ones_like(leaf) for leaf in (q, k, v)]
+    attend = lambda parts: F.scaled_dot_product_attention(*parts, BLIND)
+    tangent = push_forward(attend, [q, k, v], directions, fused=True)[1]
+    assert bool(tangent[0, 0, 4].isnan().all()) and bool(tangent[0, 0, :4].isfinite().all())
+
+
 @pytest.mark.parametrize("name", ["linear", "layer-norm", "attention-causal"])
 def test_constants_have_no_tangent(name):
     function, *shapes = FUNCTIONS[name]

@@ -62,8 +62,9 @@ def weights_of(
     if mask is None:
         return torch.softmax(scores, -1)
     part = mask[..., rows, :] if mask.dim() > 1 and mask.shape[-2] > 1 else mask
+    seen = part if part.dtype == torch.bool else ~part.isneginf()
     scores = scores.masked_fill(~part, float("-inf")) if part.dtype == torch.bool else scores + part
-    return torch.nan_to_num(torch.softmax(scores, -1))
+    return torch.softmax(scores, -1).masked_fill(~seen.any(-1, keepdim=True), 0.0)
 
 
 def softmax_derivative(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:

@@ -38,6 +38,8 @@ def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     (x, x_t), (w, w_t), (b, b_t) = _apart(input), _apart(weight), _apart(bias)
     assert x is not None and w is not None
     y = functional.linear(x, w, b)
+    if x_t is None and w_t is None and b_t is None:
+        return y
     with torch.no_grad():
         if w_t is not None:
             y_t = functional.linear(x, w_t, b_t)
@@ -102,6 +104,8 @@ def _attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     y = fused_attention(q, k, v, mask, is_causal, scale)
+    if q_t is None and k_t is None and v_t is None:
+        return y
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     with torch.no_grad():
         y_t = torch.empty_like(y)
