@@ -15,7 +15,7 @@ from curvtool.errors import UsageError
 
 Loadable = Literal["auto", "model", "ema"]
 Dtype = Literal["float32", "float64", "bfloat16"]
-Mode = Literal["auto", "kept", "fresh", "forward"]
+Mode = Literal["auto", "kept", "fresh", "forward", "compiled"]
 Operations = Literal["auto", "torch", "rewritten", "channels-last"]
 Reduction = Literal["mean", "sum"]
 

@@ -21,7 +21,8 @@ from curvtool.problem.rewrites.mode import FORMS, Form
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
-MODES = ("auto", "kept", "fresh", "forward")
+MODES = ("auto", "kept", "fresh", "forward", "compiled")
+TIMED_MODES = MODES[1:4]  # on a few samples; a compilation is tried on full batches, once it may pay
 CALIBRATION_SAMPLES = 8
 _TIMED_SHARE, _TIMED_SAMPLES = 8, 32  # an eighth of the samples, no more than 32: a calibration stays short
 AGREEMENT = 1e-3  # of a way's product with torch's; a wrong rule is off by far more
@@ -109,7 +110,7 @@ def calibrate(
         problem: whose samples are taken.
         kernels: the matrix with the operations in a form.
         budget: bytes for kept graphs: where all fit, the other modes need not be timed.
-        mode: one of `MODES`.
+        mode: `auto` or one of `TIMED_MODES`.
         form: `auto`, or one of `FORMS`.
         thorough: time every way all the same.
     """
@@ -124,7 +125,7 @@ def calibrate(
         if trial.graph_bytes(forms[0], problem.first(1)) * len(few) > budget // 4:
             few = problem.first(1)
         sizes = {each: -(-trial.graph_bytes(each, few) // len(few)) for each in forms}
-        modes = [each for each in MODES[1:] if mode in ("auto", each)]
+        modes = [each for each in TIMED_MODES if mode in ("auto", each)]
         if mode == "auto" and not thorough:
             fits = max(sizes.values()) * problem.num_samples <= budget
             pays = kernels(forms[0]).keeping_pays
@@ -207,8 +208,8 @@ def measured_seconds(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - begin
 
 
-def agree(parts: Parts, reference: Parts) -> bool:
-    """Whether a product is another one up to rounding, kinks included."""
+def agree(parts: Parts, reference: Parts, tolerance: float = AGREEMENT) -> bool:
+    """Whether a product is another one up to rounding, kinks included; within the tolerance in the norm."""
     difference = norm = 0.0
     for part, true in zip(parts, reference, strict=True):
         size = 0.0 if true is None else float(torch.linalg.vector_norm(true))
@@ -218,4 +219,4 @@ def agree(parts: Parts, reference: Parts) -> bool:
         else:
             gap = part if true is None else part - true
             difference += float(torch.linalg.vector_norm(gap)) ** 2
-    return difference <= AGREEMENT**2 * norm or difference == 0.0
+    return difference <= tolerance**2 * norm or difference == 0.0

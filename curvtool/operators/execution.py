@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from curvtool.errors import DerivativeError
 from curvtool.operators.calibration import CALIBRATION_SAMPLES, Calibration, Graph, Kernel, Way, calibrate
+from curvtool.operators.compiled import Compilation
 from curvtool.operators.memory import default_budget
 from curvtool.operators.products import Parts
 from curvtool.problem.rewrites.mode import Form
@@ -36,8 +37,8 @@ class Execution:
     Args:
         problem: whose data these are.
         make_kernel: the matrix of a batch of a problem.
-        mode: `kept`, `fresh` or `forward` for every batch; `auto` keeps what the budget allows and takes the faster
-            of the others for the rest.
+        mode: `kept`, `fresh`, `forward` or `compiled` for every batch; `auto` keeps what the budget allows and takes
+            the fastest of the others for the rest.
         memory_budget: bytes for graphs and vectors together; half of the free memory if None.
         form: of the model's operations: `torch`, `rewritten`, `channels-last`; `auto` takes the fastest.
     """
@@ -65,7 +66,7 @@ class Execution:
         Raises:
             DerivativeError: CT055, what was asked for fails or gives another product than torch's reverse mode.
         """
-        found = calibrate(self.problem, self._kernel_in, self.graph_budget, self.mode, self._asked_form)
+        found = calibrate(self.problem, self._kernel_in, self.graph_budget, self._timed_mode, self._asked_form)
         pinned = self.mode != "auto" or (self._asked_form != "auto" and Way("kept", found.form) in found.rejected)
         if pinned and found.rejected and not found.seconds:
             way, reason = next(iter(found.rejected.items()))
@@ -81,18 +82,31 @@ class Execution:
     @property
     def form(self) -> Form:
         """Of the model's operations; torch's own reverse products need no calibration."""
-        plain = self._asked_form == "torch" and self.mode in {"kept", "fresh"}
+        plain = self._asked_form == "torch" and self._timed_mode in {"kept", "fresh"}
         return "torch" if plain else self.calibration.form
 
     @property
     def timings(self) -> dict[str, float]:
         """Seconds of the ways that were compared, by name; empty where nothing was."""
-        return {str(way): seconds for way, seconds in self._compared.seconds.items()} if self._compared else {}
+        found = {str(way): seconds for way, seconds in self._compared.seconds.items()} if self._compared else {}
+        return found | {f"{way}, a full batch": seconds for way, seconds in self._compilation.seconds.items()}
 
     @property
     def left_out(self) -> dict[str, str]:
         """The ways that were not, with the reason."""
-        return {str(way): reason for way, reason in self._compared.rejected.items()} if self._compared else {}
+        found = {str(way): reason for way, reason in self._compared.rejected.items()} if self._compared else {}
+        rejected = self._compilation.rejected
+        return found if rejected is None else found | {"compiled": rejected}
+
+    @cached_property
+    def _compilation(self) -> Compilation:
+        problem = self.problem.in_form(self.form)
+        return Compilation(problem, self._make_kernel, asked=self.mode == "compiled")
+
+    @property
+    def _timed_mode(self) -> str:
+        """What is compiled are fresh products."""
+        return "fresh" if self.mode == "compiled" else self.mode
 
     @property
     def _compared(self) -> Calibration | None:
@@ -101,7 +115,7 @@ class Execution:
 
     def calibrate_thoroughly(self) -> Calibration:
         """Every way timed, also those that would not be taken."""
-        return calibrate(self.problem, self._kernel_in, self.graph_budget, self.mode, self._asked_form, thorough=True)
+        return calibrate(self.problem, self._kernel_in, self.graph_budget, self._timed_mode, self._asked_form, True)
 
     @property
     def kernel(self) -> Kernel:
@@ -141,9 +155,9 @@ class Execution:
 
     def describe(self) -> str:
         """The way as it was used, for the report."""
-        if self.mode != "auto":
+        if self.mode not in {"auto", "compiled"}:
             return self.mode
-        rest = self._mode_without_graph()
+        rest = "compiled" if self._compilation.in_use else self._mode_without_graph()
         return f"kept ({len(self._graphs)} graphs), else {rest}" if self._graphs else rest
 
     def product(self, rows: range, vector: Sequence[torch.Tensor], height: int = 1) -> Parts:
@@ -159,10 +173,13 @@ class Execution:
             graph = self.kept(rows, height)
             if graph is not None:
                 return graph.product(vector)
-            kernel = self._kernel_of(height)
-            if self._mode_without_graph() == "forward":
-                return kernel.forward_product(rows, vector)
-            return kernel.build(rows).product(vector, keep=False)
+            usual = partial(self._product_without_graph, self._kernel_of(height), rows, vector)
+            return usual() if height > 1 else self._compilation.product(rows, vector, usual)
+
+    def _product_without_graph(self, kernel: Kernel, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
+        if self._mode_without_graph() == "forward":
+            return kernel.forward_product(rows, vector)
+        return kernel.build(rows).product(vector, keep=False)
 
     def kept(self, rows: range, height: int = 1) -> Graph | None:
         """The kept graph of these samples, made now where the budget allows; None where it does not."""
@@ -178,6 +195,7 @@ class Execution:
     def shrink(self) -> None:
         """After memory ran out: gives up all kept graphs, and half of the budget for new ones."""
         self.release()
+        self._compilation.give_up("memory ran out")
         self.memory_budget //= 2
         if self.problem.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -191,7 +209,7 @@ class Execution:
         return calibration.seconds.get(Way(mode, calibration.form), math.inf)
 
     def _may_keep(self, rows: range) -> bool:
-        if self.mode in {"fresh", "forward"}:
+        if self.mode in {"fresh", "forward", "compiled"}:
             return False
         if self.mode == "kept":
             return True
@@ -208,7 +226,7 @@ class Execution:
 
     def _mode_without_graph(self) -> str:
         if self.mode != "auto":
-            return self.mode
+            return self._timed_mode
         if self._is_rejected("forward"):
             return "fresh"
         if not self.kernel.keeping_pays:

@@ -24,8 +24,8 @@ class Fisher(GaussNewton):
 
     name = "fisher"
 
-    def make_kernel(self, problem: Problem) -> SandwichKernel:
-        """The Gauss-Newton matrix of a likelihood."""
+    def check_loss(self, problem: Problem) -> None:
+        """Refuses what is no likelihood."""
         assert problem.loss is not None
         if not problem.loss.is_likelihood:
             raise UsageError(
@@ -35,7 +35,6 @@ class Fisher(GaussNewton):
                 received=problem.loss.name,
                 remedy="--operator ggn, which any loss has, or --operator empirical-fisher",
             )
-        return super().make_kernel(problem)
 
 
 class EmpiricalFisher(SandwichOperator):

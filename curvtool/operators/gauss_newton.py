@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -167,15 +167,18 @@ class GaussNewton(SandwichOperator):
 
     name = "ggn"
 
+    def __init__(self, problem: Problem, **options: Any) -> None:
+        self.check_loss(problem)
+        super().__init__(problem, **options)
+
     def make_kernel(self, problem: Problem) -> SandwichKernel:
         """J^T H_out J of the batch's predictions."""
         loss = problem.loss
         assert loss is not None
-        self._refuse_linear_loss(problem)
         return SandwichKernel(problem, lambda prediction, _: prediction, loss.output_hessian_product)
 
-    def _refuse_linear_loss(self, problem: Problem) -> None:
-        """One product with the output-space Hessian of the first samples."""
+    def check_loss(self, problem: Problem) -> None:
+        """Refuses a linear loss, told by one product with the output-space Hessian of the first samples."""
         loss = problem.loss
         assert loss is not None
         inputs, targets = problem.batch(problem.first(CALIBRATION_SAMPLES))

@@ -1,63 +1,145 @@
-"""Peak memory of five eigenpairs of a 25-million-parameter network with 12 basis vectors, beside the sum of its parts.
+#!/usr/bin/env python
+"""Peak memory, each measurement in a process of its own.
 
-    python scripts/bench/memory.py [--width 4096] [--basis 12] [-k 5]
+    python scripts/bench/memory.py [parts|parameters|gpt|jacnorm …] [--json FILE]
 
-The peak is the process's, so what Python, torch and the network took before the run is shown apart.
+- parts: five eigenpairs of a 25-million-parameter network, beside the sum of what it is made of.
+- parameters: the same for networks of 1 to 50 million parameters: the peak above the start in vectors of P floats.
+- gpt: five eigenvalues of a GPT of 124 million parameters on two sequences of 64 tokens.
+- jacnorm: the spectral norms of ResNet20's 200 Jacobians, by the tool and by vmap(jacrev) at several chunks.
+
+The peak is the process's. What Python, torch, the network and its first forward and backward pass took is the start.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import torch
+from models import Work, make
 
-from curvtool import Hessian, Problem, eigenvalues
-from curvtool.operators.memory import peak_bytes
+from curvtool import Hessian, InputJacobian, Problem, eigenvalues, jacobian_norms
+from curvtool.operators.memory import peak_bytes, reuse_freed_pages
 
 MIB = 2**20
+BASIS, NUM_PAIRS = 12, 5
+WIDTHS = (640, 1536, 2560, 4096, 6144)
+CHUNKS = (8, 25, 50, 200)
 
 
-def main() -> None:
-    """Runs once and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--width", type=int, default=4096)
-    parser.add_argument("--basis", type=int, default=12)
-    parser.add_argument("--samples", type=int, default=32)
-    parser.add_argument("-k", type=int, default=5)
-    options = parser.parse_args()
+def wide(width: int) -> Work:
+    """2048-width-width-10 on 32 vectors."""
     torch.manual_seed(0)
-    width = options.width
-    model = torch.nn.Sequential(
-        torch.nn.Linear(2048, width),
-        torch.nn.Tanh(),
-        torch.nn.Linear(width, width),
-        torch.nn.Tanh(),
-        torch.nn.Linear(width, 10),
-    )
-    x, y = torch.randn(options.samples, 2048), torch.randint(0, 10, (options.samples,))
-    (model(x).sum() * 0).backward()  # what the first forward and backward pass load
-    model.zero_grad(set_to_none=True)
-    device = torch.device("cpu")
-    before = peak_bytes(device)
-    hessian = Hessian(Problem(model, (x, y)), batch_size=options.samples, mode="kept")
-    result = eigenvalues(hessian, options.k, max_basis=options.basis, rtol=1e-3, max_passes=300)
-    peak = peak_bytes(device)
+    layers = [torch.nn.Linear(2048, width), torch.nn.Tanh(), torch.nn.Linear(width, width), torch.nn.Tanh()]
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(width, 10))
+    return Work(model, torch.randn(32, 2048), torch.randint(0, 10, (32,)))
+
+
+def started(work: Work) -> int:
+    """The peak so far, with what the first forward and backward pass load."""
+    torch.autograd.grad(work.loss(), list(work.model.parameters()))
+    return peak_bytes(torch.device("cpu"))
+
+
+def eigs(work: Work, **options: object) -> dict[str, float]:
+    """Five eigenpairs to 1e-3 with 12 basis vectors."""
+    start = started(work)
+    hessian = Hessian(Problem(work.model, (work.inputs, work.targets)), batch_size=len(work.inputs), **options)
+    result = eigenvalues(hessian, NUM_PAIRS, max_basis=BASIS, rtol=1e-3, max_passes=300)
+    peak = peak_bytes(torch.device("cpu"))
     vector = hessian.space.vector_bytes
-    graph = hessian.execution.calibration.graph_bytes_per_sample * options.samples
-    parts = {
-        "before the run": before,
-        "the problem's copy of the parameters": vector,
-        f"basis of {options.basis} + 1 vectors": (options.basis + 1) * vector,
-        f"{options.k} eigenvectors": options.k * vector,
-        "a product, its parts and what is taken out of it": 3 * vector,
-        "the gradient and its graph": vector + graph,
+    graph = hessian.execution.calibration.graph_bytes_per_sample * len(work.inputs)
+    return {
+        "num_params": hessian.space.dim,
+        "start": start,
+        "peak": peak,
+        "vector": vector,
+        "graph": graph,
+        "products": result.cost.num_hvps,
+        "converged": result.converged,
+        "vectors_above_start": (peak - start - graph) / vector,
     }
-    print(f"{hessian.space.dim:,} parameters, a vector {vector / MIB:.0f} MiB, {result.cost.num_hvps:g} products")
-    print(f"converged: {result.converged}; eigenvalues {', '.join(f'{v:.6g}' for v in result.values)}")
+
+
+def jacnorm(tool: str) -> dict[str, float]:
+    """The spectral norms alone, and their mean as a check."""
+    work = make("resnet20")
+    start = started(work)
+    if tool == "curvtool":
+        norms = jacobian_norms(InputJacobian(Problem(work.model, work.inputs, None))).spectral
+    else:
+        from end_to_end import by_jacrev
+
+        norms = torch.tensor(by_jacrev(work.model, work.inputs, int(tool.partition("-")[2])))
+    peak = peak_bytes(torch.device("cpu"))
+    mean = float(torch.as_tensor(norms).double().mean())
+    return {"start": start, "peak": peak, "above_start": peak - start, "mean_norm": mean}
+
+
+def one(what: str, which: str) -> dict[str, float]:
+    """A measurement by name."""
+    reuse_freed_pages()  # as the command line does
+    if what == "jacnorm":
+        return jacnorm(which)
+    if what == "gpt":
+        return eigs(make("gpt-124m"), memory_budget=int(which) * 2**30)
+    return eigs(wide(int(which)), mode="kept")
+
+
+def apart(what: str, which: str) -> dict[str, float]:
+    """The same in a process of its own."""
+    command = [sys.executable, "-W", "ignore", __file__, "--one", what, which]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {"what": what, "which": which, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def print_parts(row: dict[str, float]) -> None:
+    """What the peak is made of."""
+    vector = row["vector"]
+    parts = {
+        "before the run": row["start"],
+        "the problem's copy of the parameters": vector,
+        f"basis of {BASIS} + 1 vectors": (BASIS + 1) * vector,
+        f"{NUM_PAIRS} eigenvectors": NUM_PAIRS * vector,
+        "a product, its parts and what is taken out of it": 3 * vector,
+        "the gradient and its graph": vector + row["graph"],
+    }
     for name, size in parts.items():
         print(f"{size / MIB:8.0f} MiB  {name}")
     print(f"{sum(parts.values()) / MIB:8.0f} MiB  their sum")
-    print(f"{peak / MIB:8.0f} MiB  peak")
+    print(f"{row['peak'] / MIB:8.0f} MiB  peak")
+
+
+def main() -> None:
+    """A line a measurement."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", default=["parts", "parameters", "gpt", "jacnorm"])
+    parser.add_argument("--gpt-budget", type=int, default=11, help="GiB, --memory-budget of the GPT")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(one(*args.one)))
+        return
+    rows = []
+    for what in args.what:
+        which = {
+            "parts": ["4096"],
+            "parameters": [str(width) for width in WIDTHS],
+            "gpt": [str(args.gpt_budget)],
+            "jacnorm": ["curvtool", *(f"jacrev-{chunk}" for chunk in CHUNKS)],
+        }[what]
+        for name in which:
+            rows.append(apart(what, name))
+            print(json.dumps(rows[-1]), flush=True)
+            if what == "parts":
+                print_parts(rows[-1])
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
 A gradient is one forward and one backward pass of the unmodified model on the same batch. Each row is the median over
 the repeats of a product's time over that of the gradient measured just before it, with the lowest and highest ratio;
 `bare` rows are the same products by a plain autograd loop, so that the tool's own overhead can be read off. The last
-column is the distance from torch's own reverse-over-reverse product.
+column is the distance from torch's own reverse-over-reverse product. The first calls, in which a compilation is made
+and checked, are timed by themselves (`first_seconds` in the JSON).
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from torch.autograd import grad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curvtool import GaussNewton, Hessian, Problem
+from curvtool.operators.calibration import MODES
+from curvtool.operators.compiled import NUM_CHECKS
 from curvtool.operators.memory import reuse_freed_pages
-
-FORMS = ("torch", "rewritten", "channels-last")
 
 
 def ways(work: Work, matrices: list[str]) -> dict[str, Callable[[], list[torch.Tensor]]]:
@@ -54,7 +55,7 @@ def ways(work: Work, matrices: list[str]) -> dict[str, Callable[[], list[torch.T
             continue
         kernel = operator(problem, batch_size=1, form="torch", mode="fresh").make_kernel(problem)
         for form in [form for form, changes in kernel.rewritable(range(1)).items() if changes]:
-            for mode in ("kept", "fresh", "forward"):
+            for mode in MODES[1:]:
                 made = operator(problem, batch_size=len(work.inputs), mode=mode, form=form, memory_budget=2**36)
 
                 def product(made: Hessian | GaussNewton = made) -> list[torch.Tensor]:
@@ -79,7 +80,11 @@ def measure(name: str, repeats: int, matrices: list[str], wanted: list[str]) -> 
         if not label.startswith("bare") and not any(fnmatch(label, pattern) for pattern in wanted):
             continue
         try:
-            first = torch.cat([part.flatten() for part in run()])  # warms up too
+            begin = time.perf_counter()
+            for _ in range(NUM_CHECKS):
+                first = torch.cat([part.flatten() for part in run()])
+            first_seconds = time.perf_counter() - begin
+            first = torch.cat([part.flatten() for part in run()])
             gradient()
             ratios, seconds = [], []
             for _ in range(repeats):
@@ -104,6 +109,7 @@ def measure(name: str, repeats: int, matrices: list[str], wanted: list[str]) -> 
                 "lowest": min(ratios),
                 "highest": max(ratios),
                 "seconds": statistics.median(seconds),
+                "first_seconds": first_seconds,
                 "distance": distance,
             }
         )
@@ -115,6 +121,7 @@ def _line(row: dict[str, object]) -> str:
     return (
         f"{row['model']:<20}{row['way']:<26}{row['gradients']:>7.2f}  "
         f"({row['lowest']:.2f} to {row['highest']:.2f})  {row['seconds']:.4f} s  {row['distance']:.1e}"
+        f"  first {row['first_seconds']:.1f} s"
     )
 
 
