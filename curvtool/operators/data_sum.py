@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -28,15 +29,27 @@ def mean_over_batches(
         total_weight: W.
         record: hears the index of each batch and the running sum up to it.
     """
-    total = space.zeros()
-    views = split(total, shapes)
+    total: torch.Tensor | None = None
     for index, rows in enumerate(batches):
-        pairs = [(view, part) for view, part in zip(views, batch_sum(rows), strict=True) if part is not None]
-        if pairs:
-            torch._foreach_add_([view for view, _ in pairs], [part for _, part in pairs])
+        parts = batch_sum(rows)
+        if total is None:  # one pass over memory less than adding to zeros
+            total = _flattened(space, shapes, parts)
+        else:
+            views = split(total, shapes)
+            pairs = [(view, part) for view, part in zip(views, parts, strict=True) if part is not None]
+            if pairs:
+                torch._foreach_add_([view for view, _ in pairs], [part for _, part in pairs])
         if record is not None:
             record(index, total)
-    return space.cluster.sum(total).div_(total_weight)
+    return space.cluster.sum(space.zeros() if total is None else total).div_(total_weight)
+
+
+def _flattened(space: VectorSpace, shapes: Sequence[torch.Size], parts: Parts) -> torch.Tensor:
+    """The parts one after the other, shape (P,); None stands for zeros."""
+    zeros = partial(torch.zeros, dtype=space.dtype, device=space.device)
+    return torch.cat(
+        [zeros(shape.numel()) if part is None else part.reshape(-1) for part, shape in zip(parts, shapes, strict=True)]
+    )
 
 
 def split(vector: torch.Tensor, shapes: Sequence[torch.Size]) -> list[torch.Tensor]:

@@ -12,34 +12,37 @@ from curvtool.errors import DerivativeError
 
 
 @contextlib.contextmanager
-def differentiable(*, tf32: bool = False, cudnn: bool = True) -> Iterator[None]:
+def differentiable(device: torch.device, *, tf32: bool = False, cudnn: bool = True) -> Iterator[None]:
     """Gradients on, attention by plain operations, TensorFloat-32 off; all as before afterwards.
 
     Args:
+        device: where the model runs; settings of other devices are left alone, as they take their time.
         tf32: allow TensorFloat-32 products on CUDA.
         cudnn: allow cuDNN, whose recurrent layers have no second derivative.
 
     Raises:
         DerivativeError: CT050, an operation inside has no such derivative.
     """
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(
-            torch.backends.cudnn.flags(
-                enabled=cudnn and torch.backends.cudnn.enabled, allow_tf32=tf32, deterministic=True
-            )
-        )
-        matmul.allow_tf32 = tf32
+    settings = _cuda_settings(tf32, cudnn) if device.type == "cuda" else contextlib.nullcontext()
+    with sdpa_kernel(SDPBackend.MATH), settings, torch.enable_grad():
         try:
-            with torch.enable_grad():
-                yield
+            yield
         except RuntimeError as error:
             told = _translate(error)
             if told is None:
                 raise
             raise told from error
+
+
+@contextlib.contextmanager
+def _cuda_settings(tf32: bool, cudnn: bool) -> Iterator[None]:
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    enabled = cudnn and torch.backends.cudnn.enabled
+    with torch.backends.cudnn.flags(enabled=enabled, allow_tf32=tf32, deterministic=True):
+        matmul.allow_tf32 = tf32
+        try:
+            yield
         finally:
             matmul.allow_tf32 = before
 

@@ -267,7 +267,7 @@ class Problem:
             OutOfMemory: CT040, an allocation inside failed; it names the batch size to try.
         """
         try:
-            with differentiable(tf32=self.tf32, cudnn=not self._has_rnn):
+            with differentiable(self.device, tf32=self.tf32, cudnn=not self._has_rnn):
                 yield
         except IndexError as error:  # a token beyond the embedding, in a batch that the first check did not see
             raise LoadError(

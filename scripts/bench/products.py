@@ -5,14 +5,15 @@
 
 A gradient is one forward and one backward pass of the unmodified model on the same batch. Each row is the median over
 the repeats of a product's time over that of the gradient measured just before it, with the lowest and highest ratio;
-`bare` rows are the same products by a plain autograd loop, so that the tool's own overhead can be read off. The last
-column is the distance from torch's own reverse-over-reverse product. The first calls, in which a compilation is made
-and checked, are timed by themselves (`first_seconds` in the JSON).
+`bare` rows are the same products by a plain autograd loop. Where the way is such a loop's, the tool's own overhead over
+it is told too, the two timed in turn. `distance` is that from torch's own reverse-over-reverse product. The first
+calls, in which a compilation is made and checked, are timed by themselves.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import statistics
@@ -34,6 +35,8 @@ from curvtool.operators.memory import reuse_freed_pages
 
 def ways(work: Work, matrices: list[str]) -> dict[str, Callable[[], list[torch.Tensor]]]:
     """The products to time, by name; each gives the parts of A v for the same v."""
+    # a copy: the gradient that is timed before each product leaves its own tensors in the caches
+    work = copy.deepcopy(work)
     parameters = list(work.model.parameters())
     generator = torch.Generator().manual_seed(1)
     vector = [torch.randn(p.shape, generator=generator) for p in parameters]
@@ -59,7 +62,7 @@ def ways(work: Work, matrices: list[str]) -> dict[str, Callable[[], list[torch.T
                 made = operator(problem, batch_size=len(work.inputs), mode=mode, form=form, memory_budget=2**36)
 
                 def product(made: Hessian | GaussNewton = made) -> list[torch.Tensor]:
-                    return list(made.by_parameter(made @ flat).values())
+                    return [made @ flat]
 
                 name = f"{mode}" + ("" if form == "torch" else f", {form}")
                 found[name if matrix == "hessian" else f"ggn {name}"] = product
@@ -76,7 +79,8 @@ def measure(name: str, repeats: int, matrices: list[str], wanted: list[str]) -> 
 
     rows = []
     references: dict[bool, torch.Tensor] = {}
-    for label, run in ways(work, matrices).items():
+    all_ways = ways(work, matrices)
+    for label, run in all_ways.items():
         if not label.startswith("bare") and not any(fnmatch(label, pattern) for pattern in wanted):
             continue
         try:
@@ -86,15 +90,15 @@ def measure(name: str, repeats: int, matrices: list[str], wanted: list[str]) -> 
             first_seconds = time.perf_counter() - begin
             first = torch.cat([part.flatten() for part in run()])
             gradient()
-            ratios, seconds = [], []
+            bare = all_ways.get(f"bare {label}")
+            ratios, seconds, over_bare = [], [], []
             for _ in range(repeats):
-                units = []
-                for what in (gradient, run):
-                    begin = time.perf_counter()
-                    what()
-                    units.append(time.perf_counter() - begin)
-                seconds.append(units[1])
-                ratios.append(units[1] / units[0])
+                unit, own = _seconds(gradient), _seconds(run)
+                seconds.append(own)
+                ratios.append(own / unit)
+                if bare is not None:  # after a gradient as well: what ran before has filled the caches
+                    gradient()
+                    over_bare.append(own / _seconds(bare) - 1)
         except Exception as error:
             rows.append({"model": name, "way": label, "error": str(error).splitlines()[0][:120]})
             continue
@@ -110,6 +114,7 @@ def measure(name: str, repeats: int, matrices: list[str], wanted: list[str]) -> 
                 "highest": max(ratios),
                 "seconds": statistics.median(seconds),
                 "first_seconds": first_seconds,
+                "overhead": statistics.median(over_bare) if over_bare else None,
                 "distance": distance,
             }
         )
@@ -117,11 +122,18 @@ def measure(name: str, repeats: int, matrices: list[str], wanted: list[str]) -> 
     return rows
 
 
+def _seconds(run: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
 def _line(row: dict[str, object]) -> str:
     return (
         f"{row['model']:<20}{row['way']:<26}{row['gradients']:>7.2f}  "
         f"({row['lowest']:.2f} to {row['highest']:.2f})  {row['seconds']:.4f} s  {row['distance']:.1e}"
         f"  first {row['first_seconds']:.1f} s"
+        + ("" if row["overhead"] is None else f"  overhead {row['overhead']:.1%}")
     )
 
 
