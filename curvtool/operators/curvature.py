@@ -58,7 +58,7 @@ class CurvatureOperator(LinearOperator):
     Args:
         problem: model, data and loss.
         batch_size: samples a batch; None chooses one that the memory budget allows.
-        mode: how products are run: `auto`, `kept`, `fresh` or `forward`.
+        mode: how products are run: `auto`, `kept`, `fresh`, `forward` or `compiled`.
         memory_budget: bytes for graphs and vectors; half of the free memory if None.
         group_size: samples of a term; `default_group_size` of the data if None.
         form: of the model's operations: `auto` (the fastest), `torch`, `rewritten` or `channels-last`.
