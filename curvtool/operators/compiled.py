@@ -21,7 +21,7 @@ from curvtool.problem.traced import Tensors, TracedProblem
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
-# of a fresh product's time on the CPU; measured for an MLP, ResNet20 and GPTs of 1 and 10 million parameters
+# of a fresh product's time on the CPU; measured for an MLP, ResNet20 and a GPT of 1 million parameters
 EXPECTED_SAVING = {"cpu": 0.3}
 EXPECTED_SAVING_ON_A_GPU = 0.5
 SECONDS_PER_NODE = 0.03  # of a compilation, by the nodes of the trace; from 0.01 to 0.07 on two cores

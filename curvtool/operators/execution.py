@@ -89,14 +89,16 @@ class Execution:
     def timings(self) -> dict[str, float]:
         """Seconds of the ways that were compared, by name; empty where nothing was."""
         found = {str(way): seconds for way, seconds in self._compared.seconds.items()} if self._compared else {}
-        return found | {f"{way}, a full batch": seconds for way, seconds in self._compilation.seconds.items()}
+        compiled: Compilation | None = self.__dict__.get("_compilation")  # not made for a report's sake
+        return found | {f"{way}, a full batch": each for way, each in (compiled.seconds if compiled else {}).items()}
 
     @property
     def left_out(self) -> dict[str, str]:
         """The ways that were not, with the reason."""
         found = {str(way): reason for way, reason in self._compared.rejected.items()} if self._compared else {}
-        rejected = self._compilation.rejected
-        return found if rejected is None else found | {"compiled": rejected}
+        compiled: Compilation | None = self.__dict__.get("_compilation")
+        reason = compiled.rejected if compiled else None
+        return found if reason is None else found | {"compiled": reason}
 
     @cached_property
     def _compilation(self) -> Compilation:
