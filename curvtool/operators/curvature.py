@@ -150,6 +150,24 @@ class CurvatureOperator(LinearOperator):
             self.execution.shrink()
             self.piece_size = min(self.piece_size, len(rows)) // 2
 
+    def _at_once(self, rows: range, of_rows: Callable[[range], Parts]) -> Parts:
+        """What several batches give in one go, or the sum over pieces where memory does not suffice for that."""
+        if len(rows) > self.piece_size:
+            try:
+                return of_rows(rows)
+            except OutOfMemory:
+                pass
+        return self._in_pieces(rows, of_rows)
+
+    def _runs_of_batches(self) -> list[range]:
+        """The batches; as many in one range as stay small where small ones were asked for: calls alone take time there.
+
+        That is for gradients, which need less memory than the products that the size was chosen for.
+        """
+        if self._may_halve or len(self.batches) == 1:
+            return self.batches
+        return self.problem.ranges(max(1, self.execution.small_batch_size // self.batch_size) * self.batch_size)
+
     @property
     def part_weights(self) -> np.ndarray:
         """Each part's share of the whole weight, in the order of `matvec_in_parts`."""
@@ -220,12 +238,13 @@ class CurvatureOperator(LinearOperator):
             return [value, *gradient]
 
         def gradient_of(rows: range) -> Parts:
-            value, *gradient = self._in_pieces(rows, value_and_gradient)
+            value, *gradient = self._at_once(rows, value_and_gradient)
             assert value is not None
             values.append(value)
             return gradient
 
-        gradient = mean_over_batches(self.space, self.shapes, self.batches, gradient_of, self.problem.total_weight)
+        runs = self._runs_of_batches()
+        gradient = mean_over_batches(self.space, self.shapes, runs, gradient_of, self.problem.total_weight)
         loss = float(self.space.cluster.sum(torch.stack(values).double().sum())) / self.problem.total_weight
         if loss != loss or abs(loss) == float("inf") or not bool(torch.isfinite(gradient).all()):
             row = find_non_finite(self.problem)

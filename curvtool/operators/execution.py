@@ -155,6 +155,12 @@ class Execution:
         eighth = max(-(-total // LEAST_BATCHES), CALIBRATION_SAMPLES)
         return min(size, max(min(eighth, MAX_BATCH), -(-total // MAX_PARTS)), total)
 
+    @property
+    def small_batch_size(self) -> int:
+        """Samples whose graph is so small that a batch of fewer saves no memory worth naming, at most 8,192."""
+        small = min(SMALL_GRAPH, self.graph_budget // 2)
+        return min(MAX_SMALL_BATCH, small // max(self.calibration.graph_bytes_per_sample, 1))
+
     def describe(self) -> str:
         """The way as it was used, for the report."""
         if self.mode not in {"auto", "compiled"}:

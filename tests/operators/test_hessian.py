@@ -123,6 +123,43 @@ def test_loss_and_gradient(case):
     assert relative(gradient, flat) < 1e-10
 
 
+@pytest.mark.parametrize(("fits", "calls"), [(1000, 1), (2, 6)])
+def test_small_batches_share_a_gradient(fits, calls, monkeypatch):
+    """Batches of two were asked for: ten samples still take one call, and one a batch more where memory runs out."""
+    problem = CASES[0].problem()
+    operator = Hessian(problem, batch_size=2)
+    assert len(operator.batches) == 5
+    loss, gradient = Hessian(problem, batch_size=problem.num_samples).loss_and_gradient()
+    _ = operator.execution.calibration  # before calls are counted
+    sizes = []
+    exact = Problem.loss_sum
+
+    def counting(self, parameters, batch):
+        sizes.append(len(batch[1]))
+        if len(batch[1]) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return exact(self, parameters, batch)
+
+    monkeypatch.setattr(Problem, "loss_sum", counting)
+    again, same = operator.loss_and_gradient()
+    assert again == pytest.approx(loss, rel=1e-12) and relative(same, gradient) < 1e-12
+    assert len(sizes) == calls and operator.piece_size == 2
+
+
+@pytest.mark.parametrize("mode", [*MODES, "compiled"])
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_loss_that_is_not_finite_is_told_as_such(mode, batch_size):
+    """Products of the calibration are not finite either, which says nothing about the mode."""
+    model = torch.nn.Linear(2, 2)
+    inputs = torch.full((20, 2), 1e30) * torch.tensor([1.0, -1.0])
+    with torch.no_grad():
+        model.weight.copy_(1e30 * torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
+    problem = Problem(model, (inputs, torch.ones(20, dtype=torch.long)))
+    with pytest.raises(CurvtoolError) as caught:
+        Hessian(problem, batch_size=batch_size, mode=mode).loss_and_gradient()
+    assert caught.value.code == "CT026"
+
+
 def test_unused_parameter_has_zero_rows():
     case = next(c for c in CASES if c.name == "unused-frozen")
     operator = Hessian(case.problem(), batch_size=4)
