@@ -181,8 +181,10 @@ class Execution:
             graph = self.kept(rows, height)
             if graph is not None:
                 return graph.product(vector)
-            usual = partial(self._product_without_graph, self._kernel_of(height), rows, vector)
-            return usual() if height > 1 else self._compilation.product(rows, vector, usual)
+            kernel = self._kernel_of(height)
+            if height > 1 or self.mode not in {"auto", "compiled"}:
+                return self._product_without_graph(kernel, rows, vector)
+            return self._compilation.product(rows, vector, partial(self._product_without_graph, kernel, rows, vector))
 
     def _product_without_graph(self, kernel: Kernel, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
         if self._mode_without_graph() == "forward":

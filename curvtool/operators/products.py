@@ -43,13 +43,16 @@ class GradientGraph:
     def __init__(self, value: torch.Tensor, parameters: Sequence[torch.Tensor]) -> None:
         self.parameters = list(parameters)
         self.value = value.detach()
+        self._gradient: Parts = [None] * len(self.parameters)
         if value.requires_grad:
-            gradient = grad(value, self.parameters, create_graph=True, allow_unused=True)
-        else:
-            gradient = ()
-        self.gradient: Parts = [None if g is None else g.detach() for g in gradient] or [None] * len(self.parameters)
+            self._gradient = grad(value, self.parameters, create_graph=True, allow_unused=True)
         # a part without a graph of its own is linear in theta: its rows of the Hessian are zero
-        self._curved = [(i, g) for i, g in enumerate(gradient) if g is not None and g.requires_grad]
+        self._curved = [(i, g) for i, g in enumerate(self._gradient) if g is not None and g.requires_grad]
+
+    @property
+    def gradient(self) -> Parts:
+        """g in parts; None stands for zeros."""
+        return [None if g is None else g.detach() for g in self._gradient]
 
     def product(self, vector: Sequence[torch.Tensor], *, keep: bool = True) -> Parts:
         """H v, a part for each parameter; None stands for zeros. Without `keep` the graph is given up."""

@@ -36,6 +36,14 @@ def takes_keywords(model: nn.Module, inputs: Tree) -> bool:
     return True
 
 
+def has_ties(model: nn.Module) -> bool:
+    """Whether a parameter or buffer stands under several names; to look for them at every call takes time."""
+    return any(
+        sum(1 for _ in named(remove_duplicate=False)) > sum(1 for _ in named())
+        for named in (model.named_parameters, model.named_buffers)
+    )
+
+
 @contextlib.contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for the time of a call; the modules' own modes come back afterwards."""

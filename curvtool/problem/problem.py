@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import methodcaller
 from typing import Any
@@ -13,13 +13,13 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from curvtool.errors import LoadError, OutOfMemory, UsageError
-from curvtool.problem.context import differentiable, is_out_of_memory
+from curvtool.errors import CurvtoolError, LoadError, OutOfMemory, UsageError
+from curvtool.problem.context import Differentiable, is_out_of_memory
 from curvtool.problem.data import Data, from_object
 from curvtool.problem.inputs import call_with_leaves
 from curvtool.problem.loss import Loss
 from curvtool.problem.losses import get_loss
-from curvtool.problem.module import evaluation, select_prediction, takes_keywords, unwrap
+from curvtool.problem.module import evaluation, has_ties, select_prediction, takes_keywords, unwrap
 from curvtool.problem.rewrites.mode import Form, Rewriting
 from curvtool.problem.select import select_parameters
 from curvtool.problem.tree import Tree, map_tensors, named_tensors, num_bytes, storage_id
@@ -95,6 +95,7 @@ class Problem:
                 raise self.out_of_memory(0) from error
             raise
         self._dict_inputs_by_name = takes_keywords(self.model, self.data.inputs)
+        self._has_ties = has_ties(self.model)
         self._has_rnn = any(isinstance(m, nn.RNNBase) for m in self.model.modules())
         if self._has_rnn:
             self.repairs.append("cuDNN off for the recurrent layers")
@@ -231,7 +232,7 @@ class Problem:
             args, kwargs = (), dict(inputs)
         rewriting = Rewriting(self.form == "channels-last") if self.form != "torch" else contextlib.nullcontext()
         with evaluation(self.model), rewriting:
-            return functional_call(self.model, state, args, kwargs)
+            return functional_call(self.model, state, args, kwargs, tie_weights=self._has_ties)
 
     def prediction(self, output: Any) -> torch.Tensor:
         """The one tensor of a model's output that the loss reads.
@@ -258,29 +259,19 @@ class Problem:
 
     # around them
 
-    @contextlib.contextmanager
-    def context(self, batch_size: int = 0) -> Iterator[None]:
+    def context(self, batch_size: int = 0) -> Differentiable:
         """Everything a product needs around it: attention with a second derivative, no TF32, errors told in words.
 
         Raises:
             DerivativeError: CT050, an operation inside has no such derivative.
             OutOfMemory: CT040, an allocation inside failed; it names the batch size to try.
+            LoadError: CT024, an index inside is out of range.
         """
-        try:
-            with differentiable(self.device, tf32=self.tf32, cudnn=not self._has_rnn):
-                yield
-        except IndexError as error:  # a token beyond the embedding, in a batch that the first check did not see
-            raise LoadError(
-                "CT024",
-                "the model fails on the inputs",
-                expected="indices (tokens) within the model's embeddings",
-                received=f"IndexError: {str(error).strip().splitlines()[0][:300]}",
-                remedy="compare the largest index in the inputs with the model's vocabulary",
-            ) from error
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                raise self.out_of_memory(batch_size) from error
-            raise
+
+        def tell(error: BaseException) -> CurvtoolError | None:
+            return self.out_of_memory(batch_size) if is_out_of_memory(error) else _told_of_index(error)
+
+        return Differentiable(self.device, tf32=self.tf32, cudnn=not self._has_rnn, tell=tell)
 
     def out_of_memory(self, batch_size: int) -> OutOfMemory:
         """The error for a batch that did not fit, with the size to try."""
@@ -294,3 +285,16 @@ class Problem:
             if batch_size > 1
             else "a larger device, or --params to take fewer layers",
         )
+
+
+def _told_of_index(error: BaseException) -> LoadError | None:
+    """A token beyond the embedding, in a batch that the first check did not see; None for other errors."""
+    if not isinstance(error, IndexError):
+        return None
+    return LoadError(
+        "CT024",
+        "the model fails on the inputs",
+        expected="indices (tokens) within the model's embeddings",
+        received=f"IndexError: {str(error).strip().partition(chr(10))[0][:300]}",
+        remedy="compare the largest index in the inputs with the model's vocabulary",
+    )

@@ -5,9 +5,10 @@
 
 A gradient is one forward and one backward pass of the unmodified model on the same batch. Each row is the median over
 the repeats of a product's time over that of the gradient measured just before it, with the lowest and highest ratio;
-`bare` rows are the same products by a plain autograd loop. Where the way is such a loop's, the tool's own overhead over
-it is told too, the two timed in turn. `distance` is that from torch's own reverse-over-reverse product. The first
-calls, in which a compilation is made and checked, are timed by themselves.
+`bare` rows are the same products by a plain autograd loop, from one flat vector to another, as solvers want them. Where
+the way is such a loop's, the tool's own overhead over it is told too, the two timed in turn. `distance` is that from
+torch's own reverse-over-reverse product. The first calls, in which a compilation is made and checked, are timed by
+themselves.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -33,26 +34,30 @@ from curvtool.operators.compiled import NUM_CHECKS
 from curvtool.operators.memory import reuse_freed_pages
 
 
-def ways(work: Work, matrices: list[str]) -> dict[str, Callable[[], list[torch.Tensor]]]:
-    """The products to time, by name; each gives the parts of A v for the same v."""
+def ways(work: Work, matrices: list[str]) -> dict[str, Callable[[], torch.Tensor]]:
+    """The products to time, by name; each gives A v for the same v."""
     # a copy: the gradient that is timed before each product leaves its own tensors in the caches
     work = copy.deepcopy(work)
     parameters = list(work.model.parameters())
     generator = torch.Generator().manual_seed(1)
-    vector = [torch.randn(p.shape, generator=generator) for p in parameters]
+    flat = torch.cat([torch.randn(p.shape, generator=generator).flatten() for p in parameters])
+    sizes = [p.numel() for p in parameters]
     with sdpa_kernel(SDPBackend.MATH):
         kept = grad(work.loss(), parameters, create_graph=True)
 
-    def bare_kept() -> list[torch.Tensor]:
-        return list(grad(kept, parameters, vector, retain_graph=True))
+    def image(gradient: Sequence[torch.Tensor], keep: bool) -> torch.Tensor:
+        vector = [part.view_as(p) for part, p in zip(flat.split(sizes), parameters, strict=True)]
+        return torch.cat([part.flatten() for part in grad(gradient, parameters, vector, retain_graph=keep)])
 
-    def bare_fresh() -> list[torch.Tensor]:
+    def bare_kept() -> torch.Tensor:
+        return image(kept, keep=True)
+
+    def bare_fresh() -> torch.Tensor:
         with sdpa_kernel(SDPBackend.MATH):
-            return list(grad(grad(work.loss(), parameters, create_graph=True), parameters, vector))
+            return image(grad(work.loss(), parameters, create_graph=True), keep=False)
 
-    found: dict[str, Callable[[], list[torch.Tensor]]] = {"bare kept": bare_kept, "bare fresh": bare_fresh}
+    found: dict[str, Callable[[], torch.Tensor]] = {"bare kept": bare_kept, "bare fresh": bare_fresh}
     problem = Problem(work.model, (work.inputs, work.targets))
-    flat = torch.cat([v.flatten() for v in vector])
     for matrix, operator in (("hessian", Hessian), ("ggn", GaussNewton)):
         if matrix not in matrices:
             continue
@@ -61,8 +66,8 @@ def ways(work: Work, matrices: list[str]) -> dict[str, Callable[[], list[torch.T
             for mode in MODES[1:]:
                 made = operator(problem, batch_size=len(work.inputs), mode=mode, form=form, memory_budget=2**36)
 
-                def product(made: Hessian | GaussNewton = made) -> list[torch.Tensor]:
-                    return [made @ flat]
+                def product(made: Hessian | GaussNewton = made) -> torch.Tensor:
+                    return made @ flat
 
                 name = f"{mode}" + ("" if form == "torch" else f", {form}")
                 found[name if matrix == "hessian" else f"ggn {name}"] = product
@@ -86,9 +91,9 @@ def measure(name: str, repeats: int, matrices: list[str], wanted: list[str]) -> 
         try:
             begin = time.perf_counter()
             for _ in range(NUM_CHECKS):
-                first = torch.cat([part.flatten() for part in run()])
+                first = run()
             first_seconds = time.perf_counter() - begin
-            first = torch.cat([part.flatten() for part in run()])
+            first = run()
             gradient()
             bare = all_ways.get(f"bare {label}")
             ratios, seconds, over_bare = [], [], []

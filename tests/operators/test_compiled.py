@@ -69,11 +69,11 @@ def test_a_path_that_hangs_on_the_samples_is_not_compiled(monkeypatch):
     assert "compiled" in operator.execution.left_out and operator.execution.describe() != "compiled"
 
 
-def eager(monkeypatch, problem):
+def eager(monkeypatch, problem, mode="auto"):
     """An operator that keeps nothing, and to which a compilation seems worth it at once."""
     monkeypatch.setattr(compiled, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(compiled, "SECONDS_PER_NODE", 0.0)
-    return Hessian(problem, batch_size=8, memory_budget=0)
+    return Hessian(problem, batch_size=8, memory_budget=0, mode=mode)
 
 
 def slowly(function, **_):
@@ -89,7 +89,7 @@ def quickly(function, **_):
     found = {}
 
     def run(tensors, vector):
-        key = float(tensors.batch[0].sum()), float(vector[0].sum())
+        key = tuple(tuple(t.flatten().tolist()) for t in (tensors.batch[0], *vector))
         if key not in found:
             found[key] = function(tensors, vector)
         return found[key]
@@ -109,6 +109,14 @@ def test_a_compiled_product_is_taken_where_it_is_right_and_faster(how, taken, mo
     assert relative(operator.materialize(), usual.materialize()) < 1e-5
     assert (operator.execution.describe() == "compiled") == taken
     assert ("compiled" in operator.execution.left_out) == (not taken)
+
+
+@pytest.mark.parametrize("mode", ["fresh", "forward"])
+def test_what_was_asked_for_is_not_compiled(mode, monkeypatch):
+    operator = eager(monkeypatch, small(), mode=mode)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
+    operator.materialize()
+    assert operator.execution.describe() == mode
 
 
 def test_a_short_run_compiles_nothing(monkeypatch):
