@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,7 +13,7 @@ import torch
 from curvtool.errors import CurvtoolError, Interrupted, UsageError, not_finite
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.observer import SILENT, Observer
-from curvtool.linalg.quadrature import Quadrature, cumulative, lanczos_quadrature, smoothed
+from curvtool.linalg.quadrature import Quadrature, cumulative, lanczos_quadratures, smoothed
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.base import LinearOperator
 
@@ -20,6 +21,7 @@ Method = Literal["auto", "probes", "exact"]
 METHODS: tuple[str, ...] = get_args(Method)
 NUM_PROBES = 4
 NUM_STEPS = 50
+_FEWEST_STEPS = 10  # of a probe that counts where it was stopped on its way
 _GRID_POINTS = 512
 _WIDTH = 0.01  # of the spectrum's length
 
@@ -117,7 +119,8 @@ def density(
         operator: the matrix.
         method: `probes`, `exact`, or `auto`: exact where that takes no more products and the budget holds the matrix.
         num_probes: vectors v; their spread needs two.
-        num_steps: nodes, and products, of each; fewer where the budget does not hold so many vectors.
+        num_steps: nodes, and products, of each; fewer where the budget does not hold so many vectors. Probes go in step
+            where the operator gains by it (`block_width`) and the budget holds their bases.
         outliers: eigenvalues known beforehand.
         outlier_vectors: their orthonormal vectors, shape (k, P).
         width: standard deviation of the smoothing; a hundredth of the spectrum's length if None.
@@ -129,7 +132,8 @@ def density(
 
     Raises:
         UsageError: CT001, the arguments make no sense.
-        Interrupted: stopped on the way; its `partial` holds the probes that were completed.
+        Interrupted: stopped on the way; its `partial` holds the probes that were completed, or those that were on
+            their way if none was.
     """
     for name, number, least in (("probes", num_probes, 1), ("steps", num_steps, 2)):
         if number < least:
@@ -153,21 +157,30 @@ def density(
     steps = max(2, min(num_steps, affordable, space.dim - len(outliers)))
     meter = Meter(operator)
     found: list[Quadrature] = []
+    running: list[Quadrature] = []
 
-    def result() -> DensityResult:
-        return _result(operator, tuple(found), outliers, width, near, noise, num_probes, meter)
+    def implied_trace(quadratures: list[Quadrature]) -> float:
+        return float(_traces(quadratures, space.dim, outliers).mean())
+
+    def result(quadratures: list[Quadrature], complete: bool = True) -> DensityResult:
+        return _result(operator, tuple(quadratures), outliers, width, near, noise, len(quadratures), meter, complete)
 
     observer.begin("spectral density", float(num_probes * steps))
     try:
-        for probe in range(num_probes):
-            generator = space.generator(seed, 20, probe)
-            found.append(lanczos_quadrature(operator.matvec_in_parts, space, steps, generator, locked))
-            done = (probe + 1) * steps
-            current = result()
-            observer.advance(done, f"implied trace {current.trace:.5g}", num_probes * steps - done)
+        together = min(num_probes, operator.block_width, max(1, affordable // (steps + 4)))
+        for first in range(0, num_probes, together):
+            generators = [space.generator(seed, 20, probe) for probe in range(num_probes)[first : first + together]]
+            for running in lanczos_quadratures(operator.matmat, space, steps, generators, locked):
+                done = first * steps + len(running) * len(running[0].nodes)
+                told = f"implied trace {implied_trace(found + running):.5g}"
+                observer.advance(done, told, num_probes * steps - done)
+            found += running
+            running = []
     except (CurvtoolError, KeyboardInterrupt) as stop:
-        raise Interrupted(result() if found else None, stop) from stop
-    return result()
+        # several that were on their way are as good as whole ones of fewer steps
+        far = found or (running if running and len(running[0].nodes) >= _FEWEST_STEPS else [])
+        raise Interrupted(result(far, complete=False) if far else None, stop) from stop
+    return result(found)
 
 
 def is_small(space: VectorSpace, num_probes: int, num_steps: int, memory_budget: int) -> bool:
@@ -208,6 +221,7 @@ def _result(
     noise: float,
     num_probes: int,
     meter: Meter,
+    complete: bool = True,
 ) -> DensityResult:
     dim, exact = operator.space.dim, num_probes == 0
     share = (dim - len(outliers)) / dim
@@ -244,7 +258,7 @@ def _result(
             low, value, high = low - sides[:, 2, 0], value - sides[:, 1, 0], high - sides[:, 0, 0]
         return Mass(float(value.mean()), max(0.0, float(low.mean())), min(1.0, float(high.mean())), stderr_of(value))
 
-    traces = np.array([(dim - len(outliers)) * float(q.weights @ q.nodes) for q in found]) + sum(outliers)
+    traces = _traces(found, dim, outliers)
     return DensityResult(
         grid=grid,
         density=curves.mean(0),
@@ -263,8 +277,13 @@ def _result(
         trace=float(traces.mean()),
         trace_stderr=stderr_of(traces),
         method="exact" if exact else "probes",
-        num_probes=0 if exact else len(found),
+        num_probes=num_probes,
         num_steps=len(found[0].nodes),
-        converged=exact or len(found) == num_probes,
+        converged=complete,
         cost=meter.cost(),
     )
+
+
+def _traces(quadratures: Sequence[Quadrature], dim: int, outliers: tuple[float, ...]) -> np.ndarray:
+    """P times the mean node by each, and the outliers."""
+    return np.array([(dim - len(outliers)) * float(q.weights @ q.nodes) for q in quadratures]) + sum(outliers)

@@ -81,8 +81,21 @@ class Lanczos:
         """
         if self.size == self.max_basis and not self.exhausted:
             self._restart(keep)
+        return self.grow(*self.product(self.next_vector, self.basis[: self.size + 1]))
+
+    @property
+    def next_vector(self) -> torch.Tensor:
+        """The vector that is to be multiplied next, where the basis is not full: shape (P,)."""
+        return self.basis[self.size]
+
+    def grow(self, vector: torch.Tensor, shares: torch.Tensor) -> RitzPairs:
+        """Takes in the product with `next_vector`; returns the Ritz pairs of the grown space.
+
+        Args:
+            vector: A v, shape (P,); overwritten.
+            shares: the inner products of the basis up to v with each part A_b v, shape (B, size + 1).
+        """
         j, known = self.size, self.size + self.waiting
-        vector, shares = self.product(self.basis[j], self.basis[: j + 1])
         leak = self.space.coefficients(self.locked, vector) if self.locked is not None else vector.new_empty(0)
         column, half_way = self._orthogonalize(vector, known)
         norm = self.space.norm(vector)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from curvtool.linalg.lanczos import Lanczos, Product
-from curvtool.linalg.ritz import RitzPairs
+from curvtool.linalg.lanczos import Lanczos
 from curvtool.linalg.space import VectorSpace
 
 
@@ -25,34 +25,41 @@ class Quadrature:
     is_exact: bool = False
 
 
-def lanczos_quadrature(
-    product: Product,
+def lanczos_quadratures(
+    matmat: Callable[[torch.Tensor], torch.Tensor],
     space: VectorSpace,
     num_steps: int,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
     locked: torch.Tensor | None = None,
-) -> Quadrature:
-    """m nodes and weights with sum_j w_j f(theta_j) = v^T f(A) v for polynomials f up to degree 2m - 1.
+) -> Iterator[list[Quadrature]]:
+    """For each of n vectors v, m nodes and weights with sum_j w_j f(theta_j) = v^T f(A) v for polynomials f up to
+    degree 2m - 1.
 
     v is uniform on the unit sphere (of the complement of the locked vectors), so that the mean over v is tr f(A) / P.
     Golub & Meurant 1994; Ubaru, Chen, Saad 2017 (SIAM J. Matrix Anal. Appl. 38(4)).
 
     Args:
-        product: v, Q -> A v and what `Lanczos` records beside it.
+        matmat: V -> A V, a product a row of (n, P).
         space: the space of the vectors.
-        num_steps: m, products; memory is m + 1 vectors.
-        generator: draws v.
+        num_steps: m, products a vector; memory is m + 1 vectors each.
+        generators: draw the vectors v, one each.
         locked: orthonormal vectors (l, P) to leave out.
+
+    Yields:
+        The quadratures after each step, of one node more each time; the last ones are whole.
     """
-    lanczos = Lanczos(product, space, num_steps, generator, locked=locked)
+    runs = [Lanczos(_unused, space, num_steps, generator, locked=locked) for generator in generators]
+    for _ in range(min(num_steps, runs[0].dim)):
+        images = matmat(torch.stack([run.next_vector for run in runs]))
+        pairs = [run.grow(image, image.new_empty(0, run.size + 1)) for run, image in zip(runs, images, strict=True)]
+        yield [
+            Quadrature(each.values, each.coefficients[0] ** 2, run.exhausted)
+            for each, run in zip(pairs, runs, strict=True)
+        ]
 
-    def never(pairs: RitzPairs, number: int) -> np.ndarray:
-        raise AssertionError("the basis is as large as the number of steps")
 
-    pairs = lanczos.step(never)
-    while lanczos.size < min(num_steps, lanczos.dim):
-        pairs = lanczos.step(never)
-    return Quadrature(pairs.values, pairs.coefficients[0] ** 2, lanczos.exhausted)
+def _unused(vector: torch.Tensor, against: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    raise AssertionError("the products are made for all vectors together")
 
 
 def smoothed(quadrature: Quadrature, grid: np.ndarray, width: float) -> np.ndarray:

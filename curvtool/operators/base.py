@@ -38,6 +38,15 @@ class LinearOperator(ABC):
     def matvec(self, vector: torch.Tensor) -> torch.Tensor:
         """A v for v of shape (P,); a new tensor of the same shape, dtype and device."""
 
+    @property
+    def block_width(self) -> int:
+        """Vectors that `matmat` best takes at a time: 1 where several together cost as much as one after the other."""
+        return 1
+
+    def matmat(self, vectors: torch.Tensor) -> torch.Tensor:
+        """A v for each row v of (k, P): a new tensor of that shape."""
+        return torch.stack([self.matvec(vector) for vector in vectors])
+
     def matvec_by_terms(self, vector: torch.Tensor) -> torch.Tensor:
         """A v, for who takes the terms' products too: what these hold may serve both."""
         return self.matvec(vector)
@@ -121,13 +130,14 @@ class LinearOperator(ABC):
                 remedy="take fewer parameters (--params), or raise --memory-budget (max_bytes in Python)",
             )
         matrix = self.space.empty(self.space.dim)
-        unit = self.space.zeros()
-        for index in range(self.space.dim):
-            unit[index] = 1
-            matrix[:, index] = self.matvec(unit)
-            unit[index] = 0
+        width = min(self.block_width, self.space.dim)
+        for start in range(0, self.space.dim, width):
+            rows = torch.arange(min(width, self.space.dim - start), device=self.space.device)
+            units = self.space.zeros(len(rows))
+            units[rows, start + rows] = 1
+            matrix[:, start : start + len(rows)] = self.matmat(units).T
             if observe is not None:
-                observe(index + 1)
+                observe(start + len(rows))
         return matrix
 
 

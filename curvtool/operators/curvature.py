@@ -12,6 +12,7 @@ import torch
 from curvtool.errors import LoadError, OutOfMemory
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.base import LinearOperator
+from curvtool.operators.block import Block
 from curvtool.operators.calibration import Kernel
 from curvtool.operators.data_sum import mean_over_batches, split
 from curvtool.operators.execution import MAX_PARTS, Execution
@@ -84,6 +85,7 @@ class CurvatureOperator(LinearOperator):
         self.batches = problem.ranges(self.batch_size)
         self.groups = problem.ranges(group_size or default_group_size(problem.num_samples))
         self.stack = Stack(self.execution, self.groups, self.batches[0])
+        self.block = Block(self.execution, self.batches[0])
         self._parts = [
             list(part) for part in np.array_split(range(len(self.batches)), min(MAX_PARTS, len(self.batches)))
         ]
@@ -95,6 +97,37 @@ class CurvatureOperator(LinearOperator):
     def matvec(self, vector: torch.Tensor) -> torch.Tensor:
         """A v: shape (P,)."""
         return self.matvec_in_parts(vector, vector.new_empty(0, 0))[0]
+
+    @property
+    def block_width(self) -> int:
+        """As measured on the first batch: see `Block`."""
+        return self.block.width
+
+    def matmat(self, vectors: torch.Tensor) -> torch.Tensor:
+        """A v for each row v of (k, P), `block_width` of them at a time."""
+        if self.block_width == 1:
+            return super().matmat(vectors)
+        return torch.cat([self._block_product(some) for some in vectors.split(self.block_width)])
+
+    def _block_product(self, vectors: torch.Tensor) -> torch.Tensor:
+        parts = split(vectors, self.shapes)
+        try:
+            result = mean_over_batches(
+                self.space,
+                self.shapes,
+                self.batches,
+                lambda rows: _sum_of(self.block.product(piece, parts) for piece in pieces_of(rows, self.piece_size)),
+                self.problem.total_weight,
+                lead=vectors.shape[:1],
+            )
+        except OutOfMemory:
+            result = None
+        if result is None:  # out of the handler, which holds what failed
+            self.block.shrink()
+            return super().matmat(vectors)
+        self.num_products += len(vectors)
+        self.data_passes += len(vectors)
+        return result
 
     def matvec_by_terms(self, vector: torch.Tensor) -> torch.Tensor:
         """A v from the terms' products, where these run in one go and faster than the batches do."""

@@ -18,8 +18,9 @@ def mean_over_batches(
     batch_sum: Callable[[range], Parts],
     total_weight: float,
     record: Callable[[int, torch.Tensor], None] | None = None,
+    lead: tuple[int, ...] = (),
 ) -> torch.Tensor:
-    """(1/W) sum_b f(b) as one flat vector (P,).
+    """(1/W) sum_b f(b) as one flat vector (P,), or several, (*lead, P).
 
     Args:
         space: the space of the result.
@@ -28,12 +29,13 @@ def mean_over_batches(
         batch_sum: the map's sum over a batch, a part for each parameter (None: zeros).
         total_weight: W.
         record: hears the index of each batch and the running sum up to it.
+        lead: dimensions before those of the shapes.
     """
     total: torch.Tensor | None = None
     for index, rows in enumerate(batches):
         parts = batch_sum(rows)
         if total is None:  # one pass over memory less than adding to zeros
-            total = _flattened(space, shapes, parts)
+            total = _flattened(space, shapes, parts, lead)
         else:
             views = split(total, shapes)
             pairs = [(view, part) for view, part in zip(views, parts, strict=True) if part is not None]
@@ -41,14 +43,20 @@ def mean_over_batches(
                 torch._foreach_add_([view for view, _ in pairs], [part for _, part in pairs])
         if record is not None:
             record(index, total)
-    return space.cluster.sum(space.zeros() if total is None else total).div_(total_weight)
+    return space.cluster.sum(space.zeros(*lead) if total is None else total).div_(total_weight)
 
 
-def _flattened(space: VectorSpace, shapes: Sequence[torch.Size], parts: Parts) -> torch.Tensor:
-    """The parts one after the other, shape (P,); None stands for zeros."""
+def _flattened(
+    space: VectorSpace, shapes: Sequence[torch.Size], parts: Parts, lead: tuple[int, ...] = ()
+) -> torch.Tensor:
+    """The parts one after the other, shape (*lead, P); None stands for zeros."""
     zeros = partial(torch.zeros, dtype=space.dtype, device=space.device)
     return torch.cat(
-        [zeros(shape.numel()) if part is None else part.reshape(-1) for part, shape in zip(parts, shapes, strict=True)]
+        [
+            zeros(*lead, shape.numel()) if part is None else part.reshape(*lead, -1)
+            for part, shape in zip(parts, shapes, strict=True)
+        ],
+        dim=-1,
     )
 
 

@@ -198,6 +198,19 @@ class Execution:
             graph = self._graphs[rows, height] = self._kernel_of(height).build(rows)
         return graph
 
+    @property
+    def shares_graphs(self) -> bool:
+        """Whether a product makes graphs that several vectors could share, those of some batches not being kept."""
+        if self.mode not in {"auto", "fresh"} or not self.kernel.keeping_pays or self._mode_without_graph() != "fresh":
+            return False
+        size = self.problem.num_samples * self.calibration.graph_bytes_per_sample
+        return self.mode == "fresh" or size > self.graph_budget
+
+    def graph_for_several(self, rows: range) -> Graph | None:
+        """The graph to multiply several vectors by: the kept one, or one made for them; None where none is of use."""
+        graph = self.kept(rows)
+        return self.kernel.build(rows) if graph is None and self.shares_graphs else graph
+
     def _kernel_of(self, height: int) -> Kernel:
         """Stacks are run with torch's own operations, which know how to be mapped."""
         return self.kernel if height == 1 else self._kernel_in("torch", height)

@@ -66,6 +66,33 @@ class GradientGraph:
             allow_unused=True,
         )
 
+    def products(self, vectors: Sequence[torch.Tensor]) -> Parts:
+        """H V by one pass for all: V and the result in parts of shape (k, *shape); None stands for zeros."""
+        if not self._curved:
+            return [None] * len(self.parameters)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that an operation is run one by one: timings tell
+            return grad(
+                [g for _, g in self._curved],
+                self.parameters,
+                [vectors[i] for i, _ in self._curved],
+                retain_graph=True,
+                allow_unused=True,
+                is_grads_batched=True,
+            )
+
+
+def stacked(products: Sequence[Parts]) -> Parts:
+    """Products in parts, as parts with the products as their first dimension; None where all are zeros."""
+
+    def joined(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+        like = next((part for part in parts if part is not None), None)
+        if like is None:
+            return None
+        return torch.stack([torch.zeros_like(like) if part is None else part for part in parts])
+
+    return [joined(parts) for parts in zip(*products, strict=True)]
+
 
 def _duals(primals: Sequence[torch.Tensor], tangents: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Dual tensors; torch's first one loads its rules, and newer versions warn of what they are written with.

@@ -10,7 +10,7 @@ import torch
 from curvtool.errors import CurvtoolError
 from curvtool.operators.calibration import agree, measured_seconds
 from curvtool.operators.execution import Execution
-from curvtool.operators.products import Parts
+from curvtool.operators.products import Parts, stacked
 
 _TRIED = 4  # groups
 _LONG = 1.0  # seconds of a group's product that is not bound by the overhead of its calls
@@ -69,16 +69,15 @@ class Stack:
         def alone() -> list[Parts]:
             return [execution.product(self.groups[i], [v[i] for v in vectors]) for i in range(num)]
 
-        def stacked() -> Parts:
+        def in_one_go() -> Parts:
             return execution.product(rows, vectors, height=num)
 
         try:
             if measured_seconds(alone, execution.problem.device) > _LONG * num:
                 return 1, False
-            reference = [_stacked(parts) for parts in zip(*alone(), strict=True)]
-            if not agree(stacked(), reference):
+            if not agree(in_one_go(), stacked(alone())):
                 return 1, False
-            seconds = self._seconds(stacked)
+            seconds = self._seconds(in_one_go)
             if seconds >= self._seconds(alone):
                 return 1, False
             whole = self._seconds(lambda: execution.product(self.batch, [v[0] for v in vectors]))
@@ -100,11 +99,3 @@ class Stack:
         graph = len(self.groups[0]) * execution.calibration.graph_bytes_per_sample
         most = min(self.num_full, execution.memory_budget // 4 // max(vectors, graph, 1))
         return min(most, max(1, _CACHED // num_params)) if execution.problem.device.type == "cpu" else most
-
-
-def _stacked(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-    """One parameter's parts of all groups; None where all are zeros."""
-    shape = next((part for part in parts if part is not None), None)
-    if shape is None:
-        return None
-    return torch.stack([torch.zeros_like(shape) if part is None else part for part in parts])

@@ -159,6 +159,7 @@ class Stage:
             "ad_mode": operator.execution.describe(),
             "operations": operator.execution.form,
             "groups_at_once": operator.stack.height_used,
+            "vectors_at_once": operator.block.width_used,
             "timings": operator.execution.timings,
             "left_out": operator.execution.left_out,
             "batch_size": operator.batch_size,

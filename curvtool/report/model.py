@@ -122,6 +122,9 @@ class Provenance(Record):
     groups_at_once: int = Field(
         default=1, description="groups of samples with a probe each that were run in one go (trace, diagonal)"
     )
+    vectors_at_once: int = Field(
+        default=1, description="vectors that were multiplied by the same samples in one go (density, whole matrices)"
+    )
     timings: dict[str, float] = Field(
         default_factory=dict,
         description="seconds of a product on a few samples by the way it is run, where ways were compared",

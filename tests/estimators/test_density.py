@@ -118,20 +118,44 @@ def test_the_budget_limits_the_steps(whole):
     assert result.num_steps == 12 and result.converged
 
 
-def test_a_stop_keeps_the_probes_that_were_made(whole):
-    exact = whole.matvec_in_parts
+class Stopping(MatrixOperator):
+    """Ctrl-C after so many products."""
 
-    def failing(*arguments):
-        if whole.num_products - begin >= 25:
+    def __init__(self, terms, most, block_width):
+        super().__init__(terms)
+        self.most, self.width = most, block_width
+
+    @property
+    def block_width(self):
+        return self.width
+
+    def matvec(self, vector):
+        if self.num_products >= self.most:
             raise KeyboardInterrupt
-        return exact(*arguments)
+        return super().matvec(vector)
 
-    begin = whole.num_products
-    operator = MatrixOperator(whole.terms)
-    begin, operator.matvec_in_parts = whole.num_products, failing
+
+@pytest.mark.parametrize(
+    ("width", "most", "probes", "steps"),
+    [(1, 45, 2, 20), (1, 15, 1, 15), (4, 50, 4, 12), (3, 70, 3, 20)],
+)
+def test_a_stop_keeps_the_probes_that_were_made(width, most, probes, steps, whole):
     with pytest.raises(Interrupted) as caught:
-        density(operator, num_probes=4, num_steps=10)
-    assert caught.value.partial.num_probes == 2 and not caught.value.partial.converged
+        density(Stopping(whole.terms, most, width), num_probes=4, num_steps=20, method="probes")
+    partial = caught.value.partial
+    assert partial.num_probes == probes and partial.num_steps == steps and not partial.converged
+    assert integral(partial.density, partial.grid) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_stop_before_ten_steps_has_nothing_to_keep(whole):
+    with pytest.raises(Interrupted) as caught:
+        density(Stopping(whole.terms, 9, 1), num_probes=4, num_steps=20, method="probes")
+    assert caught.value.partial is None
+
+
+def test_probes_in_step_give_the_same_numbers(whole):
+    one, several = (density(Stopping(whole.terms, 10**6, width), num_steps=15, method="probes") for width in (1, 3))
+    assert np.allclose(one.density, several.density) and one.trace == pytest.approx(several.trace)
 
 
 @pytest.mark.parametrize(

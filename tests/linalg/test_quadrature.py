@@ -6,7 +6,7 @@ import torch
 from oracles import integral
 
 from curvtool import MatrixOperator
-from curvtool.linalg.quadrature import Quadrature, cumulative, lanczos_quadrature, smoothed
+from curvtool.linalg.quadrature import Quadrature, cumulative, lanczos_quadratures, smoothed
 
 
 def operator(dim=40):
@@ -15,10 +15,25 @@ def operator(dim=40):
     return MatrixOperator((matrix + matrix.T) / dim**0.5)
 
 
+def quadrature(made, num_steps, seed, locked=None):
+    *_, ((found,)) = lanczos_quadratures(made.matmat, made.space, num_steps, [made.space.generator(seed)], locked)
+    return found
+
+
+def test_several_in_step_are_those_alone():
+    made = operator()
+    generators = [made.space.generator(seed) for seed in range(3)]
+    steps = list(lanczos_quadratures(made.matmat, made.space, 7, generators))
+    assert [len(found[0].nodes) for found in steps] == [1, 2, 3, 4, 5, 6, 7]
+    for seed, found in enumerate(steps[-1]):
+        alone = quadrature(made, 7, seed)
+        assert np.allclose(found.nodes, alone.nodes) and np.allclose(found.weights, alone.weights)
+
+
 def test_moments_up_to_twice_the_steps():
     made = operator()
     space = made.space
-    found = lanczos_quadrature(made.matvec_in_parts, space, 6, space.generator(3))
+    found = quadrature(made, 6, 3)
     start = space.normal(space.generator(3))
     vector = start = start / start.norm()
     for power in range(12):
@@ -28,7 +43,7 @@ def test_moments_up_to_twice_the_steps():
 
 def test_all_steps_give_the_eigenvalues():
     made = operator(12)
-    found = lanczos_quadrature(made.matvec_in_parts, made.space, 30, made.space.generator(0))
+    found = quadrature(made, 30, 0)
     assert np.allclose(found.nodes, torch.linalg.eigvalsh(made.matrix), atol=1e-10)
     assert found.weights.sum() == pytest.approx(1.0)
 
@@ -37,7 +52,7 @@ def test_locked_vectors_are_left_out():
     made = operator(12)
     values, vectors = torch.linalg.eigh(made.matrix)
     locked = vectors[:, -3:].T.contiguous()
-    found = lanczos_quadrature(made.matvec_in_parts, made.space, 30, made.space.generator(0), locked)
+    found = quadrature(made, 30, 0, locked)
     assert np.allclose(found.nodes, values[:-3], atol=1e-10)
 
 
@@ -62,7 +77,7 @@ def test_the_bounds_hold():
     for seed in range(20):
         start = made.space.normal(made.space.generator(seed))
         masses = ((vectors.T @ start) ** 2 / (start @ start)).numpy()
-        found = lanczos_quadrature(made.matvec_in_parts, made.space, 9, made.space.generator(seed))
+        found = quadrature(made, 9, seed)
         true = (values.numpy() < points[:, None]) @ masses
         low, _, high = cumulative(found, points)
         assert (low - 1e-10 <= true).all() and (true <= high + 1e-10).all()
