@@ -56,6 +56,24 @@ def test_same_numbers_as_on_the_cpu(case, device):
     assert np.allclose(*results, rtol=1e-5)
 
 
+@pytest.mark.parametrize("max_basis", [None, 8])
+def test_a_basis_on_the_host(max_basis, device):
+    model, inputs, targets = CASES[0].make(torch.float32)
+    hessian = Hessian(Problem(model, (inputs, targets), device=device), batch_size=4, mode="kept")
+    near = eigenvalues(hessian, 3, max_basis=max_basis)
+    far = eigenvalues(hessian, 3, max_basis=max_basis, basis="host")
+    assert (near.basis, far.basis) == ("device", "host")
+    assert np.allclose(near.values, far.values, rtol=1e-5)
+    assert far.vectors.device.type == device.type
+    assert eigenvalues(hessian, 3, memory_budget=0).basis == "host"  # where the device's memory is too small
+    standin.traffic.clear()
+    lanczos = Lanczos(hessian.matvec_in_parts, hessian.space, 12, hessian.space.generator(0), storage="host")
+    lanczos.step(keep_for(2, "la"))
+    lanczos.step(keep_for(2, "la"))
+    assert lanczos.basis.device.type == "cpu"
+    assert max(numbers for _, numbers in standin.traffic) <= hessian.space.dim  # a vector at a time, never the basis
+
+
 def test_jacobian_norms(device):
     for case in (CASES[0], CASES[3]):
         model, inputs, _ = case.make(torch.float32)

@@ -14,6 +14,7 @@ EigsMethod = Literal["lanczos", "power"]
 DiagonalMethod = Literal["auto", "hutchinson", "exact"]
 TraceMethod = Literal["auto", "hutchinson", "deflated", "hutch++", "xtrace", "exact"]
 Check = Literal["fast", "full"]
+Basis = Literal["auto", "device", "host", "bfloat16"]
 DensityMethod = Literal["auto", "probes", "exact"]
 Norm = Literal["both", "frobenius", "spectral"]
 
@@ -44,6 +45,7 @@ class EigsConfig(Section):
     vector_rtol: float | None = setting(None, "Error of each eigenvector to reach too (sine of its angle).", minimum=0)
     block_size: int = setting(1, "Starting vectors of Lanczos: how often a multiple eigenvalue is seen.", minimum=1)
     max_basis: int | None = setting(None, "Most vectors that Lanczos holds; from the memory budget by default.")
+    basis: Basis = setting("auto", "Where Lanczos keeps them: host memory, or bfloat16 (half the memory, coarser).")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -21,8 +22,14 @@ from curvtool.estimators.eigenpairs import (
 from curvtool.estimators.observer import Observer
 from curvtool.linalg.lanczos import Keep, Lanczos
 from curvtool.linalg.ritz import RitzPairs, Which
+from curvtool.linalg.space import Storage, VectorSpace
 from curvtool.operators.base import LinearOperator
+from curvtool.operators.memory import default_budget
 
+Basis = Literal["auto", "device", "host", "bfloat16"]
+BFLOAT16 = 2.0**-8  # by how much the norm of a vector of few large coordinates changes at most, rounded to it
+BASES: tuple[str, ...] = get_args(Basis)
+_HOST = torch.device("cpu")
 SMALL_BASIS, SMALL_BASIS_BYTES = 256, 2**25
 PASSES_IN_A_ROW = 4  # of 1,200 starts on three networks three in a row missed a leading pair in 6, four in 4;
 # from the gradient four did in 1
@@ -44,6 +51,7 @@ class Request:
     seed: int = 0
     start: torch.Tensor | None = None
     locked: torch.Tensor | None = None
+    basis: Basis = "auto"
     couplings: bool = True  # whether those with the locked vectors count as errors
 
     @property
@@ -87,7 +95,26 @@ class KnownPairs:
         return float((np.abs(self.values - value) - self.residuals).min(initial=math.inf))
 
 
-def basis_size(vector_bytes: int, request: Request) -> int:
+def storage_for(space: VectorSpace, request: Request) -> Storage:
+    """Where the basis lies: on the device as long as the budget holds the least of it there, else on the host."""
+    if request.basis != "auto":
+        return request.basis
+    if space.device.type == "cpu":
+        return "device"
+    least = 2 * request.num_wanted + 1 + request.block_size
+    needed = (max(least, request.max_basis or 0) + request.num_wanted) * space.vector_bytes
+    return "device" if needed <= request.memory_budget or needed > default_budget(_HOST) else "host"
+
+
+def basis_size(space: VectorSpace, request: Request) -> int:
+    """As many basis vectors as the budget of where they lie allows; see `size_in`."""
+    storage = storage_for(space, request)
+    if storage == "host":
+        request = replace(request, memory_budget=max(request.memory_budget, default_budget(_HOST)))
+    return size_in(2 * space.dim if storage == "bfloat16" else space.vector_bytes, request)
+
+
+def size_in(vector_bytes: int, request: Request) -> int:
     """Basis vectors that the budget allows, never fewer than 2k + 2 (at each end), at most 20 + 10 of them a pair.
 
     Where they are small, more of them: without a restart fewer products are needed, and a small matrix is exhausted.
@@ -111,14 +138,16 @@ class _Run:
         self.meter = Meter(operator)
         space, locked = operator.space, request.locked
         self.known = KnownPairs.of(operator, locked) if locked is not None and request.couplings else None
+        self.storage = storage_for(space, request)
         self.lanczos = Lanczos(
             operator.matvec_in_parts,
             space,
-            request.max_basis or basis_size(space.vector_bytes, request),
+            request.max_basis or basis_size(space, request),
             space.generator(request.seed, 1),
             start=_start(operator, request),
             block_size=request.block_size,
             locked=locked,
+            storage=self.storage,
         )
         self.pairs: RitzPairs | None = None
         self.in_a_row = 0
@@ -128,11 +157,11 @@ class _Run:
         discrepancy: float | None = None
         try:
             self._iterate()
-            if check:
+            if check and self.storage != "bfloat16":  # whose products are all made anew
                 discrepancy = self._closing_check()
         except (CurvtoolError, KeyboardInterrupt) as stop:
             raise Interrupted(self._result(None, 0.0) if self.pairs is not None else None, stop) from stop
-        return self._result(discrepancy, 1.0 if check else 0.0)
+        return self._result(discrepancy, 0.0 if discrepancy is None else 1.0)
 
     def _iterate(self) -> None:
         request, lanczos = self.request, self.lanczos
@@ -166,6 +195,8 @@ class _Run:
         checked = RitzPairs(pairs.values, pairs.coefficients, np.hypot(pairs.residuals, discrepancy or 0.0))
         done = self.in_a_row >= self.enough_in_a_row or self.lanczos.exhausted
         found = self._eigenvalues(checked, may_converge=done and len(index) == self.request.num_wanted)
+        if self.storage == "bfloat16":  # the recurrence does not know of its rounding
+            found = tuple(replace(p, rounding=max(p.rounding, BFLOAT16 * self.lanczos.scale)) for p in found)
         spread = data_stderr(self.lanczos.part_forms(pairs, index), self.operator.part_weights)
         if spread is not None:
             found = tuple(replace(pair, data_stderr=float(s)) for pair, s in zip(found, spread, strict=True))
@@ -179,6 +210,7 @@ class _Run:
             self.meter.cost(check_hvps),
             scale=self.lanczos.scale,
             closed=self.lanczos.num_closed > 0 and not self.lanczos.exhausted,
+            basis=self.storage,
         )
 
     def _eigenvalues(self, pairs: RitzPairs, may_converge: bool = True) -> tuple[Eigenvalue, ...]:
@@ -188,12 +220,14 @@ class _Run:
         tolerance = request.tolerance
         epsilon = self.operator.space.eps * self.lanczos.scale
         rounding, floor = ROUNDING * epsilon, ROUNDING_STEPS * epsilon
+        coarseness = BFLOAT16 * self.lanczos.scale if self.storage == "bfloat16" else 0.0
         found = []
         residuals, gaps = pairs.residuals[index], pairs.gaps(index)
         if self.known is not None:
             residuals = np.hypot(residuals, self.lanczos.leaks(pairs, index))
             beside = [self.known.distance(float(value)) for value in pairs.values[index]]
-            gaps = np.maximum(np.minimum(gaps, beside), 0.0)
+            gaps = np.minimum(gaps, beside)
+        gaps = np.maximum(gaps - coarseness, 0.0)
         for i, residual, gap in zip(index, residuals, gaps, strict=True):
             pair = Eigenvalue(
                 value=float(pairs.values[i]),

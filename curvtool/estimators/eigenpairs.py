@@ -11,6 +11,7 @@ import torch
 
 from curvtool.estimators.cost import Cost
 from curvtool.linalg.ritz import Which
+from curvtool.linalg.space import Storage
 
 Method = Literal["lanczos", "power"]
 BoundKind = Literal["linear", "quadratic", "noise"]
@@ -122,6 +123,7 @@ class EigenvaluesResult:
     num_missed: pairs that a full check found beyond the solver's; None where none was made.
     scale: the largest magnitude of a Ritz value on the way: a lower estimate of ||A||.
     closed: whether the Krylov space closed before it was the whole one, which shows multiple eigenvalues.
+    basis: where the basis lay: `device`, `host` or `bfloat16`.
     cost: products and time.
     """
 
@@ -135,6 +137,7 @@ class EigenvaluesResult:
     num_missed: int | None = None
     scale: float = 0.0
     closed: bool = False
+    basis: Storage = "device"
 
     @property
     def values(self) -> list[float]:

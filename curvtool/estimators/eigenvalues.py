@@ -7,10 +7,10 @@ from typing import Literal, get_args
 import torch
 
 from curvtool.errors import UsageError
-from curvtool.estimators.by_lanczos import Request, by_lanczos
+from curvtool.estimators.by_lanczos import BASES, Basis, Request, by_lanczos
 from curvtool.estimators.by_power import by_power
 from curvtool.estimators.eigenpairs import METHODS, EigenvaluesResult, Method
-from curvtool.estimators.full_check import full_check
+from curvtool.estimators.full_check import full_check, true_residuals
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.linalg.ritz import WHICH, Which
 from curvtool.operators.base import LinearOperator
@@ -31,6 +31,7 @@ def eigenvalues(
     max_passes: int = 300,
     max_basis: int | None = None,
     block_size: int = 1,
+    basis: Basis = "auto",
     memory_budget: int = 2**32,
     seed: int = 0,
     start: torch.Tensor | None = None,
@@ -58,6 +59,10 @@ def eigenvalues(
         max_passes: products after which the solver stops unconverged and says so.
         max_basis: basis vectors, 2k or more (4k for `be`) and k + 2; chosen from the memory budget if None.
         block_size: starting vectors of Lanczos; an eigenvalue is seen at most that many times.
+        basis: where Lanczos keeps its vectors: on the `device`, on the `host`, or in `bfloat16`, in half the
+            memory: the closing check then takes a product a pair, from which values and residuals come, and these are
+            about 1e-3 ||A|| at best; `auto`: on the device, or on the host where the budget does not hold the least of
+            them.
         memory_budget: bytes that the basis may take.
         seed: of the random start.
         start: vectors (n, P) to start from, as those of an earlier run; a random part is mixed in.
@@ -72,14 +77,16 @@ def eigenvalues(
     """
     which = which or ("lm" if method == "power" else "la")
     request = Request(
-        k, which, rtol, atol, vector_rtol, max_passes, max_basis, block_size, memory_budget, seed, start, locked
+        k, which, rtol, atol, vector_rtol, max_passes, max_basis, block_size, memory_budget, seed, start, locked, basis
     )
     _check_arguments(operator, request, method, check)
     if method == "power":
         result = by_power(operator, k, request.tolerance, max_passes, seed, observer)
     else:
         result = by_lanczos(operator, request, observer, check=check == "fast")
-    return full_check(operator, result, request, observer) if check == "full" else result
+    if check == "full":
+        return full_check(operator, result, request, observer)
+    return true_residuals(operator, result, request, observer) if result.basis == "bfloat16" else result
 
 
 def _check_arguments(operator: LinearOperator, request: Request, method: str, check: str) -> None:
@@ -91,6 +98,10 @@ def _check_arguments(operator: LinearOperator, request: Request, method: str, ch
         raise refuse(f"unknown end {which!r}", ", ".join(WHICH), which, "--which la")
     if method not in METHODS:
         raise refuse(f"unknown method {method!r}", ", ".join(METHODS), method, "--method lanczos")
+    if request.basis not in BASES:
+        raise refuse(f"unknown place {request.basis!r} for the basis", ", ".join(BASES), request.basis, "--basis auto")
+    if method == "power" and request.basis != "auto":
+        raise refuse("power iteration has no basis to place", "Lanczos", method, "--method lanczos")
     if check not in CHECKS:
         raise refuse(f"unknown check {check!r}", ", ".join(CHECKS), check, "--check fast")
     if method == "power" and which != "lm":

@@ -41,11 +41,7 @@ def full_check(
         return replace(result, cost=_sum(solver, meter.cost(meter.products)), num_missed=missed)
 
     try:
-        observer.begin("true residuals", len(result.eigenvalues))
-        for number, vector in enumerate(result.vectors):
-            span.add(vector)
-            observer.advance(number + 1, "true residuals", len(result.vectors) - number - 1)
-        result = span.result(result, None)
+        result = span.of(result, observer)
         while True:
             rest = operator.space.dim - len(span.all_vectors)
             if rest == 0:
@@ -72,27 +68,78 @@ def full_check(
     return closed(result)
 
 
+def true_residuals(
+    operator: LinearOperator, result: EigenvaluesResult, request: Request, observer: Observer
+) -> EigenvaluesResult:
+    """The Ritz pairs of the span of the result's vectors, by a product with each: for vectors of a coarse basis.
+
+    Raises:
+        Interrupted: stopped on the way; its `partial` is the result as it was, of which nothing counts as converged.
+    """
+    meter = Meter(operator)
+    try:
+        found = _Span(operator, request, result.converged).of(result, observer)
+    except (CurvtoolError, KeyboardInterrupt) as stop:
+        pairs = tuple(replace(pair, converged=False) for pair in result.eigenvalues)
+        raise Interrupted(replace(result, eigenvalues=pairs, converged=False), stop) from stop
+    return replace(found, cost=_sum(result.cost, meter.cost(meter.products)))
+
+
 class _Span:
     """Orthonormal vectors with their products, and the Ritz pairs of their span."""
 
     def __init__(self, operator: LinearOperator, request: Request, solved: bool) -> None:
         self.operator, self.request, self.solved = operator, request, solved
-        self.vectors = self.images = operator.space.empty(0)
+        self._vectors = self._images = operator.space.empty(0)
+        self._size = 0
         self.parts = np.zeros((0, 0, 0))  # V A_b V^T of each part b of the data
         self.known = KnownPairs.of(operator, request.locked) if request.locked is not None else None
+
+    @property
+    def vectors(self) -> torch.Tensor:
+        """V, orthonormal rows."""
+        return self._vectors[: self._size]
+
+    @property
+    def images(self) -> torch.Tensor:
+        """Their products A V."""
+        return self._images[: self._size]
 
     @property
     def all_vectors(self) -> torch.Tensor:
         """These vectors and those that the caller had locked."""
         return self.vectors if self.known is None else torch.cat([self.known.vectors, self.vectors])
 
+    def of(self, result: EigenvaluesResult, observer: Observer) -> EigenvaluesResult:
+        """The result by its vectors' true products; the vectors are taken over, and given back as they become."""
+        num = len(result.vectors)
+        self._vectors, self._images = result.vectors, self.operator.space.empty(num)
+        observer.begin("true residuals", num)
+        for number, vector in enumerate(result.vectors):
+            self._take(vector)
+            observer.advance(number + 1, "true residuals", num - number - 1)
+        return self.result(result, None)
+
     def add(self, vector: torch.Tensor) -> None:
-        """A vector orthogonal to the others, by one product."""
-        self.vectors = torch.cat([self.vectors, vector[None]])
-        product, shares = self.operator.matvec_in_parts(vector, self.vectors)
-        self.images = torch.cat([self.images, product[None]])
+        """One vector more, by one product."""
+        if self._size == len(self._vectors):
+            self._vectors, self._images = (
+                torch.cat([held, torch.empty_like(vector)[None]]) for held in (self._vectors, self._images)
+            )
+        self._vectors[self._size] = vector
+        self._take(self._vectors[self._size])
+
+    def _take(self, vector: torch.Tensor) -> None:
+        """The next row, made orthogonal to the others again (it may come from a coarse basis), and its product."""
+        space, others = self.operator.space, self.all_vectors
+        for _ in range(2 if len(others) else 0):
+            vector.sub_(space.combined(space.coefficients(others, vector), others))
+        vector.div_(space.norm(vector))
+        del others
+        self._size += 1
+        self._images[self._size - 1], shares = self.operator.matvec_in_parts(vector, self.vectors)
         row = shares.to(device="cpu", dtype=torch.float64).numpy()
-        num = len(self.vectors)
+        num = self._size
         grown = np.zeros((len(row), num, num))
         if num > 1:
             grown[:, :-1, :-1] = self.parts
@@ -114,21 +161,24 @@ class _Span:
         space, request = self.operator.space, self.request
         form = space.gram(self.vectors, self.images).to("cpu", torch.float64).numpy()
         values, rotation = np.linalg.eigh((form + form.T) / 2)
+        wanted = RitzPairs(values, rotation, np.zeros_like(values)).wanted(request.k, request.which)
+        order = np.concatenate([wanted, np.setdiff1d(np.arange(len(values)), wanted)])  # they stand first from here on
+        values, rotation, index = values[order], rotation[:, order], range(len(wanted))
         turn = torch.from_numpy(np.ascontiguousarray(rotation.T)).to(self.vectors)
-        vectors, images = turn @ self.vectors, turn @ self.images
-        residuals = np.array(
-            [float(space.norm(i - v * y)) for i, y, v in zip(images, vectors, values.tolist(), strict=True)]
-        )
+        for rows in (self.vectors, self.images):
+            space.rotate_(rows, turn)
+        self.parts = np.einsum("ji,bjk,kl->bil", rotation, self.parts, rotation, optimize=True)
+        ritz_values = torch.from_numpy(values).to(self.vectors)
+        residuals = space.residual_norms(self.images, ritz_values, self.vectors).to("cpu", torch.float64).numpy()
         epsilon = space.eps * max(before.scale, float(np.abs(values).max()))
         rounding, floor = ROUNDING * epsilon, ROUNDING_STEPS * epsilon
         residuals = np.maximum(residuals, rounding)
-        index = RitzPairs(values, rotation, residuals).wanted(request.k, request.which)
         pairs, tolerance = [], request.tolerance
-        for place, i in enumerate(index):
+        for i in index:
             near = np.abs(values - values[i]) <= residuals + residuals[i]
             others = np.arange(len(values)) != i
             beside = np.abs(values[others] - values[i]) - residuals[others]
-            gap = before.eigenvalues[min(place, len(before.eigenvalues) - 1)].gap
+            gap = before.eigenvalues[min(i, len(before.eigenvalues) - 1)].gap
             if edges is not None:
                 gap = min((_distance(request, float(values[i]), edge) for edge in edges), default=math.inf)
             if self.known is not None:
@@ -143,16 +193,14 @@ class _Span:
             ).at_rounding(tolerance, floor)
             done = len(index) == request.num_wanted and pair.meets(tolerance, floor)
             pairs.append(replace(pair, converged=done and self.solved))
-        spread = data_stderr(
-            np.einsum("ji,bjk,ki->bi", rotation[:, index], self.parts, rotation[:, index]), self.operator.part_weights
-        )
+        forms = np.diagonal(self.parts, axis1=1, axis2=2)[:, : len(index)]
+        spread = data_stderr(forms, self.operator.part_weights)
         if spread is not None:
             pairs = [replace(pair, data_stderr=float(s)) for pair, s in zip(pairs, spread, strict=True)]
-        chosen = torch.from_numpy(index.copy()).to(vectors.device)
         return replace(
             before,
             eigenvalues=tuple(pairs),
-            vectors=vectors[chosen],
+            vectors=self.vectors[: len(index)],
             converged=all(pair.converged for pair in pairs),
             check_discrepancy=None,
         )

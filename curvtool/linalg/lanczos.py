@@ -17,7 +17,7 @@ import torch
 
 from curvtool.errors import not_finite
 from curvtool.linalg.ritz import RitzPairs
-from curvtool.linalg.space import VectorSpace
+from curvtool.linalg.space import Storage, VectorSpace
 
 Product = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 Keep = Callable[[RitzPairs, int], np.ndarray]
@@ -37,6 +37,10 @@ class Lanczos:
         start: the first vectors, shape (n, P), n <= p; random ones for those that lack.
         block_size: the number p of starting vectors.
         locked: orthonormal vectors (l, P) in whose complement everything happens.
+        storage: where the basis lies: `device`; `host`, from where it is multiplied in place, two vectors a pass going
+            to and fro; or `bfloat16`, on the device in half the memory. What it rounds away the
+            recurrence does not know of: values and residuals are off by up to 4e-3 ||A||, and the vectors are to be
+            multiplied anew.
     """
 
     def __init__(
@@ -48,12 +52,13 @@ class Lanczos:
         start: torch.Tensor | None = None,
         block_size: int = 1,
         locked: torch.Tensor | None = None,
+        storage: Storage = "device",
     ) -> None:
         self.product, self.space, self.generator, self.locked = product, space, generator, locked
         self.dim = space.dim - (0 if locked is None else len(locked))
         self.block_size = min(block_size, self.dim)
         self.max_basis = min(max_basis, self.dim)
-        self.basis = space.empty(self.max_basis + self.block_size)
+        self.basis = space.stored(storage, self.max_basis + self.block_size)
         self.projected = np.zeros((self.max_basis + self.block_size, self.max_basis))
         self.part_projected = np.zeros((0, self.max_basis, self.max_basis))
         self.leak = np.zeros((0 if locked is None else len(locked), self.max_basis))  # L A Q^T: what was left out
@@ -66,7 +71,7 @@ class Lanczos:
             given = start is not None and i < len(start)
             vector = start[i].clone() if start is not None and given else space.normal(generator)
             self._orthogonalize(vector, i)
-            torch.div(vector, space.norm(vector), out=self.basis[i])
+            self._put(i, vector, space.norm(vector))
 
     @property
     def exhausted(self) -> bool:
@@ -81,12 +86,14 @@ class Lanczos:
         """
         if self.size == self.max_basis and not self.exhausted:
             self._restart(keep)
-        return self.grow(*self.product(self.next_vector, self.basis[: self.size + 1]))
+        # parts of a product would have to go to the host, one by one
+        against = self.basis[: self.size + 1 if self.basis.device == self.space.device else 0]
+        return self.grow(*self.product(self.next_vector, against))
 
     @property
     def next_vector(self) -> torch.Tensor:
         """The vector that is to be multiplied next, where the basis is not full: shape (P,)."""
-        return self.basis[self.size]
+        return self.space.taken(self.basis[self.size])
 
     def grow(self, vector: torch.Tensor, shares: torch.Tensor) -> RitzPairs:
         """Takes in the product with `next_vector`; returns the Ritz pairs of the grown space.
@@ -101,7 +108,7 @@ class Lanczos:
         norm = self.space.norm(vector)
         full = known == self.dim
         if not full:
-            torch.div(vector, norm, out=self.basis[known])
+            self._put(known, vector, norm)
         packed = torch.cat([column, norm.reshape(1), half_way.reshape(1), leak, shares.reshape(-1)])
         numbers = packed.to(device="cpu", dtype=torch.float64).numpy()
         if not np.isfinite(numbers).all():
@@ -134,18 +141,18 @@ class Lanczos:
 
     def vectors(self, pairs: RitzPairs, index: np.ndarray) -> torch.Tensor:
         """Ritz vectors of these indices, shape (len(index), P)."""
-        return self._to_device(pairs.coefficients[:, index].T) @ self.basis[: self.size]
+        return self.space.combined(self._to_device(pairs.coefficients[:, index].T), self.basis[: self.size])
 
     def mixed(self, pairs: RitzPairs, index: np.ndarray, weights: np.ndarray) -> torch.Tensor:
         """sum_i weights_i y_i over the Ritz vectors of these indices: shape (P,), without making each of them."""
-        return self.basis[: self.size].T @ self._to_device(pairs.coefficients[:, index] @ weights)
+        return self.space.combined(self._to_device(pairs.coefficients[:, index] @ weights), self.basis[: self.size])
 
     def foretold_product(self, pairs: RitzPairs, index: np.ndarray, weights: np.ndarray) -> torch.Tensor:
         """A u for u = sum_i weights_i y_i, as the recurrence has it: shape (P,)."""
         mixed = pairs.coefficients[:, index] @ weights
         inside = pairs.coefficients[:, index] @ (weights * pairs.values[index])
         column = self._to_device(np.concatenate([inside, self.coupling @ mixed]))
-        return self.basis[: self.size + self.waiting].T @ column
+        return self.space.combined(column, self.basis[: self.size + self.waiting])
 
     def leaks(self, pairs: RitzPairs, index: np.ndarray) -> np.ndarray:
         """||L A y|| of the Ritz vectors of these indices: how far they are coupled with the locked vectors L, which
@@ -157,6 +164,14 @@ class Lanczos:
         size = self.size
         s = pairs.coefficients[:, index]
         return np.einsum("ji,bjk,ki->bi", s, self.part_projected[:, :size, :size], s)
+
+    def _put(self, place: int, vector: torch.Tensor, norm: torch.Tensor) -> None:
+        """vector / norm as that basis vector; on the host a device's number is not to be waited for before."""
+        row = self.basis[place]
+        if row.device == vector.device:
+            torch.div(vector, norm, out=row)
+        else:
+            row.copy_(vector / norm)
 
     def _record(self, shares: np.ndarray) -> None:
         """A column and row of Q A_b Q^T for each part b of the data."""
@@ -179,7 +194,7 @@ class Lanczos:
             if self.locked is not None:
                 vector.sub_(self.space.coefficients(self.locked, vector) @ self.locked)
             column = self.space.coefficients(basis, vector)
-            vector.sub_(column @ basis)
+            vector.sub_(self.space.combined(column, basis))
             total = total + column
         return total, half_way
 
@@ -188,7 +203,7 @@ class Lanczos:
         self.num_closed += 1
         vector = self.space.normal(self.generator)
         self._orthogonalize(vector, place)
-        torch.div(vector, self.space.norm(vector), out=self.basis[place])
+        self._put(place, vector, self.space.norm(vector))
 
     def _restart(self, keep: Keep) -> None:
         """Keeps about half of the Ritz vectors and the waiting vectors; the space stays a Krylov space."""
@@ -198,11 +213,7 @@ class Lanczos:
         count = len(index)
         s = pairs.coefficients[:, index]
         coupling = self.coupling @ s
-        rotation = self._to_device(s.T)
-        chunk = max(1, 2**22 // (size + count))  # columns at a time: no second basis is needed
-        for first in range(0, self.space.dim, chunk):
-            columns = self.basis[:size, first : first + chunk]
-            self.basis[:count, first : first + chunk] = rotation @ columns
+        self.space.rotate_(self.basis[:size], self._to_device(s.T))
         for i in range(waiting):
             self.basis[count + i] = self.basis[size + i]
         self.projected[:] = 0.0

@@ -8,6 +8,7 @@ Sums over pieces are taken in the vectors' dtype, and the pieces added up in flo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +16,11 @@ import torch
 from curvtool.cluster.solo import Solo
 from curvtool.linalg.signs import random_signs
 
+Storage = Literal["device", "host", "bfloat16"]  # the vectors as they are, in the host's memory, or in half of it
+
 _PIECE = 2**14
+_ROTATED = 2**22  # numbers
+_CONVERTED = 2**18  # coordinates at a time that are taken out of another dtype
 
 
 def _accumulator(device: torch.device) -> torch.dtype:
@@ -55,9 +60,48 @@ class VectorSpace:
         """Vectors that are not initialised, shape (*lead, P)."""
         return torch.empty(*lead, self.dim, dtype=self.dtype, device=self.device)
 
+    def stored(self, storage: Storage, count: int) -> torch.Tensor:
+        """Room for vectors that are kept as `Storage` says, (count, P), not initialised."""
+        device = torch.device("cpu") if storage == "host" else self.device
+        dtype = torch.bfloat16 if storage == "bfloat16" else self.dtype
+        return torch.empty(count, self.dim, dtype=dtype, device=device)
+
+    def taken(self, vector: torch.Tensor) -> torch.Tensor:
+        """A stored vector as one to compute with: itself where it is stored so."""
+        return vector.to(device=self.device, dtype=self.dtype)
+
     def coefficients(self, basis: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-        """Inner products of the rows of `basis` (m, P) with `vector` (P,): shape (m,), on the device."""
-        return self.cluster.sum(self._local_gram(basis, vector[:, None])[:, 0])
+        """Inner products of the rows of `basis` (m, P), however stored, with `vector` (P,): (m,), on the device."""
+        local = self._local_gram(basis, vector.to(basis.device)[:, None])[:, 0]
+        return self.cluster.sum(local.to(self.device))
+
+    def combined(self, weights: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
+        """weights (..., m) times the rows of `basis` (m, P), however stored: (..., P), on the device."""
+        weights = weights.to(basis.device)
+        if basis.dtype == self.dtype:
+            return (basis.T @ weights if weights.dim() == 1 else weights @ basis).to(self.device)
+        found = torch.empty(*weights.shape[:-1], self.dim, dtype=self.dtype, device=basis.device)
+        for start in range(0, self.dim, _CONVERTED):  # in pieces, so that no second basis is made
+            columns = slice(start, start + _CONVERTED)
+            found[..., columns] = weights @ basis[:, columns].to(self.dtype)
+        return found.to(self.device)
+
+    def rotate_(self, basis: torch.Tensor, rotation: torch.Tensor) -> None:
+        """Replaces the first n rows of `basis` (m, P), however stored, by `rotation` (n, m) times all of them."""
+        rotation = rotation.to(basis.device)
+        chunk = max(1, _ROTATED // (len(basis) + len(rotation)))  # columns at a time: no second basis is needed
+        for start in range(0, self.dim, chunk):
+            columns = basis[:, start : start + chunk]
+            columns[: len(rotation)] = rotation @ columns.to(self.dtype)
+
+    def residual_norms(self, images: torch.Tensor, values: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        """||z_i - values_i y_i|| for the rows of Z and Y (m, P), in float64 on the device: shape (m,)."""
+        squares = torch.zeros(len(images), dtype=_accumulator(self.device), device=self.device)
+        for start in range(0, images.shape[1], self._piece):
+            columns = slice(start, start + self._piece)
+            rest = torch.addcmul(images[:, columns], values[:, None], vectors[:, columns], value=-1)
+            squares += (rest**2).sum(1)
+        return self.cluster.sum(squares).sqrt()
 
     def gram(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """Inner products of the rows of two tensors (m, P) and (n, P): shape (m, n), on the device."""
@@ -108,10 +152,10 @@ class VectorSpace:
         """rows (m, p) times columns (p, n), in pieces."""
         piece, length = self._piece, rows.shape[1]
         if length <= piece or self.dtype == torch.float64:
-            return rows @ columns
-        total = torch.zeros(len(rows), columns.shape[1], dtype=_accumulator(self.device), device=self.device)
+            return rows.to(self.dtype) @ columns
+        total = torch.zeros(len(rows), columns.shape[1], dtype=_accumulator(rows.device), device=rows.device)
         for start in range(0, length, piece):
-            total += rows[:, start : start + piece] @ columns[start : start + piece]
+            total += rows[:, start : start + piece].to(self.dtype) @ columns[start : start + piece]
         return total.to(self.dtype)
 
     def generator(self, *seeds: int) -> torch.Generator:

@@ -167,7 +167,9 @@ class MatrixOperator(LinearOperator):
 
     def matvec_in_parts(self, vector: torch.Tensor, against: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A v and its parts, one a matrix."""
-        return self.matvec(vector), torch.stack([against @ (term @ vector) for term in self.terms])
+        return self.matvec(vector), torch.stack(
+            [self.space.coefficients(against, term @ vector) for term in self.terms]
+        )
 
     @property
     def part_weights(self) -> np.ndarray:

@@ -58,9 +58,13 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
         if isinstance(analysis, EigsConfig):
             expected = 3.0 * analysis.k * (2 if analysis.which == "be" else 1) + 3
             request = Request(
-                analysis.k, analysis.which or "la", block_size=analysis.block_size, memory_budget=budget // 2
+                analysis.k,
+                analysis.which or "la",
+                block_size=analysis.block_size,
+                memory_budget=budget // 2,
+                basis=analysis.basis,
             )
-            basis = analysis.max_basis or basis_size(hessian.space.vector_bytes, request)
+            basis = analysis.max_basis or basis_size(hessian.space, request)
             notes.append("well separated largest eigenvalues; smallest or clustered ones take several times as many")
         elif isinstance(analysis, DensityConfig):
             small = is_small(hessian.space, analysis.probes, analysis.steps, budget // 2)

@@ -52,6 +52,7 @@ class Eigs(Record):
     operator: str
     which: Literal["la", "sa", "lm", "be"]
     method: Literal["lanczos", "power"]
+    basis: Literal["device", "host", "bfloat16"] = Field(default="device", description="where Lanczos kept its vectors")
     rtol: float
     atol: float = 0.0
     converged: bool

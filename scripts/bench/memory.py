@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Peak memory, each measurement in a process of its own.
 
-    python scripts/bench/memory.py [parts|parameters|gpt|jacnorm …] [--json FILE]
+    python scripts/bench/memory.py [parts|basis|parameters|gpt|jacnorm …] [--json FILE]
 
 - parts: five eigenpairs of a 25-million-parameter network, beside the sum of what it is made of.
+- basis: the same with the basis in bfloat16, in 40 products (this spectrum is too dense for it to converge).
 - parameters: the same for networks of 1 to 50 million parameters: the peak above the start in vectors of P floats.
 - gpt: five eigenvalues of a GPT of 124 million parameters on two sequences of 64 tokens.
 - jacnorm: the spectral norms of ResNet20's 200 Jacobians, by the tool and by vmap(jacrev) at several chunks.
@@ -25,6 +26,7 @@ from end_to_end import by_jacrev
 from models import Work, make
 
 from curvtool import Hessian, InputJacobian, Problem, eigenvalues, jacobian_norms
+from curvtool.estimators.by_lanczos import Basis
 from curvtool.operators.memory import peak_bytes, return_freed_pages, reuse_freed_pages
 
 MIB = 2**20
@@ -49,12 +51,12 @@ def started(first: Callable[[], object]) -> int:
     return peak_bytes(torch.device("cpu"))
 
 
-def eigs(work: Work, **options: object) -> dict[str, float]:
+def eigs(work: Work, basis: Basis = "auto", max_passes: int = 300, **options: object) -> dict[str, float]:
     """Five eigenpairs to 1e-3 with 12 basis vectors."""
     single = Work(work.model, work.inputs[:1], work.targets[:1])
     start = started(lambda: torch.autograd.grad(single.loss(), list(work.model.parameters())))
     hessian = Hessian(Problem(work.model, (work.inputs, work.targets)), batch_size=len(work.inputs), **options)
-    result = eigenvalues(hessian, NUM_PAIRS, max_basis=BASIS, rtol=1e-3, max_passes=300)
+    result = eigenvalues(hessian, NUM_PAIRS, max_basis=BASIS, basis=basis, rtol=1e-3, max_passes=max_passes)
     peak = peak_bytes(torch.device("cpu"))
     vector = hessian.space.vector_bytes
     graph = hessian.execution.calibration.graph_bytes_per_sample * len(work.inputs)
@@ -92,6 +94,8 @@ def one(what: str, which: str) -> dict[str, float]:
         return jacnorm(which)
     if what == "gpt":
         return eigs(make("gpt-124m"), memory_budget=int(which) * 2**30)
+    if what == "basis":
+        return eigs(wide(WIDTHS[3]), basis=which, max_passes=40, mode="kept")
     return eigs(wide(int(which)), mode="kept")
 
 
@@ -122,7 +126,7 @@ def print_parts(row: dict[str, float]) -> None:
 def main() -> None:
     """A line a measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", default=["parts", "parameters", "gpt", "jacnorm"])
+    parser.add_argument("what", nargs="*", default=["parts", "basis", "parameters", "gpt", "jacnorm"])
     parser.add_argument("--gpt-budget", type=int, default=11, help="GiB, --memory-budget of the GPT")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
@@ -133,7 +137,8 @@ def main() -> None:
     rows = []
     for what in args.what:
         which = {
-            "parts": ["4096"],
+            "parts": [str(WIDTHS[3])],
+            "basis": ["device", "bfloat16"],
             "parameters": [str(width) for width in WIDTHS],
             "gpt": [str(args.gpt_budget)],
             "jacnorm": ["curvtool", *(f"jacrev-{chunk}" for chunk in CHUNKS)],

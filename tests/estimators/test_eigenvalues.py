@@ -176,3 +176,48 @@ def test_products_that_are_not_finite_are_told(solve):
     with pytest.raises(Interrupted) as caught:
         solve(MatrixOperator(matrix))
     assert caught.value.cause.code == "CT054" and caught.value.cause.exit_status == 5
+
+
+@pytest.mark.parametrize("max_basis", [None, 14])
+@pytest.mark.parametrize("check", ["fast", "full"])
+@pytest.mark.parametrize("local", [False, True])
+def test_a_basis_in_half_the_memory(local, check, max_basis):
+    """Its rounding stands in the residuals, and hardly in the values; rounding of vectors with few coordinates, too."""
+    dim = 1000
+    values = torch.cat([torch.tensor([50.0, 40, 30, 20, 10]), torch.linspace(-3, 3, dim - 5)])
+    turn = torch.linalg.qr(torch.randn(dim, dim, generator=torch.Generator().manual_seed(0))).Q
+    if local:
+        turn = torch.linalg.qr(torch.eye(dim) + 0.03 * turn).Q
+    operator = MatrixOperator(turn @ (values[:, None] * turn.T))
+    values = torch.linalg.eigvalsh(operator.matrix.double()).flip(0)
+    result = eigenvalues(operator, 5, basis="bfloat16", max_basis=max_basis, check=check)
+    assert result.basis == "bfloat16" and result.converged
+    for pair, true, vector in zip(result.eigenvalues, values[:5].tolist(), result.vectors, strict=True):
+        assert abs(pair.value - true) <= pair.error_bound <= 1e-3 * true
+        residual = float((operator @ vector - pair.value * vector).norm())
+        assert residual <= 1.01 * pair.residual_norm and pair.residual_norm < 5e-3 * 50
+
+
+@pytest.mark.parametrize("most", [12, 16])
+def test_a_coarse_basis_that_is_stopped_claims_little(most):
+    """While the recurrence runs, and during the products that tell how good it is."""
+    values = torch.cat([torch.tensor([50.0, 40, 30, 20, 10]), torch.linspace(-3, 3, 195)])
+
+    class Stopping(MatrixOperator):
+        def matvec(self, vector):
+            if self.num_products >= most:
+                raise KeyboardInterrupt
+            return super().matvec(vector)
+
+    with pytest.raises(Interrupted) as caught:
+        eigenvalues(Stopping(torch.diag(values)), 5, basis="bfloat16")
+    partial = caught.value.partial
+    assert not partial.converged and not any(pair.converged for pair in partial.eigenvalues)
+    assert all(pair.error_bound >= 2**-8 * 50 * 0.9 for pair in partial.eigenvalues)
+
+
+def test_unknown_places_for_the_basis_are_refused():
+    operator = MatrixOperator(torch.eye(8))
+    for arguments in ({"basis": "disk"}, {"basis": "host", "method": "power"}):
+        with pytest.raises(CurvtoolError, match="CT001"):
+            eigenvalues(operator, 1, **arguments)
