@@ -6,7 +6,7 @@ import torch
 
 from curvtool.config.analyses import CheckConfig, DensityConfig, DiagConfig, EigsConfig, JacnormConfig, VerifyConfig
 from curvtool.config.schema import RunConfig
-from curvtool.estimators.by_lanczos import Request, basis_size
+from curvtool.estimators.by_lanczos import Request, basis_size, storage_for
 from curvtool.estimators.density import is_small
 from curvtool.estimators.jacobian_norms import MAX_EXACT_OUTPUTS
 from curvtool.estimators.observer import SILENT, Observer
@@ -65,6 +65,8 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
                 basis=analysis.basis,
             )
             basis = analysis.max_basis or basis_size(hessian.space, request)
+            coarse = {"bfloat16": 2 / hessian.space.dtype.itemsize, "host": 0.0}  # of a vector, on the device
+            basis = int(basis * coarse.get(storage_for(hessian.space, request), 1.0))
             notes.append("well separated largest eigenvalues; smallest or clustered ones take several times as many")
         elif isinstance(analysis, DensityConfig):
             small = is_small(hessian.space, analysis.probes, analysis.steps, budget // 2)
@@ -73,6 +75,9 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
                 notes.append("a product a column of the whole matrix")
             else:
                 expected, basis = analysis.probes * analysis.steps + 5.0 * analysis.outliers + 10, analysis.steps
+                basis *= max(
+                    1, min(analysis.probes, hessian.block_width, budget // 2 // (basis * hessian.space.vector_bytes))
+                )
                 notes.append("probes times steps, the outliers, and a trace to compare with")
         elif isinstance(analysis, DiagConfig):
             expected, basis = min(20 * (0.1 / analysis.rtol) ** 2, float(hessian.diagonal_cost)), 4

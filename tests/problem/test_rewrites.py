@@ -81,7 +81,21 @@ def attend(name):
     return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, **options), leaves
 
 
+def layer_normalization(*shape):
+    """Of values that lie far from zero, as those of a residual stream do."""
+    return lambda x, w, b: F.layer_norm(2 * x + 10, (5,), w, b), tensors(shape, (5,), (5,))
+
+
+def plain_layer_norm(x, w, b):
+    """In plain operations: torch's own takes mean and variance for constants in its third derivative (issue 175754)."""
+    x = 2 * x + 10
+    variance = x.var(-1, correction=0, keepdim=True)
+    return (x - x.mean(-1, keepdim=True)) * torch.rsqrt(variance + 1e-5) * w + b
+
+
 FUNCTIONS = {
+    "layer-norm": lambda: layer_normalization(3, 4, 5),
+    "layer-norm-of-one-row": lambda: layer_normalization(5),
     **{name: lambda name=name: attend(name) for name in ATTENTIONS},
     **{name: lambda name=name: convolution(name) for name in CONVOLUTIONS},
     "batch-norm": normalization,
@@ -115,7 +129,7 @@ def chain(function, leaves, orders):
 def test_equals_torch_to_the_third_derivative(name, channels_last):
     function, leaves = FUNCTIONS[name]()
     orders = 2 if name == "2d-transposed-padded" else 3  # of which torch's own third derivative fails
-    expected = chain(function, leaves, orders)
+    expected = chain(plain_layer_norm if "layer-norm" in name else function, leaves, orders)
     mode = Rewriting(channels_last)
 
     def rewritten(*arguments):
@@ -152,7 +166,7 @@ def test_forward_mode_over_reverse(name):
         assert torch.allclose(mine, true, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", ["2d", "2d-depthwise", "2d-transposed", "batch-norm", "gelu", "silu"])
+@pytest.mark.parametrize("name", ["2d", "2d-depthwise", "2d-transposed", "batch-norm", "layer-norm", "gelu", "silu"])
 def test_under_vmap(name):
     function, (x, w, b) = FUNCTIONS[name]()
     batch = torch.stack([x.detach(), 2 * x.detach()])
@@ -179,6 +193,28 @@ def test_parts_that_need_no_gradient():
             (first,) = grad(y.pow(3).sum(), free, create_graph=True)
             results.append(grad(first.pow(2).sum(), free)[0])
         assert torch.allclose(*results, rtol=1e-11)
+
+
+def test_layer_norms_that_are_torchs_own():
+    x = torch.randn(4, 3, 2, dtype=torch.float64)
+    w = torch.randn(3, 2, dtype=torch.float64)
+    for arguments in (((2,),), ((2,), w[0]), ((2,), None, w[0]), ((3, 2), w, w)):
+        with Rewriting():
+            found = F.layer_norm(x, *arguments)
+        assert torch.equal(found, F.layer_norm(x, *arguments))
+
+
+@pytest.mark.parametrize("free", range(3))
+def test_layer_norm_where_the_rest_is_frozen(free):
+    function, leaves = layer_normalization(3, 4, 5)
+    inputs = [leaf if place == free else leaf.detach() for place, leaf in enumerate(leaves)]
+    results = []
+    for rewriting in (True, False):
+        with Rewriting() if rewriting else torch.enable_grad():
+            y = function(*inputs)
+        (first,) = grad(y.pow(3).sum(), leaves[free], create_graph=True)
+        results.append(grad(first.pow(2).sum(), leaves[free])[0])
+    assert torch.allclose(*results, rtol=1e-10)
 
 
 def test_training_mode_is_torchs_own():

@@ -14,6 +14,7 @@ from curvtool.problem.rewrites.activation import gelu, silu
 from curvtool.problem.rewrites.attention import attention
 from curvtool.problem.rewrites.batch_norm import batch_norm
 from curvtool.problem.rewrites.convolution import convolve, convolve_transposed
+from curvtool.problem.rewrites.layer_norm import layer_norm
 
 Form = Literal["torch", "rewritten", "channels-last"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -53,6 +54,7 @@ REWRITES: dict[Callable[..., Any], Callable[..., torch.Tensor]] = {
     functional.conv_transpose2d: _renamed(partial(convolve_transposed, 2)),
     functional.conv_transpose3d: _renamed(partial(convolve_transposed, 3)),
     functional.batch_norm: _batch_norm,
+    functional.layer_norm: layer_norm,
     functional.gelu: _renamed(gelu),
     functional.silu: _renamed(silu),
     functional.scaled_dot_product_attention: attention,
