@@ -453,12 +453,19 @@ def random():
 def coupled():
     norm = torch.nn.BatchNorm1d(4, track_running_stats=False)
     return torch.nn.Sequential(torch.nn.Linear(5, 4), norm, torch.nn.Linear(4, 3))
+class Branching(torch.nn.Linear):
+    def forward(self, x):  # by the sum of the batch, which has the sign of some of its samples'
+        return super().forward(x if float(x.sum()) > 0 else -x)
+def branching():
+    return Branching(5, 3)
 def tokens():
     return torch.nn.Sequential(torch.nn.Embedding(11, 4), torch.nn.Flatten(), torch.nn.Linear(8, 3))
 """
 
 
-@pytest.mark.parametrize(("name", "code", "expected"), [("random", "CT033", 3), ("coupled", "CT051", 5)])
+@pytest.mark.parametrize(
+    ("name", "code", "expected"), [("random", "CT033", 3), ("coupled", "CT051", 5), ("branching", "CT051", 5)]
+)
 def test_models_whose_numbers_would_mean_nothing(folder, run, name, code, expected):
     """Random in evaluation mode, or samples that depend on the rest of their batch."""
     Path("odd.py").write_text(ODD_MODELS)
