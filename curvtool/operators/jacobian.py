@@ -16,7 +16,7 @@ from curvtool.problem.rewrites.mode import Form
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
-MAX_BATCH = {"cpu": 25, "other": 256}  # what stays in a processor's caches beats what fills its threads
+MAX_BATCH = {"cpu": 20, "other": 256}  # what stays in a processor's caches beats what fills its threads
 _TRIAL = 8  # examples on which the forms of the operations are timed, where there are 16 times as many
 _AS_FAST = 1.15  # times the fastest form: of those, the one whose graph holds least is taken
 
@@ -29,7 +29,7 @@ class InputJacobian:
 
     Args:
         problem: the model and its inputs; neither targets nor a loss are needed.
-        batch_size: examples a batch; if None parts alike of at most 25 on the CPU, 256 elsewhere.
+        batch_size: examples a batch; if None parts alike of at most 20 on the CPU, 256 elsewhere.
         memory_budget: bytes for a batch's Jacobian rows; half of the free memory if None.
         form: of the model's operations: `torch`, `rewritten` or `channels-last`; `auto` times a product in each, and
             takes the one that holds least memory of those that are as fast.
