@@ -176,7 +176,8 @@ class Compilation:
                 "products cannot be compiled",
                 expected="a product that torch.compile takes, the same as the usual one to rounding",
                 received=text,
-                remedy="--hvp auto; on the CPU torch.compile needs a C++ compiler",
+                remedy="--hvp auto (recurrent layers and paths that hang on the data cannot be traced; on the CPU "
+                "torch.compile needs a C++ compiler)",
             ) from (reason if isinstance(reason, Exception) else None)
 
     def _timed(self, run: Callable[[], Parts]) -> tuple[Parts, float]:

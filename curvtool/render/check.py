@@ -19,9 +19,9 @@ def show(check: Check, console: Console) -> None:
     table.add_column("time", justify="right", no_wrap=True)
     for mode, seconds in check.seconds_by_mode.items():
         table.add_row(mode, seconds_text(seconds))
-    for mode, reason in check.rejected_modes.items():
-        table.add_row(mode, f"left out: {reason}")
     console.print(table)
+    for mode, reason in check.rejected_modes.items():
+        console.print(f"left out: {mode}: {reason}", markup=False, highlight=False)
     console.print(
         f"a kept graph takes {bytes_text(check.graph_bytes_per_sample)} a sample; batches of {check.batch_size}",
         highlight=False,
