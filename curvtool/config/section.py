@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -84,7 +85,7 @@ def parse_bytes(text: str) -> int:
         number = float(match[1]) if match else -1.0
     except ValueError:
         number = -1.0
-    if match is None or number < 0:
+    if match is None or not 0 <= number < math.inf:
         raise UsageError(
             "CT001",
             "no such size",

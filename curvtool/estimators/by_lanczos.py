@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -16,53 +15,17 @@ from curvtool.estimators.eigenpairs import (
     ROUNDING_STEPS,
     Eigenvalue,
     EigenvaluesResult,
-    Tolerance,
     data_stderr,
 )
 from curvtool.estimators.observer import Observer
+from curvtool.estimators.request import Request, basis_size, storage_for
 from curvtool.linalg.lanczos import Keep, Lanczos
-from curvtool.linalg.ritz import RitzPairs, Which
-from curvtool.linalg.space import Storage, VectorSpace
+from curvtool.linalg.ritz import RitzPairs
 from curvtool.operators.base import LinearOperator
-from curvtool.operators.memory import default_budget
 
-Basis = Literal["auto", "device", "host", "bfloat16"]
 BFLOAT16 = 2.0**-8  # by how much the norm of a vector of few large coordinates changes at most, rounded to it
-BASES: tuple[str, ...] = get_args(Basis)
-_HOST = torch.device("cpu")
-SMALL_BASIS, SMALL_BASIS_BYTES = 256, 2**25
 PASSES_IN_A_ROW = 4  # of 1,200 starts on three networks three in a row missed a leading pair in 6, four in 4;
 # from the gradient four did in 1
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked of the solver; see `eigenvalues` for what each means."""
-
-    k: int
-    which: Which
-    rtol: float = 1e-3
-    atol: float = 0.0
-    vector_rtol: float | None = None
-    max_passes: int = 300
-    max_basis: int | None = None
-    block_size: int = 1
-    memory_budget: int = 2**32
-    seed: int = 0
-    start: torch.Tensor | None = None
-    locked: torch.Tensor | None = None
-    basis: Basis = "auto"
-    couplings: bool = True  # whether those with the locked vectors count as errors
-
-    @property
-    def tolerance(self) -> Tolerance:
-        """What the errors are held against."""
-        return Tolerance(self.rtol, self.atol, self.vector_rtol)
-
-    @property
-    def num_wanted(self) -> int:
-        """All pairs, of both ends for `be`."""
-        return 2 * self.k if self.which == "be" else self.k
 
 
 @dataclass(frozen=True)
@@ -93,36 +56,6 @@ class KnownPairs:
     def distance(self, value: float) -> float:
         """From a value to the nearest of these, less its residual norm."""
         return float((np.abs(self.values - value) - self.residuals).min(initial=math.inf))
-
-
-def storage_for(space: VectorSpace, request: Request) -> Storage:
-    """Where the basis lies: on the device as long as the budget holds the least of it there, else on the host."""
-    if request.basis != "auto":
-        return request.basis
-    if space.device.type == "cpu":
-        return "device"
-    least = 2 * request.num_wanted + 1 + request.block_size
-    needed = (max(least, request.max_basis or 0) + request.num_wanted) * space.vector_bytes
-    return "device" if needed <= request.memory_budget or needed > default_budget(_HOST) else "host"
-
-
-def basis_size(space: VectorSpace, request: Request) -> int:
-    """As many basis vectors as the budget of where they lie allows; see `size_in`."""
-    storage = storage_for(space, request)
-    if storage == "host":
-        request = replace(request, memory_budget=max(request.memory_budget, default_budget(_HOST)))
-    return size_in(2 * space.dim if storage == "bfloat16" else space.vector_bytes, request)
-
-
-def size_in(vector_bytes: int, request: Request) -> int:
-    """Basis vectors that the budget allows, never fewer than 2k + 2 (at each end), at most 20 + 10 of them a pair.
-
-    Where they are small, more of them: without a restart fewer products are needed, and a small matrix is exhausted.
-    """
-    wanted, block = request.num_wanted, request.block_size
-    affordable = request.memory_budget // max(vector_bytes, 1) - wanted - 1 - block
-    small = min(SMALL_BASIS, SMALL_BASIS_BYTES // max(vector_bytes, 1))
-    return max(2 * wanted + 1 + block, min(affordable, max(small, 20 + 10 * wanted + 5 * (block - 1))))
 
 
 def by_lanczos(

@@ -63,7 +63,7 @@ class DensityResult:
     method: `probes`, or `exact` where all eigenvalues were computed.
     num_probes: probes that were completed; 0 for `exact`.
     num_steps: nodes of each.
-    converged: whether all probes were made.
+    converged: whether all probes were made, of as many steps as were asked for.
     cost: products and time.
     """
 
@@ -180,7 +180,8 @@ def density(
         # several that were on their way are as good as whole ones of fewer steps
         far = found or (running if running and len(running[0].nodes) >= _FEWEST_STEPS else [])
         raise Interrupted(result(far, complete=False) if far else None, stop) from stop
-    return result(found)
+    # a budget that cut the steps short is not what was asked for
+    return result(found, complete=steps == min(num_steps, space.dim - len(outliers)))
 
 
 def is_small(space: VectorSpace, num_probes: int, num_steps: int, memory_budget: int) -> bool:

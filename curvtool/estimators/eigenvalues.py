@@ -7,11 +7,12 @@ from typing import Literal, get_args
 import torch
 
 from curvtool.errors import UsageError
-from curvtool.estimators.by_lanczos import BASES, Basis, Request, by_lanczos
+from curvtool.estimators.by_lanczos import by_lanczos
 from curvtool.estimators.by_power import by_power
 from curvtool.estimators.eigenpairs import METHODS, EigenvaluesResult, Method
 from curvtool.estimators.full_check import full_check, true_residuals
 from curvtool.estimators.observer import SILENT, Observer
+from curvtool.estimators.request import BASES, Basis, Request
 from curvtool.linalg.ritz import WHICH, Which
 from curvtool.operators.base import LinearOperator
 

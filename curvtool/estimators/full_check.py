@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from curvtool.errors import CurvtoolError, Interrupted
-from curvtool.estimators.by_lanczos import KnownPairs, Request, by_lanczos
+from curvtool.estimators.by_lanczos import KnownPairs, by_lanczos
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.eigenpairs import ROUNDING, ROUNDING_STEPS, Eigenvalue, EigenvaluesResult, data_stderr
 from curvtool.estimators.observer import Observer
+from curvtool.estimators.request import Request
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.operators.base import LinearOperator
 
@@ -81,7 +82,8 @@ def true_residuals(
         found = _Span(operator, request, result.converged).of(result, observer)
     except (CurvtoolError, KeyboardInterrupt) as stop:
         pairs = tuple(replace(pair, converged=False) for pair in result.eigenvalues)
-        raise Interrupted(replace(result, eigenvalues=pairs, converged=False), stop) from stop
+        cost = _sum(result.cost, meter.cost(meter.products))
+        raise Interrupted(replace(result, eigenvalues=pairs, converged=False, cost=cost), stop) from stop
     return replace(found, cost=_sum(result.cost, meter.cost(meter.products)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,7 @@ from curvtool.linalg.space import VectorSpace
 from curvtool.operators.base import LinearOperator
 from curvtool.operators.block import Block
 from curvtool.operators.calibration import Kernel
-from curvtool.operators.data_sum import mean_over_batches, split
+from curvtool.operators.data_sum import mean_over_batches, pieces_of, split, sum_of
 from curvtool.operators.execution import MAX_PARTS, Execution
 from curvtool.operators.products import Parts
 from curvtool.operators.stack import Stack
@@ -30,25 +30,6 @@ def default_group_size(num_samples: int) -> int:
     Fixed by the data, not by the device, the batch or timings, so that the same seed gives the same probes everywhere.
     """
     return max(8, min(32, num_samples // 32))
-
-
-def pieces_of(rows: range, size: int) -> list[range]:
-    """Consecutive pieces of so many samples, the last one shorter."""
-    return [range(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size)]
-
-
-def _sum_of(pieces: Iterable[Parts]) -> Parts:
-    """The sums of parts, one place after the other; None stands for zeros."""
-    total: list[torch.Tensor | None] | None = None
-    for parts in pieces:
-        if total is None:
-            total = list(parts)
-            continue
-        for place, part in enumerate(parts):
-            held = total[place]
-            total[place] = part if held is None else held if part is None else held + part
-    assert total is not None, "a batch has a sample"
-    return total
 
 
 class CurvatureOperator(LinearOperator):
@@ -116,7 +97,7 @@ class CurvatureOperator(LinearOperator):
                 self.space,
                 self.shapes,
                 self.batches,
-                lambda rows: _sum_of(self.block.product(piece, parts) for piece in pieces_of(rows, self.piece_size)),
+                lambda rows: sum_of(self.block.product(piece, parts) for piece in pieces_of(rows, self.piece_size)),
                 self.problem.total_weight,
                 lead=vectors.shape[:1],
             )
@@ -175,7 +156,7 @@ class CurvatureOperator(LinearOperator):
         """
         while True:
             try:
-                return _sum_of(of_piece(piece) for piece in pieces_of(rows, self.piece_size))
+                return sum_of(of_piece(piece) for piece in pieces_of(rows, self.piece_size))
             except OutOfMemory:
                 if not self._may_halve or min(self.piece_size, len(rows)) == 1:
                     raise

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
 
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.products import Parts
+
+
+def pieces_of(rows: range, size: int) -> list[range]:
+    """Consecutive pieces of so many samples, the last one shorter."""
+    return [range(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size)]
+
+
+def sum_of(pieces: Iterable[Parts]) -> Parts:
+    """The sums of parts, one place after the other; None stands for zeros."""
+    total: list[torch.Tensor | None] | None = None
+    for parts in pieces:
+        if total is None:
+            total = list(parts)
+            continue
+        for place, part in enumerate(parts):
+            held = total[place]
+            total[place] = part if held is None else held if part is None else held + part
+    assert total is not None, "a batch has a sample"
+    return total
 
 
 def mean_over_batches(

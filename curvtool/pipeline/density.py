@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from curvtool.config.analyses import DensityConfig, EigsConfig
+from curvtool.errors import CurvtoolError
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.density import DensityResult, Mass, density, is_small
 from curvtool.estimators.eigenpairs import EigenvaluesResult
@@ -40,7 +41,7 @@ class _Outliers:
 def run_density(stage: Stage, analysis: DensityConfig) -> report.Density | report.Eigs:
     """The density of the chosen matrix, its outliers first, and the trace to compare with last.
 
-    Stopped while it looks for the outliers, it returns those found so far.
+    Stopped while it looks for the outliers, or before there is a density, it returns those found so far.
     """
     given = None if analysis.deflate is None else load_vectors(Path(analysis.deflate), stage.problem.parameters)
     operator = stage.checked_operator(analysis.operator)
@@ -48,6 +49,7 @@ def run_density(stage: Stage, analysis: DensityConfig) -> report.Density | repor
     exact = analysis.method == "exact" or (
         analysis.method == "auto" and is_small(operator.space, analysis.probes, analysis.steps, stage.budget // 2)
     )
+    search: EigenvaluesResult | None = None
     if exact:
         outliers = _Outliers()
     elif given is not None:
@@ -55,30 +57,48 @@ def run_density(stage: Stage, analysis: DensityConfig) -> report.Density | repor
     else:
         search = _search(stage, analysis, operator)
         if stage.stopped is not None and search is not None:
-            stage.close(operator, False, 1.0)
-            return eigs_record(stage, EigsConfig(operator=analysis.operator), search, None)
+            return _alone(stage, analysis, operator, search)
         outliers = _kept(stage, search)
-    result = stage.estimate(
-        lambda: density(
-            operator,
-            num_probes=analysis.probes,
-            num_steps=analysis.steps,
-            method=analysis.method,
-            outliers=outliers.values,
-            outlier_vectors=outliers.vectors,
-            width=analysis.width,
-            near=analysis.near,
-            noise=stage.noise,
-            memory_budget=stage.budget // 2,
-            seed=stage.config.compute.seed,
-            observer=stage.observer,
+    try:
+        result = stage.estimate(
+            lambda: density(
+                operator,
+                num_probes=analysis.probes,
+                num_steps=analysis.steps,
+                method=analysis.method,
+                outliers=outliers.values,
+                outlier_vectors=outliers.vectors,
+                width=analysis.width,
+                near=analysis.near,
+                noise=stage.noise,
+                memory_budget=stage.budget // 2,
+                seed=stage.config.compute.seed,
+                observer=stage.observer,
+            )
         )
-    )
-    if not exact and result.num_steps < min(analysis.steps, operator.space.dim - len(outliers.values)):
-        stage.warn("CT209", f"{result.num_steps} steps instead of {analysis.steps}: the memory budget holds no more")
+    except (CurvtoolError, KeyboardInterrupt) as stop:
+        if search is None:
+            raise
+        stage.stopped = stop
+        return _alone(stage, analysis, operator, search)
+    asked = min(analysis.steps, operator.space.dim - len(outliers.values))
+    if not exact and stage.stopped is None and result.num_steps < asked:
+        stage.warn(
+            "CT209",
+            f"{result.num_steps} steps instead of {analysis.steps}: the memory budget holds no more "
+            "(a larger --memory-budget, or fewer parameters by --params)",
+        )
     stage.close(operator, not any(q.nodes.any() for q in result.quadratures), 1.0)
     compared = None if exact else _compare(stage, result, operator)
     return _record(stage, analysis, result, outliers, compared, meter.cost())
+
+
+def _alone(
+    stage: Stage, analysis: DensityConfig, operator: CurvatureOperator, search: EigenvaluesResult
+) -> report.Eigs:
+    """The outliers, where nothing else was reached."""
+    stage.close(operator, False, 1.0)
+    return eigs_record(stage, EigsConfig(operator=analysis.operator), search, None)
 
 
 def _search(stage: Stage, analysis: DensityConfig, operator: CurvatureOperator) -> EigenvaluesResult | None:

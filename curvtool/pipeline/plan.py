@@ -6,10 +6,10 @@ import torch
 
 from curvtool.config.analyses import CheckConfig, DensityConfig, DiagConfig, EigsConfig, JacnormConfig, VerifyConfig
 from curvtool.config.schema import RunConfig
-from curvtool.estimators.by_lanczos import Request, basis_size, storage_for
 from curvtool.estimators.density import is_small
 from curvtool.estimators.jacobian_norms import MAX_EXACT_OUTPUTS
 from curvtool.estimators.observer import SILENT, Observer
+from curvtool.estimators.request import Request, basis_size, storage_for
 from curvtool.operators.calibration import measured_seconds
 from curvtool.operators.jacobian import InputJacobian
 from curvtool.operators.named import OPERATORS
@@ -65,7 +65,10 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
                 basis=analysis.basis,
             )
             basis = analysis.max_basis or basis_size(hessian.space, request)
-            coarse = {"bfloat16": 2 / hessian.space.dtype.itemsize, "host": 0.0}  # of a vector, on the device
+            coarse = {
+                "bfloat16": 2 / hessian.space.dtype.itemsize,
+                "host": 0.0 if problem.device.type != "cpu" else 1.0,
+            }
             basis = int(basis * coarse.get(storage_for(hessian.space, request), 1.0))
             notes.append("well separated largest eigenvalues; smallest or clustered ones take several times as many")
         elif isinstance(analysis, DensityConfig):

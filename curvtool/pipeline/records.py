@@ -52,7 +52,7 @@ def not_converged(analysis: report.Analysis) -> report.Warning:
     if isinstance(analysis, report.Eigs):
         unmet = [e for e in analysis.eigenvalues if not e.converged]
         near_zero = [e.error_bound for e in unmet if abs(e.value) <= e.error_bound]
-        remedy = "raise --max-passes or --rtol"
+        remedy = "--basis device" if analysis.basis == "bfloat16" else "raise --max-passes or --rtol"
         if near_zero:  # of a zero no relative error is ever met
             remedy += (
                 f"; {len(near_zero)} of them are 0 within their errors: --atol {_rounded_up(max(near_zero))} accepts"
@@ -75,7 +75,7 @@ def not_converged(analysis: report.Analysis) -> report.Warning:
             "raise --max-passes or --rtol",
         )
     if isinstance(analysis, report.Density):
-        return report.Warning(code="CT202", message="not every probe was made")
+        return report.Warning(code="CT202", message="not every probe was made, or not every step")
     if isinstance(analysis, report.Verify):
         return report.Warning(code="CT201", message="curvtool's own numbers did not converge: raise --rtol")
     return report.Warning(

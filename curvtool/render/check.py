@@ -19,7 +19,10 @@ def show(check: Check, console: Console) -> None:
     table.add_column("time", justify="right", no_wrap=True)
     for mode, seconds in check.seconds_by_mode.items():
         table.add_row(mode, seconds_text(seconds))
-    console.print(table)
+    if check.seconds_by_mode:
+        console.print(table)
+    else:
+        console.print("no way to run a product was timed: only one was left to take", highlight=False)
     for mode, reason in check.rejected_modes.items():
         console.print(f"left out: {mode}: {reason}", markup=False, highlight=False)
     console.print(

@@ -26,7 +26,7 @@ from end_to_end import by_jacrev
 from models import Work, make
 
 from curvtool import Hessian, InputJacobian, Problem, eigenvalues, jacobian_norms
-from curvtool.estimators.by_lanczos import Basis
+from curvtool.estimators.request import Basis
 from curvtool.operators.memory import peak_bytes, return_freed_pages, reuse_freed_pages
 
 MIB = 2**20

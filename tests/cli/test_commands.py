@@ -539,6 +539,37 @@ def test_zeros_of_a_matrix_of_low_rank_are_told(folder, run):
     assert "CT201" not in run(*command, "--max-passes", "6", "--atol", "1e3")[2]
 
 
+@pytest.mark.parametrize(("passes", "kind"), [(2, "eigs"), (30, "density")])
+def test_a_density_that_is_stopped_on_its_way(passes, kind, folder, run, monkeypatch):
+    """Before ten steps of the first probe the outliers are all there is; the budget is not to blame."""
+    from curvtool.linalg import quadrature
+
+    class Stopping(quadrature.Lanczos):
+        def grow(self, *arguments):
+            if self.num_steps >= passes:
+                raise KeyboardInterrupt
+            return super().grow(*arguments)
+
+    monkeypatch.setattr(quadrature, "Lanczos", Stopping)
+    status, _, err = run("density", *MODEL, "--method", "probes", "--steps", "40", "--json", "r.json")
+    report = json.loads(Path("r.json").read_text())
+    assert status == 130 and report["status"] == "partial" and "CT204" in err and "CT209" not in err
+    assert report["analyses"][0]["kind"] == kind
+    if kind == "eigs":
+        assert len(report["analyses"][0]["eigenvalues"]) == 5
+
+
+def test_a_budget_too_small_for_the_steps_is_told(folder, run):
+    status, _, err = run("density", *MODEL, "--method", "probes", "--memory-budget", "4KiB", "--json", "r.json")
+    assert status == 0 and "CT209" in err and "--memory-budget" in err
+    assert json.loads(Path("r.json").read_text())["status"] == "not_converged"
+
+
+def test_check_of_a_pinned_way(folder, run):
+    status, out, _ = run("check", *MODEL, "--hvp", "kept", "--operations", "torch")
+    assert status == 0 and "no way to run a product was timed" in out
+
+
 def test_a_density_that_disagrees_with_the_trace_is_told(folder, run, monkeypatch):
     def wrong(*arguments, **options):
         true = curvtool.trace(*arguments, **options)

@@ -93,4 +93,7 @@ def test_arguments_and_sizes():
     }  # fmt: skip
     with pytest.raises(CurvtoolError):
         parse_arguments(["novalue"])
+    for size in ("1e400", "nan", "-1GiB", "much"):
+        with pytest.raises(CurvtoolError, match="CT001"):
+            parse_bytes(size)
     assert [parse_bytes(t) for t in ("8GiB", "500MB", "1e3", "2 KiB", "7")] == [8 * 2**30, 500_000_000, 1000, 2048, 7]

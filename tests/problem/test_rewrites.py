@@ -87,7 +87,7 @@ def layer_normalization(*shape):
 
 
 def plain_layer_norm(x, w, b):
-    """In plain operations: torch's own takes mean and variance for constants in its third derivative (issue 175754)."""
+    """In plain operations: the third derivative of torch's own takes mean and variance for constants."""
     x = 2 * x + 10
     variance = x.var(-1, correction=0, keepdim=True)
     return (x - x.mean(-1, keepdim=True)) * torch.rsqrt(variance + 1e-5) * w + b
