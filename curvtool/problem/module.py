@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,16 +43,25 @@ def has_ties(model: nn.Module) -> bool:
     )
 
 
-@contextlib.contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the time of a call; the modules' own modes come back afterwards."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
+class Evaluation:
+    """Evaluation mode for the time of a call; the modules' own modes come back afterwards.
+
+    Entered around every call of a model: a class and a list, as both a generator and a walk over the modules take time.
+
+    Args:
+        modules: the model's.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.modules = modules
+
+    def __enter__(self) -> None:
+        self._training = [module for module in self.modules if module.training]
+        for module in self._training:
+            module.training = False
+
+    def __exit__(self, *_: object) -> None:
+        for module in self._training:
             module.training = True
 
 

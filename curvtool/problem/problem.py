@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,7 +18,7 @@ from curvtool.problem.data import Data, from_object
 from curvtool.problem.inputs import call_with_leaves
 from curvtool.problem.loss import Loss
 from curvtool.problem.losses import get_loss
-from curvtool.problem.module import evaluation, has_ties, select_prediction, takes_keywords, unwrap
+from curvtool.problem.module import Evaluation, has_ties, select_prediction, takes_keywords, unwrap
 from curvtool.problem.rewrites.mode import Form, Rewriting
 from curvtool.problem.select import select_parameters
 from curvtool.problem.tree import Tree, map_tensors, named_tensors, num_bytes, storage_id
@@ -96,7 +95,8 @@ class Problem:
             raise
         self._dict_inputs_by_name = takes_keywords(self.model, self.data.inputs)
         self._has_ties = has_ties(self.model)
-        self._has_rnn = any(isinstance(m, nn.RNNBase) for m in self.model.modules())
+        self._modules = list(self.model.modules())
+        self._has_rnn = any(isinstance(m, nn.RNNBase) for m in self._modules)
         if self._has_rnn:
             self.repairs.append("cuDNN off for the recurrent layers")
         self.total_weight = self._weight_of(self.data.targets) if self.loss is not None and reduction == "mean" else 1.0
@@ -230,9 +230,11 @@ class Problem:
         kwargs: dict[str, Any] = {}
         if isinstance(inputs, Mapping) and self._dict_inputs_by_name:
             args, kwargs = (), dict(inputs)
-        rewriting = Rewriting(self.form == "channels-last") if self.form != "torch" else contextlib.nullcontext()
-        with evaluation(self.model), rewriting:
-            return functional_call(self.model, state, args, kwargs, tie_weights=self._has_ties)
+        with Evaluation(self._modules):
+            if self.form == "torch":
+                return functional_call(self.model, state, args, kwargs, tie_weights=self._has_ties)
+            with Rewriting(self.form == "channels-last"):
+                return functional_call(self.model, state, args, kwargs, tie_weights=self._has_ties)
 
     def prediction(self, output: Any) -> torch.Tensor:
         """The one tensor of a model's output that the loss reads.
