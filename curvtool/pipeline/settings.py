@@ -17,8 +17,9 @@ from curvtool.operators.memory import default_budget
 from curvtool.problem import checkpoint, data_files, demo, sniff
 from curvtool.problem.data import Data, from_object
 from curvtool.problem.factory import call, is_reference, make_module, resolve
-from curvtool.problem.loss import Loss
-from curvtool.problem.losses import CrossEntropy, get_loss
+from curvtool.problem.losses.base import Loss
+from curvtool.problem.losses.cross_entropy import CrossEntropy
+from curvtool.problem.losses.named import get_loss
 from curvtool.problem.problem import Problem
 from curvtool.problem.validation import check_problem
 

@@ -16,8 +16,8 @@ from curvtool.errors import CurvtoolError, LoadError, OutOfMemory, UsageError
 from curvtool.problem.context import Differentiable, is_out_of_memory
 from curvtool.problem.data import Data, from_object
 from curvtool.problem.inputs import call_with_leaves
-from curvtool.problem.loss import Loss
-from curvtool.problem.losses import get_loss
+from curvtool.problem.losses.base import Loss
+from curvtool.problem.losses.named import get_loss
 from curvtool.problem.module import Evaluation, has_ties, select_prediction, takes_keywords, unwrap
 from curvtool.problem.rewrites.mode import Form, Rewriting
 from curvtool.problem.select import select_parameters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from curvtool.errors import DerivativeError, LoadError, OutOfMemory
-from curvtool.problem.callable_loss import CallableLoss
+from curvtool.problem.losses.of_callable import CallableLoss
 from curvtool.problem.problem import Problem
 from curvtool.problem.tree import Tree, named_tensors
 

@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from curvtool import CurvtoolError, Problem
-from curvtool.problem.losses import CrossEntropy, get_loss
+from curvtool.problem.losses.cross_entropy import CrossEntropy
+from curvtool.problem.losses.named import get_loss
 from curvtool.problem.validation import check_problem
 
 G = torch.Generator().manual_seed(0)
@@ -136,7 +137,7 @@ def test_the_softmax_product_keeps_its_digits_where_the_loss_is_saturated():
 @pytest.mark.parametrize("layout", ["vectors", "images", "tokens", "probabilities"])
 def test_softmax_products_in_pieces(layout, chunk, monkeypatch):
     """Against differentiating the loss twice, whatever is worked on at a time."""
-    monkeypatch.setattr("curvtool.problem.losses._CHUNK", chunk)
+    monkeypatch.setattr("curvtool.problem.losses.cross_entropy._CHUNK", chunk)
     generator = torch.Generator().manual_seed(0)
     shapes = {"vectors": (5, 4), "images": (3, 4, 2, 3), "tokens": (3, 5, 4), "probabilities": (5, 4)}
     z = torch.randn(shapes[layout], generator=generator, dtype=torch.float64).requires_grad_()

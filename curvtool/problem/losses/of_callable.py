@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from curvtool.errors import LoadError
-from curvtool.problem.loss import Loss
+from curvtool.problem.losses.base import Loss
 
 
 class CallableLoss(Loss):
