@@ -126,8 +126,9 @@ def with_options(analysis: type[Section]) -> Callable[[Callable[..., None]], Cal
 
             flags = {name: value for name, value in given.items() if name not in names and name != "model"}
             flags = {name: value for name, value in flags.items() if value is not False}
-            if flags.get("factory_args"):
-                flags["factory_args"] = parse_arguments(flags["factory_args"])
+            for name in ("factory_args", "options"):
+                if flags.get(name):
+                    flags[name] = parse_arguments(flags[name])
             flags["checkpoint"] = given["model"]
             command(flags, Output(**{name: given[name] for name in names}))
 

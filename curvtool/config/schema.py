@@ -17,7 +17,7 @@ Loadable = Literal["auto", "model", "ema"]
 Dtype = Literal["float32", "float64", "bfloat16"]
 Mode = Literal["auto", "kept", "fresh", "forward", "compiled"]
 Operations = Literal["auto", "torch", "rewritten", "channels-last"]
-Reduction = Literal["mean", "sum"]
+Reduction = Literal["mean", "sum", "token-mean", "sample-mean"]
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,26 @@ class LossConfig(Section):
     """The loss."""
 
     name: str = setting(
-        "cross-entropy",
-        "cross-entropy, bce-with-logits, mse, or package.module:callable called as loss(output, target).",
+        "auto",
+        "cross-entropy, bce-with-logits, mse, l1, smooth-l1, huber, nll, poisson-nll, gaussian-nll, causal-lm, "
+        "masked-lm, model (which returns its own), or package.module:callable called as loss(output, target); auto "
+        "guesses by the model's class and the targets' type, and says so.",
         "--loss",
         metavar="NAME",
     )
-    reduction: Reduction = setting("mean", "Divide the sum over all samples by the global weight, or by nothing.")
-    ignore_index: int = setting(-100, "Class index that does not count (cross-entropy).")
+    options: dict[str, Any] = setting(
+        {},
+        "Option of the loss, name=value: class_weights=[1,2,5], label_smoothing=0.1, pos_weight=3, delta=0.5, …; the "
+        "value is read as JSON, else as a file (.npy, .json).",
+        "-L",
+        metavar="NAME=VALUE",
+    )
+    reduction: Reduction = setting(
+        "mean",
+        "Divide the sum over all samples by the global weight, or by nothing; sample-mean: the mean of each sample's "
+        "own mean over its tokens.",
+    )
+    ignore_index: int = setting(-100, "Class index that does not count (cross-entropy and language models).")
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from curvtool.problem import checkpoint, data_files, demo, sniff
 from curvtool.problem.data import Data, from_object
 from curvtool.problem.factory import call, is_reference, make_module, resolve
 from curvtool.problem.losses.base import Loss
-from curvtool.problem.losses.cross_entropy import CrossEntropy
-from curvtool.problem.losses.named import get_loss
+from curvtool.problem.losses.guess import guess_loss
+from curvtool.problem.losses.named import get_loss, options_of
+from curvtool.problem.losses.reduction import with_targets
 from curvtool.problem.problem import Problem
 from curvtool.problem.validation import check_problem
 
@@ -83,9 +84,10 @@ def load(config: RunConfig, observer: Observer = SILENT) -> Loaded:
         module, _ = checkpoint.load_model(path, made, weights=config.model.weights, trust=config.model.trust)
     data = _data(config, name)
     data = data.subset(config.data.num_samples, config.data.subset_seed)
+    loss = None if isinstance(config.analysis, JacnormConfig) else _loss(config, module, data, observer)
+    data = with_targets(data, loss)
     for note in data.notes:
         observer.notice(f"data: {note}")
-    loss = None if isinstance(config.analysis, JacnormConfig) else _loss(config)
     problem = Problem(
         module,
         data,
@@ -169,12 +171,18 @@ def _data(config: RunConfig, name: str) -> Data:
     return data_files.from_path(source, **keys)
 
 
-def _loss(config: RunConfig) -> Loss:
+def _loss(config: RunConfig, module: Any, data: Data, observer: Observer) -> Loss:
     name = config.loss.name
     if is_reference(name):
         return get_loss(resolve(name, "loss", _folder(config)))
-    loss = get_loss(name)
-    return CrossEntropy(config.loss.ignore_index) if isinstance(loss, CrossEntropy) else loss
+    if name == "auto":
+        name, reason = guess_loss(module, data)
+        if config.model.checkpoint not in (None, demo.NAME):
+            observer.notice(f"loss: {name} ({reason}); --loss names another")
+    options = {key: data_files.numbers_in(value) for key, value in config.loss.options.items()}
+    if "ignore_index" in options_of(name):
+        options = {"ignore_index": config.loss.ignore_index, **options}
+    return get_loss(name, **options)
 
 
 def batch_size(config: RunConfig) -> int | None:

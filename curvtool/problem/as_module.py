@@ -32,7 +32,7 @@ def mean_loss(problem: Problem) -> Any:
     assert loss is not None
 
     def criterion(prediction: torch.Tensor, targets: Tree) -> torch.Tensor:
-        weight = loss.weight(targets) if problem.reduction == "mean" else 1.0
+        weight = loss.weight(targets) if problem.reduction != "sum" else 1.0
         return loss.sum(prediction, targets) / weight
 
     return criterion

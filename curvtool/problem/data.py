@@ -32,11 +32,15 @@ class Data:
         inputs: a tensor, or a dict or tuple of tensors, each with N as its first dimension.
         targets: likewise, or None where the source has none.
         notes: how the source was read, a line each (keys that were guessed, samples that were taken).
+        mapped: the tensors lie in a file's memory map, which must not be written to.
+        checked: every number is known to be finite.
     """
 
     inputs: Tree
     targets: Tree | None = None
     notes: tuple[str, ...] = field(default=())
+    mapped: bool = False
+    checked: bool = False
 
     def __post_init__(self) -> None:
         sizes = {name or "inputs": len(t) if t.dim() else -1 for name, t in named_tensors(self.inputs)}
@@ -60,9 +64,20 @@ class Data:
                 received=", ".join(f"{name}: {size}" for name, size in sizes.items()),
                 remedy="name the right arrays with --input-key and --target-key",
             )
+        if not self.checked:
+            self._check_finite()
+            object.__setattr__(self, "checked", True)
+
+    def _check_finite(self) -> None:
+        """A piece of a file at a time, which may be larger than memory."""
         for name, tensor in named_tensors({"inputs": self.inputs, "targets": self.targets}):
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                row = int(torch.nonzero(~torch.isfinite(tensor.reshape(len(tensor), -1)).all(1))[0])
+            if not tensor.is_floating_point():
+                continue
+            for rows in _pieces(tensor):
+                piece = tensor[rows.start : rows.stop]
+                if bool(torch.isfinite(piece).all()):
+                    continue
+                row = rows.start + int(torch.nonzero(~torch.isfinite(piece.reshape(len(piece), -1)).all(1))[0])
                 raise LoadError(
                     "CT025",
                     f"the data hold NaN or infinity: {name}, row {row}",
@@ -75,8 +90,14 @@ class Data:
         return len(next(named_tensors(self.inputs))[1])
 
     def rows(self, start: int, stop: int) -> tuple[Tree, Tree]:
-        """Inputs and targets of the samples `start` to `stop`, as views."""
-        return map_tensors(lambda t: t[start:stop], self.inputs), map_tensors(lambda t: t[start:stop], self.targets)
+        """Inputs and targets of the samples `start` to `stop`, as views; unsigned whole numbers become int64."""
+        pick = partial(map_tensors, lambda t: _computable(t[start:stop]))
+        return pick(self.inputs), pick(self.targets)
+
+    def pieces(self) -> list[range]:
+        """Consecutive samples whose targets are a few MiB, to look at all of them in bounded memory."""
+        targets = [tensor for _, tensor in named_tensors(self.targets)]
+        return _pieces(max(targets, key=lambda t: t.numel())) if targets else [range(len(self))]
 
     def subset(self, num_samples: int | None, seed: int | None = None) -> Data:
         """The first `num_samples`, or that many drawn without replacement by `seed`, in the data's order."""
@@ -85,28 +106,46 @@ class Data:
             note = f"{num_samples} samples were asked for, and there are {len(self)}"
             return replace(self, notes=(*self.notes, note)) if short else self
         num = min(num_samples, len(self))
-        if seed is None:
-            index = torch.arange(num)
-        else:
-            index = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:num].sort().values
+        rows: Sequence[int] = range(num)
+        if seed is not None:
+            order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+            rows = order[:num].sort().values.tolist()
         note = f"{num} of {len(self)} samples" + (f", drawn by seed {seed}" if seed is not None else ", the first")
-        return replace(self.take(index.tolist()), notes=(*self.notes, note))
+        return replace(self.take(rows), notes=(*self.notes, note))
 
     def take(self, rows: Sequence[int]) -> Data:
         """These samples, in the order given: views for a range, else a copy."""
         if isinstance(rows, range) and rows.step == 1:
-            return Data(*self.rows(rows.start, rows.stop), self.notes)
+            view = partial(map_tensors, lambda t: t[rows.start : rows.stop])
+            return replace(self, inputs=view(self.inputs), targets=view(self.targets))
         # not an index tensor, which would have to be moved to the data's device
-        pick = partial(map_tensors, lambda t: torch.stack([t[row] for row in rows]))
-        return Data(pick(self.inputs), pick(self.targets), self.notes)
+        pick = partial(map_tensors, lambda t: torch.stack([_computable(t[row]) for row in rows]))
+        return replace(self, inputs=pick(self.inputs), targets=pick(self.targets), mapped=False)
 
     def fingerprint(self) -> str:
         """SHA-256 over names, dtypes, shapes and bytes, in order."""
         digest = hashlib.sha256()
         for name, tensor in named_tensors({"inputs": self.inputs, "targets": self.targets}):
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            for rows in _pieces(tensor):
+                piece = tensor[rows.start : rows.stop].detach().cpu().contiguous()
+                digest.update(piece.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+_PIECE_BYTES = 2**24
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+
+
+def _pieces(tensor: torch.Tensor) -> list[range]:
+    """Consecutive rows of a few MiB; all where the tensor is small."""
+    step = max(1, _PIECE_BYTES * len(tensor) // max(tensor.numel() * tensor.element_size(), 1))
+    return [range(start, min(start + step, len(tensor))) for start in range(0, len(tensor), step)]
+
+
+def _computable(tensor: torch.Tensor) -> torch.Tensor:
+    """int64 for unsigned whole numbers (as tokens are stored), for which torch has next to no operations."""
+    return tensor.to(torch.int64) if tensor.dtype in _UNSIGNED else tensor
 
 
 def from_object(

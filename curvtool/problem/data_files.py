@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -147,6 +148,29 @@ def _tensor(array: np.ndarray, name: str) -> torch.Tensor:
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     return torch.from_numpy(array if array.ndim else array.reshape(1))
+
+
+def numbers_in(value: Any) -> Any:
+    """The numbers in the file that a setting names (.npy, .json); any other value as it is.
+
+    Raises:
+        LoadError: CT021, no such numbers in it.
+    """
+    path = Path(value) if isinstance(value, str) else None
+    if path is None or path.suffix not in {".npy", ".json"}:
+        return value
+    if path.suffix == ".npy":
+        return _array(path)
+    try:
+        return torch.tensor(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RuntimeError, RecursionError) as error:
+        raise LoadError(
+            "CT021",
+            f"{path} holds no numbers",
+            expected="a list of numbers as JSON, or a .npy file",
+            received=str(error).splitlines()[0][:200],
+            remedy="-L class_weights=[1,2,…]",
+        ) from error
 
 
 def describe(path: Path) -> Sequence[tuple[str, tuple[int, ...], str]]:

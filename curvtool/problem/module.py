@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from curvtool.errors import LoadError
-from curvtool.problem.tree import Tree
+from curvtool.errors import CurvtoolError, LoadError
+from curvtool.problem.tree import Tree, named_tensors
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -41,6 +42,30 @@ def has_ties(model: nn.Module) -> bool:
         sum(1 for _ in named(remove_duplicate=False)) > sum(1 for _ in named())
         for named in (model.named_parameters, model.named_buffers)
     )
+
+
+@contextlib.contextmanager
+def told_of_inputs(inputs: Tree) -> Iterator[None]:
+    """What a user's module raises on these inputs becomes CT024 in words."""
+    try:
+        yield
+    except CurvtoolError:
+        raise
+    except Exception as error:  # the user's module fails in its own way
+        whole = [name or "inputs" for name, t in named_tensors(inputs) if not t.is_floating_point()]
+        types = "dtype" in str(error) or "scalar type" in str(error)
+        remedy = "check --input-key and the shape (channels first? flattened?), and the factory's arguments"
+        if whole and types:
+            remedy = f"save {', '.join(whole)} as float32 (images as the model was trained on, often x / 255)"
+        shapes = ", ".join(f"{name or 'inputs'} {tuple(t.shape)} {t.dtype}" for name, t in named_tensors(inputs))
+        words = (str(error).strip().splitlines() or [""])[0][:300]
+        raise LoadError(
+            "CT024",
+            "the model fails on the inputs",
+            expected="inputs that the model's forward takes",
+            received=f"{shapes}; {type(error).__name__}: {words}",
+            remedy=remedy,
+        ) from error
 
 
 class Evaluation:

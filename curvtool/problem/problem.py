@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from operator import methodcaller
 from typing import Any
@@ -12,13 +13,15 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from curvtool.errors import CurvtoolError, LoadError, OutOfMemory, UsageError
+from curvtool.errors import CurvtoolError, LoadError, OutOfMemory
 from curvtool.problem.context import Differentiable, is_out_of_memory
 from curvtool.problem.data import Data, from_object
 from curvtool.problem.inputs import call_with_leaves
 from curvtool.problem.losses.base import Loss
 from curvtool.problem.losses.named import get_loss
-from curvtool.problem.module import Evaluation, has_ties, select_prediction, takes_keywords, unwrap
+from curvtool.problem.losses.of_model import ModelLoss
+from curvtool.problem.losses.reduction import reduced, with_targets
+from curvtool.problem.module import Evaluation, has_ties, select_prediction, takes_keywords, told_of_inputs, unwrap
 from curvtool.problem.rewrites.mode import Form, Rewriting
 from curvtool.problem.select import select_parameters
 from curvtool.problem.tree import Tree, map_tensors, named_tensors, num_bytes, storage_id
@@ -36,9 +39,10 @@ class Problem:
     Args:
         model: the module; wrappers of `torch.compile` and `DataParallel` are taken off.
         data: `(inputs, targets)`, a dict of tensors, a Dataset, a DataLoader or batches; read once, in its order.
-        loss: `cross-entropy`, `bce-with-logits`, `mse`, a callable `loss(output, target)` or a `Loss`; None where only
-            the input-output Jacobian is wanted.
-        reduction: `mean` divides by the global weight W (as torch's mean over all data at once), `sum` by nothing.
+        loss: one of `curvtool.problem.losses.named.LOSS_NAMES`, a callable `loss(output, target)` or a `Loss`; None
+            where only the input-output Jacobian is wanted.
+        reduction: `mean` divides by the global weight W (as torch's mean over all data at once), `sum` by nothing;
+            `token-mean` is `mean` for a loss that counts targets, `sample-mean` the mean of each sample's own mean.
         include: shell patterns of parameters that take part (all trainable ones if empty).
         exclude: shell patterns of parameters that do not.
         device: where to compute; the model's own device if None.
@@ -64,8 +68,6 @@ class Problem:
         output_key: str | None = None,
         tf32: bool = False,
     ) -> None:
-        if reduction not in {"mean", "sum"}:
-            raise UsageError("CT001", f"unknown reduction {reduction!r}", expected="mean or sum", received=reduction)
         self.model = unwrap(model)
         training = any(module.training for module in self.model.modules())
         self.repairs = [
@@ -74,9 +76,13 @@ class Problem:
             "attention by the math backend",
             *([] if tf32 else ["TF32 off"]),
         ]
-        self.data = from_object(data)
-        self.loss = get_loss(loss) if loss is not None else None
+        self.loss = reduced(get_loss(loss), reduction) if loss is not None else None
+        self.data = with_targets(from_object(data), self.loss)
+        if isinstance(self.loss, ModelLoss):  # which the model computes from them
+            called = self.loss.with_targets(self.model, self.data.inputs, self.data.targets)
+            self.data = replace(self.data, inputs=called)
         self.reduction, self.output_key, self.tf32 = reduction, output_key, tf32
+        self.copies_inputs = self.data.mapped
         self.form: Form = "torch"
         chosen = select_parameters(self.model, include, exclude)
         first = next(iter(chosen.values()))
@@ -99,15 +105,29 @@ class Problem:
         self._has_rnn = any(isinstance(m, nn.RNNBase) for m in self._modules)
         if self._has_rnn:
             self.repairs.append("cuDNN off for the recurrent layers")
-        self.total_weight = self._weight_of(self.data.targets) if self.loss is not None and reduction == "mean" else 1.0
+        if isinstance(self.loss, ModelLoss) and isinstance(self.data.targets, torch.Tensor):
+            self.loss.settle(self.data.targets, self._predictions_of)
+        self.total_weight = self._weight_of(self.data)
 
     def _snapshot(self, tensor: torch.Tensor) -> torch.Tensor:
         dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
         return tensor.detach().to(device=self.device, dtype=dtype, copy=True)
 
-    def _weight_of(self, targets: Tree | None) -> float:
-        assert self.loss is not None
-        if targets is None:
+    def _predictions_of(self, rows: Sequence[int]) -> torch.Tensor:
+        few = self.data.take(rows)
+        inputs = self._placed(few.rows(0, len(few))[0])
+        with told_of_inputs(inputs), self.context(), torch.no_grad():
+            return self.prediction(self.forward(self.parameters, inputs)).cpu()
+
+    def _weight_of(self, data: Data) -> float:
+        """W; 1 where nothing is divided by it.
+
+        Raises:
+            LoadError: CT021 there are no targets, CT023 none of them counts.
+        """
+        if self.loss is None:
+            return 1.0
+        if data.targets is None:
             raise LoadError(
                 "CT021",
                 f"the loss {self.loss.name} needs targets, and the data have none",
@@ -115,7 +135,9 @@ class Problem:
                 received="inputs alone",
                 remedy="name them with --target-key; jacnorm needs none",
             )
-        weight = self.loss.weight(targets)
+        if self.reduction == "sum":
+            return 1.0
+        weight = sum(self.loss.weight(data.rows(rows.start, rows.stop)[1]) for rows in data.pieces())
         if weight == 0:
             raise LoadError(
                 "CT023",
@@ -149,13 +171,15 @@ class Problem:
 
     def batch(self, rows: range) -> tuple[Tree, Tree | None]:
         """Inputs and targets of these samples on the device, floating inputs in the working dtype."""
+        inputs, targets = self.data.rows(rows.start, rows.stop)
+        return self._placed(inputs), self._placed(targets)
 
+    def _placed(self, tree: Tree) -> Tree:
         def place(tensor: torch.Tensor) -> torch.Tensor:
             dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
-            return tensor.to(device=self.device, dtype=dtype, non_blocking=True)
+            return tensor.to(device=self.device, dtype=dtype, non_blocking=True, copy=self.copies_inputs)
 
-        inputs, targets = self.data.rows(rows.start, rows.stop)
-        return map_tensors(place, inputs), map_tensors(place, targets)
+        return map_tensors(place, tree)
 
     def keep_data_on_device(self, budget_bytes: int) -> None:
         """Moves all samples to the device once, where they fit the budget; later batches are then views."""
@@ -163,7 +187,7 @@ class Problem:
         on_device = all(t.device == self.device for _, t in named_tensors({"x": inputs, "y": targets}))
         if not on_device and num_bytes({"x": inputs, "y": targets}) <= budget_bytes:
             move = partial(map_tensors, methodcaller("to", self.device))
-            self.data = Data(move(inputs), move(targets), self.data.notes)
+            self.data = replace(self.data, inputs=move(inputs), targets=move(targets), mapped=False)
 
     def storages(self) -> set[int]:
         """The ids of the memory that the problem holds itself: parameters, buffers and samples."""
@@ -182,8 +206,7 @@ class Problem:
             other.parameters = {name: other._snapshot(p).requires_grad_() for name, p in self.parameters.items()}
             other._constants = {name: other._snapshot(t) for name, t in self._constants.items()}
         other.data = self.data.take(rows)
-        if self.loss is not None and self.reduction == "mean":
-            other.total_weight = other._weight_of(other.data.targets)
+        other.total_weight = other._weight_of(other.data)
         return other
 
     def copied(self) -> Problem:
@@ -242,7 +265,11 @@ class Problem:
         Raises:
             LoadError: CT028, the output holds no such tensor.
         """
-        return select_prediction(output, self.output_key)
+        return (
+            select_prediction(output, self.output_key)
+            if self.loss is None
+            else self.loss.prediction(output, self.output_key)
+        )
 
     def loss_sum(self, parameters: Mapping[str, torch.Tensor], batch: tuple[Tree, Tree | None]) -> torch.Tensor:
         """Sum of the losses of a batch, a scalar; divide by `total_weight` once, after summing over all batches."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from curvtool.errors import DerivativeError, LoadError, OutOfMemory
+from curvtool.errors import DerivativeError, LoadError
 from curvtool.problem.losses.of_callable import CallableLoss
+from curvtool.problem.losses.of_model import ModelLoss
+from curvtool.problem.module import told_of_inputs
 from curvtool.problem.problem import Problem
 from curvtool.problem.tree import Tree, named_tensors
 
@@ -26,6 +28,9 @@ def check_problem(problem: Problem) -> None:
     if problem.loss is None:
         return
     prediction = problem.prediction(output)
+    if isinstance(problem.loss, ModelLoss):
+        _check_repeats(problem, prediction, rows)
+        return
     _check_repeats(problem, prediction, rows)
     targets = problem.data.targets
     if isinstance(targets, torch.Tensor):
@@ -37,8 +42,11 @@ def check_problem(problem: Problem) -> None:
                 received=f"output of shape {tuple(prediction.shape)}",
                 remedy="the first dimension must be the samples'",
             )
-        shape = (len(targets), *prediction.shape[1:])
-        problem.loss.check_targets(torch.empty(shape, device="meta"), targets)
+        problem.loss.check_prediction(prediction)
+        for some in problem.data.pieces():
+            shape = (len(some), *prediction.shape[1:])
+            part = problem.data.rows(some.start, some.stop)[1]
+            problem.loss.check_targets(torch.empty(shape, device="meta"), part, some.start)
     if isinstance(problem.loss, CallableLoss):
         _check_mean(problem, problem.loss)
 
@@ -53,25 +61,20 @@ def find_non_finite(problem: Problem) -> int | None:
 
 
 def _first_output(problem: Problem, inputs: Tree) -> object:
-    try:
-        with problem.context(), torch.no_grad():
-            return problem.forward(problem.parameters, inputs)
-    except (LoadError, DerivativeError, OutOfMemory):
-        raise
-    except Exception as error:  # the user's module fails in its own way
-        whole = [name or "inputs" for name, t in named_tensors(inputs) if not t.is_floating_point()]
-        types = "dtype" in str(error) or "scalar type" in str(error)
-        remedy = "check --input-key and the shape (channels first? flattened?), and the factory's arguments"
-        if whole and types:
-            remedy = f"save {', '.join(whole)} as float32 (images as the model was trained on, often x / 255)"
-        shapes = ", ".join(f"{name or 'inputs'} {tuple(t.shape)} {t.dtype}" for name, t in named_tensors(inputs))
+    """The raw output; where the model writes to its inputs, calls are given copies from here on."""
+    tensors = [tensor for _, tensor in named_tensors(inputs)]
+    before = [tensor._version for tensor in tensors]
+    with told_of_inputs(inputs), problem.context(), torch.no_grad():
+        output = problem.forward(problem.parameters, inputs)
+    if [tensor._version for tensor in tensors] != before:
         raise LoadError(
             "CT024",
-            "the model fails on the inputs",
-            expected="inputs that the model's forward takes",
-            received=f"{shapes}; {type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
-            remedy=remedy,
-        ) from error
+            "the model writes to its inputs",
+            expected="a forward that leaves its inputs as they are",
+            received="an operation in place on them (inplace=True in the first layer, x += …)",
+            remedy="x = x.clone() at the start of its forward",
+        )
+    return output
 
 
 def _differ(found: torch.Tensor, wanted: torch.Tensor) -> bool:
@@ -93,7 +96,7 @@ def _check_repeats(problem: Problem, prediction: torch.Tensor, rows: range) -> N
                 received="two calls that differ",
                 remedy="let dropout and noise follow the module's mode (F.dropout(x, p, self.training))",
             )
-        if len(prediction) != len(rows) or len(rows) < 2:
+        if len(prediction) != len(rows) or len(rows) < 2 or isinstance(problem.loss, ModelLoss):
             return
         for row in rows:  # a path that hangs on the batch may suit some of them alone
             try:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from curvtool.errors import LoadError
+from curvtool.problem.module import select_prediction
+from curvtool.problem.tree import Tree
 
 
 class Loss(ABC):
@@ -19,14 +21,31 @@ class Loss(ABC):
 
     name: str
     is_likelihood = False  # minus the logarithm of a density of the targets, of an exponential family in the outputs
+    counts_targets = False  # the mean is over targets (tokens) that count, of which a sample may have several
 
     @abstractmethod
     def sum(self, output: torch.Tensor, target: Any) -> torch.Tensor:
         """Sum of the losses of a batch, a scalar that can be differentiated twice."""
 
     @abstractmethod
+    def sample_weights(self, target: Any) -> torch.Tensor:
+        """What each sample adds to the weight, shape (n,)."""
+
     def weight(self, target: Any) -> float:
         """What the sum is divided by in the mean over this batch alone (samples, tokens or elements)."""
+        return float(self.sample_weights(target).sum())
+
+    def prediction(self, output: Any, key: str | None) -> torch.Tensor:
+        """The one tensor of a model's output that the loss reads: under `key`, else `logits`, else the first.
+
+        Raises:
+            LoadError: CT028, the output holds no such tensor.
+        """
+        return select_prediction(output, key)
+
+    def targets_from(self, inputs: Tree) -> tuple[torch.Tensor, str] | None:
+        """Targets that the inputs hold themselves, and how they are read off; None where they hold none."""
+        return None
 
     def output_hessian_product(self, output: torch.Tensor, target: Any, tangent: torch.Tensor) -> torch.Tensor:
         """(d2 sum / dz2) u for the outputs z of a batch and u of their shape; by two derivatives of `sum`."""
@@ -54,6 +73,16 @@ class Loss(ABC):
             remedy="return one number a sample from the loss, or take --operator ggn",
         )
 
-    def check_targets(self, output: torch.Tensor, target: torch.Tensor) -> None:
-        """Raises `LoadError` where targets cannot belong to an output of this shape; any do, unless a loss says so."""
+    def check_targets(self, output: torch.Tensor, target: torch.Tensor, first_row: int = 0) -> None:
+        """Raises `LoadError` where targets cannot belong to an output of this shape; any do, unless a loss says so.
+
+        Args:
+            output: of the shape of the predictions for these targets; its numbers are not looked at.
+            target: some samples' targets.
+            first_row: where they stand in the data, for the message.
+        """
+        return
+
+    def check_prediction(self, prediction: torch.Tensor) -> None:
+        """Raises `LoadError` where the first predictions are not what the loss takes."""
         return

@@ -63,6 +63,14 @@ class CallableLoss(Loss):
 
     def weight(self, target: Any) -> float:
         """The number of samples."""
-        while not isinstance(target, torch.Tensor):
-            target = next(iter(target.values())) if isinstance(target, dict) else target[0]
-        return float(target.shape[0])
+        return float(len(_first_tensor(target)))
+
+    def sample_weights(self, target: Any) -> torch.Tensor:
+        """1 each."""
+        return torch.ones(len(_first_tensor(target)))
+
+
+def _first_tensor(target: Any) -> torch.Tensor:
+    while not isinstance(target, torch.Tensor):
+        target = next(iter(target.values())) if isinstance(target, dict) else target[0]
+    return target

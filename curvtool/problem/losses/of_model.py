@@ -1,0 +1,155 @@
+"""The loss that a model computes itself from its inputs and labels."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from curvtool.errors import LoadError
+from curvtool.problem.losses.base import Loss
+from curvtool.problem.tree import Tree, named_tensors
+
+_KEYWORDS = ("labels", "targets", "target", "y")
+Counting = Callable[["ModelLoss", torch.Tensor], torch.Tensor]
+
+
+def _per_sample(loss: ModelLoss, target: torch.Tensor) -> torch.Tensor:
+    return torch.ones(len(target), device=target.device)
+
+
+def _per_target(loss: ModelLoss, target: torch.Tensor) -> torch.Tensor:
+    return (target != loss.ignore_index).reshape(len(target), -1).sum(1)
+
+
+def _per_shifted(loss: ModelLoss, target: torch.Tensor) -> torch.Tensor:
+    return (target[:, 1:] != loss.ignore_index).reshape(len(target), -1).sum(1)
+
+
+_COUNTINGS: dict[str, Counting] = {
+    "counted targets": _per_target,
+    "counted targets but the first of each sample": _per_shifted,
+    "samples": _per_sample,
+}
+
+
+class ModelLoss(Loss):
+    """A model's own loss: the scalar in its output, a mean over what it counts, or one number a sample.
+
+    The labels are passed to the model, by name where its forward has `labels` or `targets`, else after the inputs. What
+    the mean counts (targets other than `ignore_index`, those but the first of each sample, or samples) is found out by
+    comparing a batch with its samples one by one: `settle`. The output is a black box, so that there is no
+    Gauss-Newton matrix.
+
+    Args:
+        ignore_index: the label that does not count.
+    """
+
+    name = "model"
+
+    def __init__(self, ignore_index: int = -100) -> None:
+        self.ignore_index = ignore_index
+        self.counting = "samples"
+
+    def with_targets(self, model: nn.Module, inputs: Tree, targets: Tree) -> Tree:
+        """What the model is called with: its inputs and the labels."""
+        try:
+            names = list(inspect.signature(model.forward).parameters)
+        except (TypeError, ValueError):
+            names = []
+        keyword = next((name for name in _KEYWORDS if name in names), None)
+        if isinstance(inputs, Mapping):
+            return {**inputs, keyword or "labels": targets}
+        if isinstance(inputs, tuple):
+            return (*inputs, targets)
+        if keyword is not None and len(names) > 1 and names[1] != keyword:  # other arguments stand between
+            return {names[0]: inputs, keyword: targets}
+        return (inputs, targets)
+
+    def prediction(self, output: Any, key: str | None) -> torch.Tensor:
+        """The loss in the model's output, as one number a batch or a sample.
+
+        Raises:
+            LoadError: CT028, there is none.
+        """
+        entries = dict(output.items()) if hasattr(output, "items") else None
+        if entries is None:
+            entries = dict(named_tensors(output))
+        found = entries.get(key) if key is not None else entries.get("loss")
+        if not isinstance(found, torch.Tensor):
+            scalars = [value for value in entries.values() if isinstance(value, torch.Tensor) and value.dim() == 0]
+            found = scalars[0] if len(scalars) == 1 and key is None else None
+        if found is None and key is None and isinstance(output, torch.Tensor) and output.dim() == 1:
+            found = output
+        if found is None or found.dim() > 1:
+            held = ", ".join(f"{name or 'a tensor'} {tuple(value.shape)}" for name, value in named_tensors(output))
+            raise LoadError(
+                "CT028",
+                "the model returns no loss",
+                expected="a scalar, alone, under 'loss' or as the one scalar of a tuple, when it is given the labels",
+                received=held or type(output).__name__,
+                remedy="--output-key NAME, or name the loss: --loss cross-entropy",
+            )
+        return found.reshape(-1)
+
+    def sum(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The sum of one number a sample, or each batch's mean times what it counts."""
+        if len(output) == len(target) and len(output) > 1:
+            return output.sum()
+        parts = target.chunk(len(output))  # batches that were mapped over lie one after the other
+        weights = [self.weight(part) for part in parts]
+        # a mean over nothing is not a number, and neither is its gradient: such a batch is left out whole
+        counted = [value * weight for value, weight in zip(output, weights, strict=True) if weight > 0]
+        return torch.stack(counted).sum() if counted else output.new_zeros(())
+
+    def sample_weights(self, target: torch.Tensor) -> torch.Tensor:
+        """By what `settle` found that the model counts."""
+        return _COUNTINGS[self.counting](self, target)
+
+    def settle(self, targets: torch.Tensor, mean_of: Callable[[Sequence[int]], torch.Tensor]) -> None:
+        """Finds what the model's mean counts.
+
+        Args:
+            targets: of all samples.
+            mean_of: the model's loss of these samples, shape (1,), or (n,) for one number a sample.
+
+        Raises:
+            LoadError: CT028, a batch's loss is no mean of its samples' by any count.
+        """
+        rows = _unlike_rows(_per_target(self, targets))
+        together = mean_of(rows).double()
+        if len(together) == len(rows) and len(rows) > 1:
+            return
+        each = [mean_of([row]).double() for row in rows]
+        some = targets[rows]
+        tolerance = torch.finfo(torch.float32).eps ** 0.5
+        for name, counting in _COUNTINGS.items():
+            if name == "counted targets but the first of each sample" and targets.dim() < 2:
+                continue
+            weights = counting(self, some).double().cpu()
+            if not bool(weights.sum() > 0):
+                continue
+            total = sum(float(w) * float(value) for w, value in zip(weights, each, strict=True) if w > 0)
+            wanted = total / float(weights.sum())
+            if abs(float(together) - wanted) <= tolerance * max(abs(wanted), 1e-30):
+                self.counting = name
+                return
+        raise LoadError(
+            "CT028",
+            "the model's loss of a batch is no mean of its samples' losses",
+            expected=f"a mean over {', '.join(_COUNTINGS)}",
+            received=f"{float(together):.6g} for {len(rows)} samples together, "
+            + ", ".join(f"{float(value):.4g}" for value in each)
+            + " one by one",
+            remedy="let it return one number a sample, or name the loss: --loss causal-lm, --loss cross-entropy",
+        )
+
+
+def _unlike_rows(counts: torch.Tensor, num: int = 6) -> list[int]:
+    """Samples that count as differently as there are, in the data's order."""
+    order = torch.argsort(counts, stable=True).tolist()
+    step = max(1, len(order) // num)
+    return sorted({*order[::step][: num - 1], order[-1]})
