@@ -107,7 +107,7 @@ def with_options(analysis: type[Section]) -> Callable[[Callable[..., None]], Cal
     """Gives a command `f(model, flags, output)` the analysis' own options and the shared ones."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        help = "Checkpoint file, or demo:digits; left out, the project file's or the embedded example."
+        help = "Checkpoint file or folder, or demo:digits; left out, the project file's or the embedded example."
         argument = inspect.Parameter(
             "model",
             inspect.Parameter.POSITIONAL_OR_KEYWORD,

@@ -16,7 +16,7 @@ from curvtool.config.section import Section, flags_of, plain_type, type_hints
 from curvtool.errors import UsageError, suggest
 
 PROJECT_FILE = "curvtool.toml"
-_PATHS = (("model", "checkpoint"), ("data", "source"))
+_PATHS = (("model", "checkpoint"), ("model", "base_model"), ("data", "source"))
 
 
 def resolve(

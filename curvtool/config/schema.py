@@ -24,7 +24,7 @@ Reduction = Literal["mean", "sum", "token-mean", "sample-mean"]
 class ModelConfig(Section):
     """The checkpoint and the code that it belongs to."""
 
-    checkpoint: str | None = setting(None, "Checkpoint file, or demo:digits.")
+    checkpoint: str | None = setting(None, "Checkpoint file or folder, or demo:digits.")
     factory: str | None = setting(
         None,
         "The model's code, package.module:callable; the working folder is importable.",
@@ -38,6 +38,8 @@ class ModelConfig(Section):
     )
     weights: Loadable = setting("auto", "Which weights of a training checkpoint.")
     trust: bool = setting(False, "Load a file that can run code: only if you trust whoever made it.")
+    trust_remote_code: bool = setting(False, "Run the Python files of a Hugging Face folder: only if you read them.")
+    base_model: str | None = setting(None, "Folder of the base model of a PEFT adapter.", metavar="FOLDER")
     output_key: str | None = setting(None, "Entry of a dict or tuple output that is the prediction.", metavar="KEY")
 
 

@@ -14,7 +14,9 @@ from curvtool.config.section import parse_bytes
 from curvtool.errors import LoadError, UsageError
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.memory import default_budget
-from curvtool.problem import checkpoint, data_files, demo, sniff
+from curvtool.problem import data_files, demo
+from curvtool.problem.checkpoints import sniff
+from curvtool.problem.checkpoints.load import load_model
 from curvtool.problem.data import Data, from_object
 from curvtool.problem.factory import call, is_reference, make_module, resolve
 from curvtool.problem.losses.base import Loss
@@ -81,7 +83,16 @@ def load(config: RunConfig, observer: Observer = SILENT) -> Loaded:
             if factory is not None
             else None
         )
-        module, _ = checkpoint.load_model(path, made, weights=config.model.weights, trust=config.model.trust)
+        module, told = load_model(
+            path,
+            made,
+            weights=config.model.weights,
+            trust=config.model.trust,
+            trust_remote_code=config.model.trust_remote_code,
+            base_model=Path(config.model.base_model) if config.model.base_model else None,
+        )
+        if told:
+            observer.notice(f"model: {told}")
     data = _data(config, name)
     data = data.subset(config.data.num_samples, config.data.subset_seed)
     loss = None if isinstance(config.analysis, JacnormConfig) else _loss(config, module, data, observer)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from curvtool.errors import LoadError, suggest
-from curvtool.problem import checkpoint
+from curvtool.problem.checkpoints.read import read as read_checkpoint
 from curvtool.problem.data import INPUT_KEYS, TARGET_KEYS, Data, from_mapping, from_object
 from curvtool.problem.tree import named_tensors
 
@@ -113,7 +113,7 @@ def _read(path: Path) -> Any:
         if path.suffix == ".npy":
             return _tensor(np.load(path, mmap_mode="c", allow_pickle=False), path.name)
         if path.suffix in {".safetensors", ".pt", ".pth"}:
-            return checkpoint.read(path)
+            return read_checkpoint(path)
     except LoadError:
         raise
     except (OSError, ValueError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from curvtool.errors import LoadError, UsageError, suggest
+from curvtool.problem.checkpoints.hugging_face import import_extra, make_timm
 
 
 def is_reference(text: str) -> bool:
@@ -110,6 +111,8 @@ def make_module(reference: str, arguments: dict[str, Any], folder: Path | None, 
     Raises:
         LoadError: CT016, the factory fails or returns something else; and those of `resolve`.
     """
+    if reference.startswith("timm:") and not hasattr(import_extra("timm", "timm"), reference.partition(":")[2]):
+        return make_timm(reference.partition(":")[2], arguments)
     factory = resolve(reference, "factory", folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

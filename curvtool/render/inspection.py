@@ -26,6 +26,8 @@ def print_inspection(found: Inspection, console: Console, *, all_tensors: bool =
         console.print(
             f"{count(len(found.tensors))} tensors, {count(found.num_params)} numbers (parameters and buffers)"
         )
+    for note in found.notes:
+        console.print(note, markup=False, highlight=False)
     if found.would_import:
         console.print(
             "loading it without protection would import: " + ", ".join(found.would_import),

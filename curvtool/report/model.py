@@ -206,4 +206,5 @@ class Inspection(Record):
     num_params: int | None = Field(description="numbers in the weights' floating tensors, buffers included")
     tensors: list[TensorEntry]
     would_import: list[str] = Field(description="what loading it without protection would import")
+    notes: list[str] = Field(default=[], description="what else it says of itself: architecture, base model")
     next_command: str

@@ -12,7 +12,8 @@ from torch import nn
 
 from curvtool import CurvtoolError
 from curvtool.pipeline.inspection import inspect_file
-from curvtool.problem import checkpoint, sniff
+from curvtool.problem.checkpoints import sniff
+from curvtool.problem.checkpoints.load import load_model
 
 
 class Net(nn.Module):
@@ -33,7 +34,7 @@ class Hostile:
 
 
 def loaded(path, **options):
-    model, _ = checkpoint.load_model(path, Net(), **options)
+    model, _ = load_model(path, Net(), **options)
     return model.state_dict()
 
 
@@ -107,7 +108,7 @@ def test_whole_module_needs_trust(tmp_path):
     torch.save(Net(), path)
     with pytest.raises(CurvtoolError, match="CT015"):
         loaded(path)
-    model, _ = checkpoint.load_model(path, None, trust=True)
+    model, _ = load_model(path, None, trust=True)
     assert isinstance(model, Net)
     assert any("Net" in name for name in inspect_file(path).would_import)
 
@@ -184,7 +185,7 @@ def test_weights_without_code_and_with_nan(tmp_path):
     state = Net().state_dict()
     torch.save(state, tmp_path / "net.pt")
     with pytest.raises(CurvtoolError, match="CT012"):
-        checkpoint.load_model(tmp_path / "net.pt", None)
+        load_model(tmp_path / "net.pt", None)
     state["layer.bias"] = state["layer.bias"] * float("nan")
     torch.save(state, tmp_path / "nan.pt")
     with pytest.raises(CurvtoolError, match="CT025"):
@@ -199,7 +200,7 @@ def test_inspection_of_each_kind(tmp_path):
     np.savez(tmp_path / "d.npz", inputs=np.zeros((5, 2), np.float32), targets=np.zeros(5, int))
     found = inspect_file(tmp_path / "d.npz")
     assert found.role == "data" and [t.shape for t in found.tensors] == [[5, 2], [5]]
-    found = inspect_file(Path(checkpoint.__file__))
+    found = inspect_file(Path(sniff.__file__))
     assert found.role == "unknown" and not found.tensors
 
 
@@ -214,12 +215,12 @@ class Tied(torch.nn.Module):
 def test_tied_weights_that_were_written_once(tmp_path):
     made = Tied()
     save_model(made, str(tmp_path / "tied.safetensors"))
-    found, _ = checkpoint.load_model(tmp_path / "tied.safetensors", Tied())
+    found, _ = load_model(tmp_path / "tied.safetensors", Tied())
     assert torch.equal(found.head.weight, made.head.weight) and torch.equal(found.embed.weight, made.head.weight)
     other = Tied()
     other.head.weight = torch.nn.Parameter(torch.zeros(7, 3))  # not tied: one of the two is missing indeed
     with pytest.raises(CurvtoolError, match="CT014"):
-        checkpoint.load_model(tmp_path / "tied.safetensors", other)
+        load_model(tmp_path / "tied.safetensors", other)
 
 
 def test_inspection_of_a_torn_safetensors(tmp_path):

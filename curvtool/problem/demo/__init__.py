@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from curvtool.problem.checkpoint import load_model
+from curvtool.problem.checkpoints.load import load_model
 from curvtool.problem.data import Data
 
 NAME = "demo:digits"

@@ -25,6 +25,8 @@ def fit(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> str:
         LoadError: CT014, with what is missing, what is unexpected and which shapes differ.
     """
     own = model.state_dict()
+    if "n_averaged" not in own:  # the counter of torch.optim.swa_utils.AveragedModel
+        weights = {name: tensor for name, tensor in weights.items() if name != "n_averaged"}
     best = min(_strippings(weights), key=lambda pair: len(set(own) ^ set(pair[1])))
     prefix, stripped = best
     # counters that older checkpoints lack, and that evaluation mode does not use
@@ -51,9 +53,30 @@ def fit(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> str:
             received="; ".join(parts),
             remedy="check --factory and its -K arguments (classes, width); curvtool inspect lists the file's keys",
         )
-    bad = [
-        name for name, tensor in stripped.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())
-    ]
+    require_finite(stripped)
+    if any(tensor.dtype == torch.float64 for tensor in stripped.values()):
+        model.double()  # not rounded to what the factory made
+    model.load_state_dict(stripped, strict=False)
+    return prefix
+
+
+def require_finite(weights: Mapping[str, torch.Tensor]) -> None:
+    """Refuses weights that are not plain finite numbers.
+
+    Raises:
+        LoadError: CT019 quantised or sparse ones, CT025 NaN or infinity.
+    """
+    other = [name for name, tensor in weights.items() if tensor.is_quantized or tensor.layout != torch.strided]
+    if other:
+        tensor = weights[other[0]]
+        raise LoadError(
+            "CT019",
+            f"the weights {other[0]} are no plain numbers",
+            expected="dense floating tensors, which can be differentiated by",
+            received=f"{len(other)} that are {'quantised' if tensor.is_quantized else str(tensor.layout)}",
+            remedy="use the checkpoint before it was quantised, or dequantise it (dequantize(), to_dense())",
+        )
+    bad = [name for name, tensor in weights.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
     if bad:
         raise LoadError(
             "CT025",
@@ -62,10 +85,6 @@ def fit(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> str:
             received=f"{len(bad)} tensors that are not finite",
             remedy="use an earlier checkpoint",
         )
-    if any(tensor.dtype == torch.float64 for tensor in stripped.values()):
-        model.double()  # not rounded to what the factory made
-    model.load_state_dict(stripped, strict=False)
-    return prefix
 
 
 def _place(tensor: torch.Tensor) -> tuple[object, ...]:

@@ -1,0 +1,1 @@
+"""Checkpoints: what a file is, and its weights, read without running what is in it."""
