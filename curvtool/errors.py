@@ -100,6 +100,35 @@ class Interrupted(Exception):
         self.cause = cause
 
 
+STOPPING = (CurvtoolError, KeyboardInterrupt, MemoryError, RuntimeError)  # of which `cause_of` lets bugs pass
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """CUDA's error is a type of its own; the CPU allocator's is told by its words alone."""
+    told = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and told)
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What stopped an estimator, in words where it is memory; another `RuntimeError` is a bug, and raised again."""
+    if isinstance(error, (CurvtoolError, KeyboardInterrupt)):
+        return error
+    if is_out_of_memory(error):
+        return out_of_memory(error)
+    raise error
+
+
+def out_of_memory(error: BaseException) -> OutOfMemory:
+    """CT040 for an allocation that failed outside of a product."""
+    return OutOfMemory(
+        "CT040",
+        "out of memory",
+        expected="vectors and graphs to fit what is left",
+        received=(str(error).strip().splitlines() or ["an allocation that failed"])[0][-200:],
+        remedy="a smaller --memory-budget, or a smaller --batch-size",
+    )
+
+
 def not_finite(where: str) -> DerivativeError:
     """CT054: a product came out as NaN or infinity though the loss and its gradient are finite."""
     return DerivativeError(

@@ -11,7 +11,15 @@ from typing import Annotated
 import typer
 
 from curvtool.cli import check, density, diag, eigs, inspect, interruption, jacnorm, trace, verify
-from curvtool.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USAGE, CurvtoolError
+from curvtool.errors import (
+    EXIT_BUG,
+    EXIT_INTERRUPTED,
+    EXIT_LOAD,
+    EXIT_USAGE,
+    CurvtoolError,
+    is_out_of_memory,
+    out_of_memory,
+)
 
 app = typer.Typer(
     name="curvtool",
@@ -81,6 +89,9 @@ def _run() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail again at the exit
         return EXIT_USAGE
     except Exception as error:
+        if is_out_of_memory(error):
+            _say(out_of_memory(error))
+            return EXIT_LOAD
         return _report_bug(error)
     return 0
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from curvtool.config.analyses import Analysis
-from curvtool.config.section import Section, parse_bytes, setting
+from curvtool.config.section import Section, numbers_of, parse_bytes, setting
 from curvtool.errors import UsageError
 
 Loadable = Literal["auto", "model", "ema"]
 Dtype = Literal["float32", "float64", "bfloat16"]
 Mode = Literal["auto", "kept", "fresh", "forward", "compiled"]
+TokenDtype = Literal["uint16", "uint32", "int32", "int64", "uint8"]
 Operations = Literal["auto", "torch", "rewritten", "channels-last"]
 Reduction = Literal["mean", "sum", "token-mean", "sample-mean"]
 
@@ -49,14 +50,26 @@ class DataConfig(Section):
 
     source: str | None = setting(
         None,
-        "Data: .npz, .npy, a pair x.npy,y.npy, .safetensors, .pt, a folder of them, or package.module:callable.",
+        "Data: .npz, .npy, a pair x.npy,y.npy, .safetensors, .pt, .bin (tokens), .parquet, .csv, .jsonl, .txt, a "
+        "folder of one of them, of images or of save_to_disk, or package.module:callable.",
         "--data",
         metavar="SOURCE",
     )
-    input_key: str | None = setting(None, "Name of the inputs in the data.", metavar="KEY")
+    input_key: str | None = setting(
+        None, "Name of the inputs in the data; several columns of a table with commas.", metavar="KEY"
+    )
     target_key: str | None = setting(None, "Name of the targets in the data.", metavar="KEY")
     num_samples: int | None = setting(None, "Use this many samples (the first, or drawn by --subset-seed).", minimum=1)
     subset_seed: int | None = setting(None, "Draw the samples by this seed instead of taking the first.", minimum=0)
+    split: str | None = setting(None, "Part of a data set that has parts (train, test, …).", metavar="NAME")
+    sequence_length: int | None = setting(None, "Tokens a sequence (.bin, text).", minimum=2)
+    token_dtype: TokenDtype = setting("uint16", "Type of the tokens in a .bin file.")
+    tokenizer: str | None = setting(None, "Folder of the tokenizer of text; the model's by default.", metavar="FOLDER")
+    image_size: int | None = setting(None, "Resize images and cut out the middle, pixels.", minimum=1)
+    image_mean: str | None = setting(
+        None, "Of the channels, as 0.485,0.456,0.406: subtracted from pixels between 0 and 1.", metavar="NUMBERS"
+    )
+    image_std: str | None = setting(None, "Of the channels, by which they are divided then.", metavar="NUMBERS")
     batch_size: str = setting(
         "auto",
         "Samples a batch, or auto; changes speed, memory and the data s.e. (its parts) alone. Groups with a probe each "
@@ -66,6 +79,8 @@ class DataConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("image_mean", "image_std"):
+            numbers_of(getattr(self, name), f"--{name.replace('_', '-')}")
         if self.batch_size != "auto" and not (str(self.batch_size).isdigit() and int(self.batch_size) > 0):
             raise UsageError(
                 "CT001",

@@ -74,6 +74,29 @@ def choices_of(annotation: Any) -> tuple[Any, ...]:
     return get_args(plain) if get_origin(plain) is Literal else ()
 
 
+def numbers_of(text: str | None, flag: str) -> tuple[float, ...] | None:
+    """`0.5` or `0.485,0.456,0.406` as one or three numbers.
+
+    Raises:
+        UsageError: CT001, no such numbers.
+    """
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) not in {1, 3} or not all(math.isfinite(value) for value in values):
+        raise UsageError(
+            "CT001",
+            f"{flag} takes one number or three",
+            expected="a number a channel, with commas between them",
+            received=text,
+            remedy=f"{flag} 0.485,0.456,0.406",
+        )
+    return values
+
+
 def parse_bytes(text: str) -> int:
     """`8GiB`, `500MB`, `1e9` or a plain number of bytes.
 

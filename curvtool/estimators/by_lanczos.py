@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from curvtool.errors import CurvtoolError, Interrupted
+from curvtool.errors import STOPPING, Interrupted, cause_of
 from curvtool.estimators.cost import Meter
 from curvtool.estimators.eigenpairs import (
     ROUNDING,
@@ -92,7 +92,8 @@ class _Run:
             self._iterate()
             if check and self.storage != "bfloat16":  # whose products are all made anew
                 discrepancy = self._closing_check()
-        except (CurvtoolError, KeyboardInterrupt) as stop:
+        except STOPPING as error:
+            stop = cause_of(error)
             raise Interrupted(self._result(None, 0.0) if self.pairs is not None else None, stop) from stop
         return self._result(discrepancy, 0.0 if discrepancy is None else 1.0)
 

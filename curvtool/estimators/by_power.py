@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from curvtool.errors import CurvtoolError, Interrupted
+from curvtool.errors import STOPPING, Interrupted, cause_of
 from curvtool.estimators.cost import Meter
 from curvtool.estimators.eigenpairs import ROUNDING, ROUNDING_STEPS, Eigenvalue, EigenvaluesResult, Tolerance
 from curvtool.estimators.observer import Observer
@@ -60,7 +60,8 @@ def by_power(
             state = None
             if not converged:
                 break
-    except (CurvtoolError, KeyboardInterrupt) as stop:
+    except STOPPING as error:
+        stop = cause_of(error)
         if state is not None and len(magnitudes) < k:
             close(state)
         raise Interrupted(result() if magnitudes else None, stop) from stop

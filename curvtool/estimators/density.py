@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from curvtool.errors import CurvtoolError, Interrupted, UsageError, not_finite
+from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.linalg.quadrature import Quadrature, cumulative, lanczos_quadratures, smoothed
@@ -176,7 +176,8 @@ def density(
                 observer.advance(done, told, num_probes * steps - done)
             found += running
             running = []
-    except (CurvtoolError, KeyboardInterrupt) as stop:
+    except STOPPING as error:
+        stop = cause_of(error)
         # several that were on their way are as good as whole ones of fewer steps
         far = found or (running if running and len(running[0].nodes) >= _FEWEST_STEPS else [])
         raise Interrupted(result(far, complete=False) if far else None, stop) from stop
@@ -203,7 +204,8 @@ def _exactly(
         matrix = operator.materialize(
             memory_budget, lambda done: observer.advance(done, f"{dim} columns in all", dim - done)
         )
-    except (CurvtoolError, KeyboardInterrupt) as stop:
+    except STOPPING as error:
+        stop = cause_of(error)
         raise Interrupted(None, stop) from stop
     dense = matrix.to("cpu", torch.float64).numpy()
     if not np.isfinite(dense).all():

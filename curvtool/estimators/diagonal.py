@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import torch
 
-from curvtool.errors import CurvtoolError, Interrupted, UsageError, not_finite
+from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.base import LinearOperator
@@ -115,7 +115,8 @@ class _Run:
                 if planned <= self.num_passes or self.num_passes >= self.max_passes:
                     return self._result()
                 self._draw(min(planned, self.max_passes))
-        except (CurvtoolError, KeyboardInterrupt) as stop:
+        except STOPPING as error:
+            stop = cause_of(error)
             raise Interrupted(self._result() if self.num_passes else None, stop) from stop
 
     def _planned(self) -> int:

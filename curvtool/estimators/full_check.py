@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from curvtool.errors import CurvtoolError, Interrupted
+from curvtool.errors import STOPPING, Interrupted, cause_of
 from curvtool.estimators.by_lanczos import KnownPairs, by_lanczos
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.eigenpairs import ROUNDING, ROUNDING_STEPS, Eigenvalue, EigenvaluesResult, data_stderr
@@ -64,8 +64,8 @@ def full_check(
             result = span.result(result, None)
     except Interrupted as stop:
         raise Interrupted(closed(result), stop.cause) from stop
-    except (CurvtoolError, KeyboardInterrupt) as stop:
-        raise Interrupted(closed(result), stop) from stop
+    except STOPPING as error:
+        raise Interrupted(closed(result), cause_of(error)) from error
     return closed(result)
 
 
@@ -80,7 +80,8 @@ def true_residuals(
     meter = Meter(operator)
     try:
         found = _Span(operator, request, result.converged).of(result, observer)
-    except (CurvtoolError, KeyboardInterrupt) as stop:
+    except STOPPING as error:
+        stop = cause_of(error)
         pairs = tuple(replace(pair, converged=False) for pair in result.eigenvalues)
         cost = _sum(result.cost, meter.cost(meter.products))
         raise Interrupted(replace(result, eigenvalues=pairs, converged=False, cost=cost), stop) from stop

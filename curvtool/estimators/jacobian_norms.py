@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from curvtool.errors import CurvtoolError, Interrupted, UsageError
+from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of
 from curvtool.estimators.cost import Cost
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.linalg.batched_lanczos import largest_eigenvalues
@@ -160,7 +160,8 @@ def jacobian_norms(
             return result(exact, listed)
         _recompute(jacobian, batches, listed, norm)
         return result(True, _largest(result(True, ()), top, among=listed))
-    except (CurvtoolError, KeyboardInterrupt) as stop:
+    except STOPPING as error:
+        stop = cause_of(error)
         partial = result(exact, ()) if batches else None
         if partial is not None:
             partial = result(exact, _largest(partial, top))

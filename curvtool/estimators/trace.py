@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from curvtool.errors import CurvtoolError, Interrupted, UsageError, not_finite
+from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
 from curvtool.estimators.by_probes import Blocks, BlockTrace, ProbeSearch
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.known_space import KnownSpace, krylov_space, sketched_space
@@ -145,7 +145,8 @@ class _Run:
                     return self._result_of_exchange()
                 case "exact":
                     return self._exact()
-        except (CurvtoolError, KeyboardInterrupt) as stop:
+        except STOPPING as error:
+            stop = cause_of(error)
             raise Interrupted(self._partial(), stop) from stop
 
     def _auto(self) -> TraceResult:

@@ -12,40 +12,22 @@ from typing import Any
 
 import torch
 
+from curvtool.problem.host import free_host_bytes, left_to_the_process
 from curvtool.problem.tree import storage_id
 
-SHARE_OF_FREE = 0.5
+SHARE_OF_FREE, SHARE_OF_LIMIT = 0.5, 0.25
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's <malloc.h>
-_ASSUMED_FREE = 4 * 2**30  # where the system does not say
 
 
 def default_budget(device: torch.device) -> int:
-    """Bytes for kept graphs and vectors together: half of what is free on the device now."""
+    """Bytes for kept graphs and vectors together: half of what is free on the device now.
+
+    Where the process itself is limited (ulimit), a quarter: the first allocation beyond it fails.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free * SHARE_OF_FREE)
-    return int(_free_host_bytes() * SHARE_OF_FREE)
-
-
-def _free_host_bytes() -> int:
-    """What the machine has available, or the control group's limit less its use where that is less."""
-    free = _ASSUMED_FREE
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-    for limit_file, usage_file in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            limit, usage = Path(limit_file).read_text().strip(), Path(usage_file).read_text().strip()
-        except OSError:
-            continue
-        if limit.isdigit():
-            free = min(free, max(int(limit) - int(usage), 0))
-    return free
+    return int(free_host_bytes() * (SHARE_OF_FREE if left_to_the_process() is None else SHARE_OF_LIMIT))
 
 
 def reuse_freed_pages() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from curvtool.config.analyses import DensityConfig, EigsConfig
-from curvtool.errors import CurvtoolError
+from curvtool.errors import STOPPING, cause_of
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.density import DensityResult, Mass, density, is_small
 from curvtool.estimators.eigenpairs import EigenvaluesResult
@@ -76,7 +76,8 @@ def run_density(stage: Stage, analysis: DensityConfig) -> report.Density | repor
                 observer=stage.observer,
             )
         )
-    except (CurvtoolError, KeyboardInterrupt) as stop:
+    except STOPPING as error:
+        stop = cause_of(error)
         if search is None:
             raise
         stage.stopped = stop

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import torch
 
 from curvtool.errors import LoadError
-from curvtool.problem import data_files
 from curvtool.problem.checkpoints import adapters, distributed, inert, limits, scripted, sharded, sniff
 from curvtool.problem.checkpoints.safetensors_header import read_header
 from curvtool.problem.checkpoints.state_dict import state_dict
-from curvtool.problem.data import INPUT_KEYS, TARGET_KEYS
+from curvtool.problem.sources import arrays
+from curvtool.problem.sources.objects import INPUT_KEYS, TARGET_KEYS
 from curvtool.report.model import Inspection, TensorEntry
 
 Role = Literal["checkpoint", "data", "unknown"]
@@ -44,7 +44,7 @@ def inspect_file(path: Path) -> Inspection:
     role: Role = "unknown"
     if kind.format == "npz" or path.suffix in {".npy", ".npz"}:
         role = "data"
-        entries = [TensorEntry(name=n, shape=list(s), dtype=d) for n, s, d in data_files.describe(path)]
+        entries = [TensorEntry(name=n, shape=list(s), dtype=d) for n, s, d in arrays.describe(path)]
         found = _Found(entries)
     elif kind.loadable:
         role = "checkpoint"

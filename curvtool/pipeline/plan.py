@@ -14,12 +14,13 @@ from curvtool.operators.calibration import measured_seconds
 from curvtool.operators.jacobian import InputJacobian
 from curvtool.operators.named import OPERATORS
 from curvtool.pipeline import settings
+from curvtool.pipeline.load import load
 from curvtool.report import model as report
 
 
 def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
     """What the run would do: sizes, and the measured time of one product times a typical number of them."""
-    loaded = settings.load(config, observer)
+    loaded = load(config, observer)
     problem, analysis = loaded.problem, config.analysis
     budget = settings.memory_budget(config, problem.device)
     notes: list[str] = []

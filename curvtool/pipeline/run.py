@@ -19,12 +19,13 @@ from curvtool.config.schema import RunConfig
 from curvtool.errors import CurvtoolError
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.memory import reuse_freed_pages
-from curvtool.pipeline import records, settings
+from curvtool.pipeline import records
 from curvtool.pipeline.check import run_check
 from curvtool.pipeline.density import run_density
 from curvtool.pipeline.diag import run_diag
 from curvtool.pipeline.eigs import run_eigs
 from curvtool.pipeline.jacnorm import run_jacnorm
+from curvtool.pipeline.load import load
 from curvtool.pipeline.stage import Stage
 from curvtool.pipeline.trace import run_trace
 from curvtool.pipeline.verify import run_verify
@@ -49,7 +50,7 @@ def run(config: RunConfig, observer: Observer = SILENT) -> Outcome:
         KeyboardInterrupt: likewise.
     """
     started = records.now()
-    stage = Stage(config, settings.load(config, observer), observer)
+    stage = Stage(config, load(config, observer), observer)
     device = stage.problem.device
     if device.type == "cpu":
         reuse_freed_pages()

@@ -1,118 +1,13 @@
-"""From the configuration to a loaded problem, its device and its budgets."""
+"""From the configuration to a device, a batch size and a budget."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
 import torch
 
-from curvtool.config.analyses import JacnormConfig
 from curvtool.config.schema import RunConfig
 from curvtool.config.section import parse_bytes
-from curvtool.errors import LoadError, UsageError
-from curvtool.estimators.observer import SILENT, Observer
+from curvtool.errors import UsageError
 from curvtool.operators.memory import default_budget
-from curvtool.problem import data_files, demo
-from curvtool.problem.checkpoints import sniff
-from curvtool.problem.checkpoints.load import load_model
-from curvtool.problem.data import Data, from_object
-from curvtool.problem.factory import call, is_reference, make_module, resolve
-from curvtool.problem.losses.base import Loss
-from curvtool.problem.losses.guess import guess_loss
-from curvtool.problem.losses.named import get_loss, options_of
-from curvtool.problem.losses.reduction import with_targets
-from curvtool.problem.problem import Problem
-from curvtool.problem.validation import check_problem
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A problem and what its report says of where it came from."""
-
-    problem: Problem
-    model_name: str
-    checkpoint_sha256: str
-    notes: tuple[str, ...]
-
-
-def load(config: RunConfig, observer: Observer = SILENT) -> Loaded:
-    """Model, data and loss of a configuration, loaded and compared with each other.
-
-    Raises:
-        LoadError, UsageError: what is missing or does not fit, and what to type.
-    """
-    device = pick_device(config.compute.device)
-    files = sorted({source for source in config.sources.values() if source.endswith(".toml")})
-    for file in files:
-        keys = [key for key, source in config.sources.items() if source == file]
-        observer.notice(f"from {file}: {', '.join(keys)}")
-    name = config.model.checkpoint
-    if name is None:
-        given = [flag for flag, value in (("--factory", config.model.factory), ("--data", config.data.source)) if value]
-        if given:
-            raise UsageError(
-                "CT009",
-                f"{' and '.join(given)} without a model",
-                expected="a checkpoint before the flags",
-                received="none",
-                remedy=f"curvtool {config.analysis.kind} model.pt {given[0]} …",
-            )
-        observer.notice(
-            "no model given: running on the embedded example demo:digits (1,797 handwritten digits); "
-            "your own: curvtool " + config.analysis.kind + " model.pt --factory module:Net --data data.npz"
-        )
-        name = demo.NAME
-    elif name.startswith("demo:") and name != demo.NAME:
-        raise UsageError(
-            "CT001",
-            f"no example {name!r}",
-            expected=demo.NAME,
-            received=name,
-            remedy=f"curvtool {config.analysis.kind}",
-        )
-    if name == demo.NAME:
-        module, path = demo.trained_digits_net(), demo.WEIGHTS
-    else:
-        path = Path(name)
-        sniff.sniff(path)  # a missing file is told before a missing factory
-        factory, folder = config.model.factory, _folder(config)
-        made = (
-            make_module(factory, config.model.factory_args, folder, config.compute.seed)
-            if factory is not None
-            else None
-        )
-        module, told = load_model(
-            path,
-            made,
-            weights=config.model.weights,
-            trust=config.model.trust,
-            trust_remote_code=config.model.trust_remote_code,
-            base_model=Path(config.model.base_model) if config.model.base_model else None,
-        )
-        if told:
-            observer.notice(f"model: {told}")
-    data = _data(config, name)
-    data = data.subset(config.data.num_samples, config.data.subset_seed)
-    loss = None if isinstance(config.analysis, JacnormConfig) else _loss(config, module, data, observer)
-    data = with_targets(data, loss)
-    for note in data.notes:
-        observer.notice(f"data: {note}")
-    problem = Problem(
-        module,
-        data,
-        loss,
-        reduction=config.loss.reduction,
-        include=config.params.include,
-        exclude=config.params.exclude,
-        device=device,
-        dtype=getattr(torch, config.compute.dtype) if config.compute.dtype else None,
-        output_key=config.model.output_key,
-        tf32=config.compute.tf32,
-    )
-    check_problem(problem)
-    return Loaded(problem, name, sniff.sha256(path), data.notes)
 
 
 def pick_device(text: str) -> torch.device:
@@ -153,47 +48,6 @@ def pick_device(text: str) -> torch.device:
             remedy="--device cuda:0",
         )
     return device
-
-
-def _folder(config: RunConfig) -> Path | None:
-    """The project file's folder, whose modules are importable."""
-    return Path(config.folder) if config.folder else None
-
-
-def _data(config: RunConfig, name: str) -> Data:
-    source = config.data.source
-    keys: dict[str, Any] = {"input_key": config.data.input_key, "target_key": config.data.target_key}
-    if (source is None and name == demo.NAME) or source == demo.NAME:
-        return demo.digits()
-    if source is None:
-        raise LoadError(
-            "CT020",
-            "no data given",
-            expected="the samples over which the loss is a mean",
-            received="no --data",
-            remedy="--data data.npz (with arrays inputs and targets), or --data package.module:callable",
-        )
-    if is_reference(source) and not Path(source).exists():
-        factory = resolve(source, "data", _folder(config))
-        with torch.random.fork_rng(devices=[]):  # a shuffling loader draws its order here: the same for the same seed
-            torch.manual_seed(config.compute.seed)
-            made = call(factory, source, {}, "data factory")
-            return from_object(made, num_samples=config.data.num_samples, **keys)
-    return data_files.from_path(source, **keys)
-
-
-def _loss(config: RunConfig, module: Any, data: Data, observer: Observer) -> Loss:
-    name = config.loss.name
-    if is_reference(name):
-        return get_loss(resolve(name, "loss", _folder(config)))
-    if name == "auto":
-        name, reason = guess_loss(module, data)
-        if config.model.checkpoint not in (None, demo.NAME):
-            observer.notice(f"loss: {name} ({reason}); --loss names another")
-    options = {key: data_files.numbers_in(value) for key, value in config.loss.options.items()}
-    if "ignore_index" in options_of(name):
-        options = {"ignore_index": config.loss.ignore_index, **options}
-    return get_loss(name, **options)
 
 
 def batch_size(config: RunConfig) -> int | None:

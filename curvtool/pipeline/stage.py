@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 import torch
 
 from curvtool.config.schema import RunConfig
-from curvtool.errors import CurvtoolError, Interrupted
+from curvtool.errors import STOPPING, CurvtoolError, Interrupted, cause_of
 from curvtool.estimators.observer import Observer
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.memory import return_freed_pages
 from curvtool.operators.named import OPERATORS
 from curvtool.operators.preflight import Preflight, preflight_curvature
 from curvtool.pipeline import settings
-from curvtool.pipeline.settings import Loaded
+from curvtool.pipeline.load import Loaded
 from curvtool.problem.problem import Problem
 from curvtool.report import model as report
 
@@ -122,8 +122,8 @@ class Stage:
             run()
         except Interrupted as stop:
             self.stopped = stop.cause
-        except (CurvtoolError, KeyboardInterrupt) as stop:
-            self.stopped = stop
+        except STOPPING as error:
+            self.stopped = cause_of(error)
 
     def save(self, write: Callable[[], None]) -> None:
         """A file of what there is, also after a stop; what fails is told at the end."""

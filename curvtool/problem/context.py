@@ -91,11 +91,6 @@ def _cuda_settings(tf32: bool, cudnn: bool) -> Iterator[None]:
             matmul.allow_tf32 = before
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA's error is a type of its own; the CPU allocator's is told by its words alone."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
 def _translate(error: BaseException) -> DerivativeError | None:
     """What torch says where an operation has no (second) derivative, as an error with a way out."""
     text = str(error)

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from curvtool.errors import CurvtoolError, LoadError, OutOfMemory
-from curvtool.problem.context import Differentiable, is_out_of_memory
-from curvtool.problem.data import Data, from_object
+from curvtool.errors import CurvtoolError, LoadError, OutOfMemory, is_out_of_memory
+from curvtool.problem.context import Differentiable
+from curvtool.problem.data import Data
 from curvtool.problem.inputs import call_with_leaves
 from curvtool.problem.losses.base import Loss
 from curvtool.problem.losses.named import get_loss
@@ -24,6 +24,7 @@ from curvtool.problem.losses.reduction import reduced, with_targets
 from curvtool.problem.module import Evaluation, has_ties, select_prediction, takes_keywords, told_of_inputs, unwrap
 from curvtool.problem.rewrites.mode import Form, Rewriting
 from curvtool.problem.select import select_parameters
+from curvtool.problem.sources.objects import from_object
 from curvtool.problem.tree import Tree, map_tensors, named_tensors, num_bytes, storage_id
 
 _HALF = (torch.float16, torch.bfloat16)

@@ -7,8 +7,10 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from curvtool import CurvtoolError
-from curvtool.problem.data import Data, from_object
-from curvtool.problem.data_files import from_path
+from curvtool.problem.data import Data
+from curvtool.problem.sources.objects import from_object
+from curvtool.problem.sources.paths import from_path
+from curvtool.problem.sources.reading import Reading
 
 X = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
 Y = np.arange(7) % 3
@@ -46,13 +48,13 @@ def test_objects():
 
 def test_keys(tmp_path):
     np.savez(tmp_path / "a.npz", first=X, second=Y)
-    data = from_path(str(tmp_path / "a.npz"), input_key="first", target_key="second")
+    data = from_path(str(tmp_path / "a.npz"), Reading(input_key="first", target_key="second"))
     assert as_expected(data)
     with pytest.raises(CurvtoolError) as caught:
         from_path(str(tmp_path / "a.npz"))
     assert "--input-key first" in caught.value.remedy
     with pytest.raises(CurvtoolError) as caught:
-        from_path(str(tmp_path / "a.npz"), input_key="frist")
+        from_path(str(tmp_path / "a.npz"), Reading(input_key="frist"))
     assert "'first'" in caught.value.remedy
 
 
@@ -115,9 +117,9 @@ def test_files_with_pickles_torn_or_unknown(tmp_path):
     np.savez(tmp_path / "p.npz", inputs=np.array([{}], dtype=object))
     np.savez(tmp_path / "t.npz", inputs=X)
     (tmp_path / "t.npz").write_bytes((tmp_path / "t.npz").read_bytes()[:60])
-    (tmp_path / "a.csv").write_text("1,2\n")
+    (tmp_path / "a.xyz").write_text("1,2\n")
     np.savez(tmp_path / "s.npz", inputs=np.array(["a"]))
-    for name in ("p.npz", "t.npz", "a.csv", "s.npz"):
+    for name in ("p.npz", "t.npz", "a.xyz", "s.npz"):
         with pytest.raises(CurvtoolError, match="CT021"):
             from_path(str(tmp_path / name))
 

@@ -66,14 +66,15 @@ def require_finite(weights: Mapping[str, torch.Tensor]) -> None:
     Raises:
         LoadError: CT019 quantised or sparse ones, CT025 NaN or infinity.
     """
-    other = [name for name, tensor in weights.items() if tensor.is_quantized or tensor.layout != torch.strided]
+    other = [n for n, t in weights.items() if t.is_quantized or t.layout != torch.strided or t.is_meta]
     if other:
         tensor = weights[other[0]]
+        kind = "quantised" if tensor.is_quantized else "without numbers (meta)" if tensor.is_meta else tensor.layout
         raise LoadError(
             "CT019",
             f"the weights {other[0]} are no plain numbers",
             expected="dense floating tensors, which can be differentiated by",
-            received=f"{len(other)} that are {'quantised' if tensor.is_quantized else str(tensor.layout)}",
+            received=f"{len(other)} that are {kind}",
             remedy="use the checkpoint before it was quantised, or dequantise it (dequantize(), to_dense())",
         )
     bad = [name for name, tensor in weights.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]

@@ -12,14 +12,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from curvtool.errors import LoadError, suggest
 from curvtool.problem.checkpoints.fit import fit, require_finite
-from curvtool.problem.checkpoints.limits import read_json, torn
+from curvtool.problem.checkpoints.limits import read_json, too_large, torn
 from curvtool.problem.checkpoints.sharded import read_folder, weight_files
 
 _LISTED = 5
+_MAX_LAYERS, _MAX_DEPTH = 10_000, 5
 
 
 def import_extra(package: str, extra: str) -> ModuleType:
@@ -78,13 +80,15 @@ def load_hugging_face(folder: Path, *, trust: bool = False, trust_remote_code: b
     if not isinstance(config, dict):
         raise torn(folder / "config.json", ValueError("no dictionary"))
     _check_config(folder, config, trust_remote_code)
-    for file in weight_files(folder):
+    files = weight_files(folder)
+    for file in files:
         if file.suffix != ".safetensors":
             _check_pickle(file, trust)
     transformers = import_extra("transformers", "hf")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     kind, name = _model_class(transformers, config, trust_remote_code)
+    _check_size(transformers, kind, folder, sum(file.stat().st_size for file in files))
     options: dict[str, Any] = {
         "local_files_only": True,
         "trust_remote_code": trust_remote_code,
@@ -143,6 +147,28 @@ def _check_pickle(path: Path, trust: bool) -> None:
         read(path)
 
 
+def _check_size(transformers: ModuleType, kind: Any, folder: Path, num_bytes: int) -> None:
+    """Refuses a configuration of far more parameters than the weights can be, before any of them is allocated."""
+    if kind.__name__.startswith("AutoModel"):
+        return
+    try:
+        with torch.device("meta"):
+            made = kind(transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True))
+        num_params = sum(p.numel() for p in made.parameters())
+    except Exception:  # not every class can be made there; loading tells of what is wrong
+        return
+    if num_params > max(num_bytes, 1):  # a byte a number at least
+        raise too_large(folder / "config.json", f"{num_params:,} parameters for {num_bytes:,} bytes of weights")
+
+
+def _check_layers(path: Path, config: dict[str, Any], depth: int = 0) -> None:
+    for key, value in config.items():
+        if isinstance(value, dict) and depth < _MAX_DEPTH:
+            _check_layers(path, value, depth + 1)
+        elif type(value) is int and value > _MAX_LAYERS and "layer" in str(key):
+            raise too_large(path, f"{str(key)[:60]} = {value:,}")
+
+
 def _check_config(folder: Path, config: dict[str, Any], trust_remote_code: bool) -> None:
     if config.get("quantization_config"):
         method = config["quantization_config"]
@@ -153,6 +179,7 @@ def _check_config(folder: Path, config: dict[str, Any], trust_remote_code: bool)
             received=str(method.get("quant_method", method) if isinstance(method, dict) else method)[:100],
             remedy="use the folder that was quantised, or dequantise it (model.dequantize(); model.save_pretrained)",
         )
+    _check_layers(folder / "config.json", config)
     names = config.get("architectures") or []
     known = isinstance(config.get("model_type"), str) or bool(names)
     if not known and not config.get("auto_map"):

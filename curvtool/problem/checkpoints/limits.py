@@ -109,6 +109,28 @@ def parse_json(content: bytes, path: Path) -> Any:
         raise torn(path, error) from error
 
 
+_MAX_CONTAINERS, _MAX_DEPTH = 1_000_000, 100
+
+
+def require_tree(path: Path, content: Any) -> None:
+    """Refuses dictionaries and lists that hold themselves, or one another so often that no walk over them ends.
+
+    Raises:
+        LoadError: CT011.
+    """
+    kinds = (dict, list, tuple)
+    count, stack = 0, [(content, 0)]
+    while stack:
+        value, depth = stack.pop()
+        if not isinstance(value, kinds):
+            continue
+        count += 1
+        if depth > _MAX_DEPTH or count > _MAX_CONTAINERS:
+            raise too_large(path, "lists or dictionaries within one another without end")
+        inner = value.values() if isinstance(value, dict) else value
+        stack += [(each, depth + 1) for each in inner if isinstance(each, kinds)]
+
+
 def inner_name(path: Path, name: object) -> Path:
     """The file that an index beside `path` names: a plain name in the same folder.
 

@@ -17,7 +17,7 @@ import torch
 
 from curvtool.errors import LoadError
 from curvtool.problem.checkpoints.inert import tensors_in
-from curvtool.problem.checkpoints.limits import require_stored, too_large, torn
+from curvtool.problem.checkpoints.limits import require_stored, require_tree, too_large, torn
 from curvtool.problem.checkpoints.sniff import commands_among, unsafe_globals
 
 _EXPANDED = 1024  # a tensor may stand for so many times the numbers that are stored, as an expanded one does
@@ -34,6 +34,7 @@ def load_torch_file(path: Path, is_zip: bool, trust: bool) -> Any:
     try:
         with torch.serialization.safe_globals(_harmless_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
+        require_tree(path, content)
         _check_claims(path, content)
         return content
     except LoadError:

@@ -11,13 +11,26 @@ _BY_CLASS = (("ForCausalLM", "causal-lm"), ("LMHeadModel", "causal-lm"), ("ForMa
 _LOOKED_AT = 64
 
 
+def _named(model: nn.Module) -> tuple[str, str] | None:
+    inner = getattr(getattr(model, "base_model", None), "model", None)  # an adapter's
+    for kind in (type(model).__name__, type(inner).__name__):
+        for ending, name in _BY_CLASS:
+            if kind.endswith(ending):
+                return name, kind
+    return None
+
+
+def guess_by_class(model: nn.Module) -> str | None:
+    """The loss that the name of the model's class tells; None where it tells none."""
+    found = _named(model)
+    return found[0] if found else None
+
+
 def guess_loss(model: nn.Module, data: Data) -> tuple[str, str]:
     """The name of a loss and the reason, from the model's class and the targets' type."""
-    chain = [type(module).__name__ for module in (model, *model.children())][:2]  # itself, or within a wrapper
-    for ending, name in _BY_CLASS:
-        found = next((kind for kind in chain if kind.endswith(ending)), None)
-        if found is not None:
-            return name, f"the model is a {found}"
+    found = _named(model)
+    if found is not None:
+        return found[0], f"the model is a {found[1]}"
     targets = data.targets
     if isinstance(targets, torch.Tensor) and targets.is_floating_point():
         some = targets[:_LOOKED_AT].double()

@@ -1,0 +1,1 @@
+"""Sources of data: files and folders that become samples in a fixed order."""
