@@ -34,8 +34,11 @@ def reuse_freed_pages() -> None:
     """Has the C library keep the memory that tensors on the host give back, for the next ones.
 
     By default it returns large blocks to the system, and every product pays for new pages: 17 to 25 % of its time was
-    seen to go there. Process-wide, so for programs and not for libraries; without effect elsewhere than on glibc.
+    seen to go there. Process-wide, so for programs and not for libraries; without effect elsewhere than on glibc, and
+    where the process is limited (ulimit): what is held in pieces counts there.
     """
+    if left_to_the_process() is not None:
+        return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):

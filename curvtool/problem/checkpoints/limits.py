@@ -41,7 +41,7 @@ def archive_names(path: Path) -> list[str] | None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, UnicodeError):
+    except Exception:  # a damaged archive fails in any way
         return None
     size = path.stat().st_size
     if len(entries) > _MAX_ENTRIES or sum(entry.compress_size for entry in entries) > size:
@@ -55,10 +55,14 @@ def require_stored(path: Path) -> None:
     Raises:
         LoadError: CT011.
     """
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > path.stat().st_size:
-                raise too_large(path, f"{entry.filename[:80]} of {entry.file_size:,} bytes when it is unpacked")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except Exception as error:  # a damaged archive fails in any way
+        raise torn(path, error) from error
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > path.stat().st_size:
+            raise too_large(path, f"{entry.filename[:80]} of {entry.file_size:,} bytes when it is unpacked")
 
 
 def archive_entry(path: Path, name: str) -> bytes:
@@ -67,12 +71,17 @@ def archive_entry(path: Path, name: str) -> bytes:
     Raises:
         LoadError: CT011, no such entry, or it is larger than a header may be.
     """
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            if entry.filename == name or entry.filename.partition("/")[2] == name:
-                if entry.file_size > MAX_HEADER_BYTES:
-                    raise too_large(path, f"{name} of {entry.file_size:,} bytes")
-                return archive.read(entry)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if entry.filename == name or entry.filename.partition("/")[2] == name:
+                    if entry.file_size > MAX_HEADER_BYTES:
+                        raise too_large(path, f"{name} of {entry.file_size:,} bytes")
+                    return archive.read(entry)
+    except LoadError:
+        raise
+    except Exception as error:  # a damaged archive fails in any way
+        raise torn(path, error) from error
     raise torn(path, KeyError(f"no {name} in it"))
 
 

@@ -66,6 +66,20 @@ def from_object(
     )
 
 
+def _is_numbers(value: Any) -> bool:
+    """A list of numbers, or of lists of one length of them."""
+    if not isinstance(value, list) or not value:
+        return False
+    try:
+        return np.asarray(value).dtype.kind in "fiub"
+    except (ValueError, OverflowError):
+        return False
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, (Mapping, tuple)) and _is_tensors(value)
+
+
 def _is_tensors(tree: Any) -> bool:
     return next(named_tensors(tree), None) is not None
 
@@ -149,7 +163,7 @@ def from_mapping(content: Mapping[str, Any], input_key: str | None, target_key: 
     arrays: dict[str, Tree] = {
         str(k): torch.as_tensor(v) if isinstance(v, (np.ndarray, list)) else v
         for k, v in content.items()
-        if isinstance(v, (torch.Tensor, np.ndarray, list)) or (isinstance(v, (Mapping, tuple)) and _is_tensors(v))
+        if isinstance(v, (torch.Tensor, np.ndarray)) or _is_numbers(v) or _is_nested(v)
     }
     names = list(arrays)
     for flag, key in (("--input-key", input_key), ("--target-key", target_key)):
