@@ -15,7 +15,7 @@ from curvtool.errors import UsageError
 
 Loadable = Literal["auto", "model", "ema"]
 Dtype = Literal["float32", "float64", "bfloat16"]
-Mode = Literal["auto", "kept", "fresh", "forward", "compiled"]
+Mode = Literal["auto", "kept", "fresh", "forward", "compiled", "finite-difference"]
 TokenDtype = Literal["uint16", "uint32", "int32", "int64", "uint8"]
 Operations = Literal["auto", "torch", "rewritten", "channels-last"]
 Reduction = Literal["mean", "sum", "token-mean", "sample-mean"]
@@ -140,7 +140,10 @@ class ComputeConfig(Section):
         "For kept graphs and vectors together, as 8GiB; half of the free memory by default.",
         metavar="SIZE",
     )
-    hvp: Mode = setting("auto", "How Hessian products are run; auto measures on your model.")
+    hvp: Mode = setting(
+        "auto",
+        "How Hessian products are run; auto measures on your model. finite-difference: of gradients, a last resort.",
+    )
     operations: Operations = setting(
         "auto", "The model's operations: torch's own, or rewritten for cheap second derivatives; auto measures."
     )

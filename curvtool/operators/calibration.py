@@ -22,7 +22,7 @@ from curvtool.problem.rewrites.mode import FORMS, Form
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
-MODES = ("auto", "kept", "fresh", "forward", "compiled")
+MODES = ("auto", "kept", "fresh", "forward", "compiled", "finite-difference")
 TIMED_MODES = MODES[1:4]  # on a few samples; a compilation is tried on full batches, once it may pay
 CALIBRATION_SAMPLES = 8
 _TIMED_SHARE, _TIMED_SAMPLES = 8, 32  # an eighth of the samples, no more than 32: a calibration stays short

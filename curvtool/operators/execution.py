@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from curvtool.errors import DerivativeError
+from curvtool.errors import DerivativeError, UsageError
 from curvtool.operators.calibration import CALIBRATION_SAMPLES, Calibration, Graph, Kernel, Way, calibrate
 from curvtool.operators.compiled import Compilation
+from curvtool.operators.differences import HasDifferences, Step
 from curvtool.operators.memory import default_budget
 from curvtool.operators.products import Parts
 from curvtool.problem.rewrites.mode import Form
@@ -25,6 +26,7 @@ from curvtool.problem.stacked import StackedProblem
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
+DIFFERENCES, DIFFERENCED_SAMPLES = "finite-difference", 128  # kinks on the way show with many samples alone
 MAX_BATCH = 512
 MAX_SMALL_BATCH, SMALL_GRAPH = 8192, 2**24  # samples whose graph is so small, in bytes, cost overhead alone
 MAX_PARTS = 32  # of the data whose shares of a product are told apart
@@ -37,8 +39,8 @@ class Execution:
     Args:
         problem: whose data these are.
         make_kernel: the matrix of a batch of a problem.
-        mode: `kept`, `fresh`, `forward` or `compiled` for every batch; `auto` keeps what the budget allows and takes
-            the fastest of the others for the rest.
+        mode: `kept`, `fresh`, `forward`, `compiled` or `finite-difference` for every batch; `auto` keeps what the
+            budget allows and takes the fastest of the others but the last for the rest.
         memory_budget: bytes for graphs and vectors together; half of the free memory if None.
         form: of the model's operations: `torch`, `rewritten`, `channels-last`; `auto` takes the fastest.
     """
@@ -51,7 +53,8 @@ class Execution:
         memory_budget: int | None = None,
         form: str = "auto",
     ) -> None:
-        self.problem, self.mode, self._asked_form = problem, mode, form
+        self.problem, self.mode = problem, mode
+        self._asked_form = "torch" if mode == DIFFERENCES else form
         self.memory_budget = default_budget(problem.device) if memory_budget is None else memory_budget
         self.parameters = list(problem.parameters.values())
         self._make_kernel = make_kernel
@@ -66,6 +69,8 @@ class Execution:
         Raises:
             DerivativeError: CT055, what was asked for fails or gives another product than torch's reverse mode.
         """
+        if self.mode == DIFFERENCES:
+            return self._of_gradients()
         found = calibrate(self.problem, self._kernel_in, self.graph_budget, self._timed_mode, self._asked_form)
         pinned = self.mode != "auto" or (self._asked_form != "auto" and Way("kept", found.form) in found.rejected)
         if pinned and found.rejected and not found.seconds:
@@ -78,6 +83,13 @@ class Execution:
                 remedy="--hvp auto and --operations auto",
             )
         return found
+
+    def _of_gradients(self) -> Calibration:
+        """The size of gradients' graphs alone: there is one way, and nothing to compare it with."""
+        few = self.problem.first(CALIBRATION_SAMPLES)
+        with self.problem.context(len(few)):
+            size = -(-self._difference_kernel.gradient_bytes(few) // len(few))
+        return Calibration(len(few), {"torch": size}, {}, {})
 
     @property
     def form(self) -> Form:
@@ -107,8 +119,8 @@ class Execution:
 
     @property
     def _timed_mode(self) -> str:
-        """What is compiled are fresh products."""
-        return "fresh" if self.mode == "compiled" else self.mode
+        """What is compiled are fresh products; differences are made of gradients, whose graphs are as large."""
+        return "fresh" if self.mode in {"compiled", DIFFERENCES} else self.mode
 
     @property
     def _compared(self) -> Calibration | None:
@@ -187,9 +199,30 @@ class Execution:
             return self._compilation.product(rows, vector, partial(self._product_without_graph, kernel, rows, vector))
 
     def _product_without_graph(self, kernel: Kernel, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
+        if self.mode == DIFFERENCES:
+            return self._difference_kernel.difference_product(rows, vector, self.difference_step.length)
         if self._mode_without_graph() == "forward":
             return kernel.forward_product(rows, vector)
         return kernel.build(rows).product(vector, keep=False)
+
+    @cached_property
+    def difference_step(self) -> Step:
+        """The step of central differences, found on a few samples."""
+        with self.problem.context():
+            return self._difference_kernel.difference_step(self.problem.first(DIFFERENCED_SAMPLES))
+
+    @property
+    def _difference_kernel(self) -> HasDifferences:
+        kernel = self.plain_kernel
+        if not isinstance(kernel, HasDifferences):
+            raise UsageError(
+                "CT003",
+                "differences of gradients give the Hessian alone",
+                expected="--operator hessian",
+                received="another matrix with --hvp finite-difference",
+                remedy="--operator hessian, or --hvp auto",
+            )
+        return kernel
 
     def kept(self, rows: range, height: int = 1) -> Graph | None:
         """The kept graph of these samples, made now where the budget allows; None where it does not."""
@@ -232,7 +265,7 @@ class Execution:
         return calibration.seconds.get(Way(mode, calibration.form), math.inf)
 
     def _may_keep(self, rows: range) -> bool:
-        if self.mode in {"fresh", "forward", "compiled"}:
+        if self.mode in {"fresh", "forward", "compiled", DIFFERENCES}:
             return False
         if self.mode == "kept":
             return True

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
 from curvtool.operators.curvature import CurvatureOperator
+from curvtool.operators.differences import Gradient, Step, difference_product, find_step
+from curvtool.operators.memory import saved_bytes
 from curvtool.operators.products import GradientGraph, Parts, forward_over_reverse
 
 if TYPE_CHECKING:
@@ -35,6 +38,51 @@ class HessianKernel:
     def forward_product(self, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
         """H_b v in parts, forward over reverse."""
         return forward_over_reverse(self._loss_of(rows), self._parameters, vector)
+
+    def difference_product(self, rows: range, vector: Sequence[torch.Tensor], step: float) -> Parts:
+        """H_b v in parts, as a central difference of gradients."""
+        precise = [v.to(self._precise.dtype) for v in vector]
+        parameters = list(self._precise.parameters.values())
+        parts = difference_product(self._gradient_of(rows), parameters, precise, step)
+        return [None if part is None else part.to(self.problem.dtype) for part in parts]
+
+    def difference_step(self, rows: range) -> Step:
+        """The step for such products, found on these samples."""
+        return find_step(self._gradient_of(rows), list(self._precise.parameters.values()))
+
+    def gradient_bytes(self, rows: range) -> int:
+        """What the loss saves for a gradient; what the problem holds itself does not count."""
+        with saved_bytes() as count:
+            value = self._precise.loss_sum(self._precise.parameters, self._precise.batch(rows))
+            size = count(self._precise.storages())
+        del value
+        return size
+
+    @cached_property
+    def _precise(self) -> Problem:
+        """The problem in float64, where steps can be short; in its own precision where the model allows no other."""
+        own = self.problem
+        if own.dtype == torch.float64:
+            return own
+        exact = own.restricted(range(own.num_samples), torch.float64)
+        try:
+            with torch.no_grad():
+                exact.loss_sum(exact.parameters, exact.batch(exact.first(1)))
+        except (RuntimeError, TypeError):
+            return own
+        return exact
+
+    def _gradient_of(self, rows: range) -> Gradient:
+        problem, names = self._precise, self._names
+        batch = problem.batch(rows)
+
+        def gradient(parameters: Sequence[torch.Tensor]) -> Parts:
+            value = problem.loss_sum(dict(zip(names, parameters, strict=True)), batch)
+            if not value.requires_grad:
+                return [None] * len(parameters)
+            return torch.autograd.grad(value, list(parameters), allow_unused=True)
+
+        return gradient
 
     def _loss_of(self, rows: range) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
         batch = self.problem.batch(rows)

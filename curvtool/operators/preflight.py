@@ -15,8 +15,10 @@ import torch
 
 from curvtool.errors import CurvtoolError, DerivativeError, OutOfMemory
 from curvtool.operators.curvature import CurvatureOperator
+from curvtool.operators.execution import DIFFERENCES
 from curvtool.operators.hessian import Hessian
 from curvtool.operators.jacobian import InputJacobian
+from curvtool.problem.locate import located
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
@@ -47,7 +49,11 @@ class Preflight:
 
 
 def preflight_curvature(
-    problem: Problem, operator: type[CurvatureOperator] = Hessian, seed: int = 0, memory_budget: int | None = None
+    problem: Problem,
+    operator: type[CurvatureOperator] = Hessian,
+    seed: int = 0,
+    memory_budget: int | None = None,
+    mode: str = "auto",
 ) -> Preflight:
     """Checks the products of a matrix of the problem on its first samples.
 
@@ -59,12 +65,16 @@ def preflight_curvature(
         operator: the matrix.
         seed: of the vectors.
         memory_budget: bytes for the graphs of a batch; half of the free memory if None.
+        mode: `finite-difference` where products are differences: then what two steps differ by is the noise floor.
 
     Raises:
-        DerivativeError: CT053, two differences of gradients agree with each other and not with the product.
+        DerivativeError: CT050, CT054, CT056 to CT059, an operation has no second derivative, with the module that it
+            is in; CT053, two differences of gradients agree with each other and not with the product.
     """
     rows = range(min(NUM_SAMPLES, problem.num_samples))
     unavailable: dict[str, str] = {}
+    if mode == DIFFERENCES:
+        return _of_differences(operator(problem.restricted(rows, problem.dtype), mode=mode), seed)
     plainly: dict[str, Any] = {"mode": "fresh", "form": "torch", "memory_budget": memory_budget}
     try:
         working = operator(problem.restricted(rows, problem.dtype), **plainly)
@@ -86,8 +96,8 @@ def preflight_curvature(
             None,
             dict.fromkeys(("symmetry", "finite_difference", "noise_floor"), reason),
         )
-    except DerivativeError:
-        raise
+    except DerivativeError as error:
+        raise located(error, problem) from error
     except CurvtoolError as error:  # the first samples may all be ignored by the loss
         return Preflight(
             len(rows),
@@ -99,14 +109,23 @@ def preflight_curvature(
     if difference is None:
         unavailable["finite_difference"] = "no two step sizes agreed (kinks on the way)"
     elif difference > _AGREEMENT * 10:
-        raise DerivativeError(
+        wrong = DerivativeError(
             "CT053",
             "the second derivative of the model is wrong: an operation drops curvature without an error",
             expected="a Hessian product equal to the difference of gradients, to 1 %",
             received=f"a relative distance of {difference:.2g}",
-            remedy="write custom autograd functions (once_differentiable, raw kernels) in plain torch",
+            remedy="write custom autograd functions (once_differentiable, raw kernels) in plain torch; or "
+            "--hvp finite-difference, approximate",
         )
+        raise located(wrong, problem)
     return Preflight(len(rows), symmetry, difference, noise, unavailable)
+
+
+def _of_differences(operator: CurvatureOperator, seed: int) -> Preflight:
+    _, symmetry = _symmetry(operator, _unit(operator, seed, 1), seed)
+    missing = {"finite_difference": "the products are differences of gradients themselves"}
+    num = operator.problem.num_samples
+    return Preflight(num, symmetry, None, operator.execution.difference_step.error, missing)
 
 
 def _unit(operator: CurvatureOperator, seed: int, number: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from curvtool.errors import CurvtoolError
 from curvtool.operators.calibration import agree, measured_seconds
-from curvtool.operators.execution import Execution
+from curvtool.operators.execution import DIFFERENCES, Execution
 from curvtool.operators.products import Parts, stacked
 
 _TRIED = 4  # groups
@@ -94,6 +94,8 @@ class Stack:
     def _affordable(self) -> int:
         """Full groups that the budget allows in one go: their graphs in a quarter of it, their vectors in another."""
         execution = self.execution
+        if execution.mode == DIFFERENCES:  # whose step is for one vector
+            return 1
         num_params = sum(p.numel() for p in execution.parameters)
         vectors = _VECTORS * num_params * execution.problem.dtype.itemsize
         graph = len(self.groups[0]) * execution.calibration.graph_bytes_per_sample

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +12,7 @@ from curvtool.config.schema import RunConfig
 from curvtool.errors import STOPPING, CurvtoolError, Interrupted, cause_of
 from curvtool.estimators.observer import Observer
 from curvtool.operators.curvature import CurvatureOperator
+from curvtool.operators.execution import DIFFERENCES
 from curvtool.operators.memory import return_freed_pages
 from curvtool.operators.named import OPERATORS
 from curvtool.operators.preflight import Preflight, preflight_curvature
@@ -85,12 +86,17 @@ class Stage:
     def checked_operator(self, name: str, *, keep_gradient: bool = False, **options: Any) -> CurvatureOperator:
         """The matrix of this name, after the preflight, and with loss and gradient taken."""
         self.observer.begin("preflight on a small batch")
-        self.checks = preflight_curvature(self.problem, OPERATORS[name], memory_budget=self.budget)
+        self.checks = preflight_curvature(
+            self.problem, OPERATORS[name], memory_budget=self.budget, mode=self.config.compute.hvp
+        )
         return_freed_pages()  # of its float64 copies
         operator = self.make_operator(name, **options)
         self.observer.begin("loss and gradient")
         self.loss_value, gradient = operator.loss_and_gradient()
         self.grad_norm = float(operator.space.norm(gradient))
+        if operator.execution.mode == DIFFERENCES:
+            self.observer.begin("two steps of differences")
+            self.checks = replace(self.checks, noise_floor=operator.difference_error(self.config.compute.seed))
         self.gradient = gradient if keep_gradient else None
         return operator
 
@@ -142,6 +148,13 @@ class Stage:
             self.warn(
                 "CT205",
                 f"the noise of {self.dtype_name} products ({self.noise:.1e}) is above rtol {rtol:g}: {remedy}",
+            )
+        if operator.execution.mode == DIFFERENCES:
+            step = operator.execution.difference_step
+            self.warn(
+                "CT217",
+                f"products are central differences of gradients (step {step.length:g}), good to about "
+                f"{self.noise:.1e} (by two steps): approximate, where the model cannot be differentiated twice",
             )
         if operator.piece_size < operator.batch_size:
             self.warn(

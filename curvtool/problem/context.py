@@ -91,30 +91,43 @@ def _cuda_settings(tf32: bool, cudnn: bool) -> Iterator[None]:
             matmul.allow_tf32 = before
 
 
+_REPLACE = "replace the operation by plain torch operations (in the factory); or --hvp finite-difference, approximate"
+# what torch says, the code, what it means, the way out; the first that fits
+_SIGNS = (
+    ("forward AD", "CT050", "an operation in the model has no forward-mode derivative",
+     "--hvp auto, kept or fresh: reverse mode twice"),
+    ("jvp function", "CT050", "a custom autograd function in the model has no forward-mode derivative",
+     "--hvp auto, kept or fresh: reverse mode twice"),
+    ("vmap", "CT050", "an operation in the model cannot be mapped over", "--hvp auto"),
+    ("CuDNN RNN", "CT056", "a recurrent layer runs in cuDNN, which has no second derivative",
+     "torch.backends.cudnn.enabled = False in the factory"),
+    ("torch.compile with aot_autograd", "CT057", "a part of the model is compiled, and has no second derivative",
+     "leave torch.compile out of the factory"),
+    ("support backward on CPU", "CT058", "FlexAttention has no derivative on the CPU",
+     "plain attention: F.scaled_dot_product_attention (Hugging Face: attn_implementation sdpa or eager)"),
+    ("_scaled_dot_product", "CT058", "a fused attention kernel has no second derivative",
+     "call F.scaled_dot_product_attention, which is switched to plain operations here"),
+    ("flash_attn", "CT058", "a fused attention kernel has no second derivative",
+     "F.scaled_dot_product_attention (Hugging Face: attn_implementation sdpa or eager)"),
+    ("is incompatible with .grad()", "CT059", "activation checkpointing by re-entering has no second derivative",
+     "checkpoint(…, use_reentrant=False), or none at all"),
+    ("Checkpointing is not compatible", "CT059", "activation checkpointing by re-entering has no second derivative",
+     "checkpoint(…, use_reentrant=False), or none at all"),
+    ("inplace operation", "CT054", "the model changes in place what a derivative needs",
+     "out of place: x = x + 1 for x += 1, inplace=False"),
+    ("once_differentiable", "CT050", "a custom autograd function in the model is differentiable once", _REPLACE),
+    ("is not implemented", "CT050", "an operation in the model has no second derivative", _REPLACE),
+    ("ouble backward", "CT050", "an operation in the model has no second derivative", _REPLACE),
+    ("not differentiable", "CT050", "an operation in the model has no second derivative", _REPLACE),
+)  # fmt: skip
+
+
 def _translate(error: BaseException) -> DerivativeError | None:
     """What torch says where an operation has no (second) derivative, as an error with a way out."""
     text = str(error)
-    signs = (
-        "is not implemented",
-        "ouble backward",
-        "forward AD",
-        "once_differentiable",
-        "not differentiable",
-    )
-    if not any(sign in text for sign in signs):
+    found = next((entry for entry in _SIGNS if entry[0] in text), None)
+    if found is None:
         return None
-    if "does not support forward AD" in text or "forward AD" in text:
-        return DerivativeError(
-            "CT050",
-            "an operation in the model has no forward-mode derivative",
-            expected="operations that forward mode knows",
-            received=text.strip().splitlines()[0][:300],
-            remedy="--hvp auto, kept or fresh: reverse mode twice",
-        )
-    return DerivativeError(
-        "CT050",
-        "an operation in the model has no second derivative",
-        expected="operations that can be differentiated twice",
-        received=text.strip().splitlines()[0][:300],
-        remedy="replace the operation by one written in plain torch operations (in the factory)",
-    )
+    _, code, message, remedy = found
+    expected = "operations that forward mode knows" if "forward-mode" in message else "operations with two derivatives"
+    return DerivativeError(code, message, expected=expected, received=text.strip().splitlines()[0][:300], remedy=remedy)

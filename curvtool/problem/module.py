@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from curvtool.errors import CurvtoolError, LoadError
+from curvtool.errors import CurvtoolError, DerivativeError, LoadError
 from curvtool.problem.tree import Tree, named_tensors
 
 
@@ -23,6 +23,23 @@ def unwrap(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
+
+
+def refuse_sharded(model: nn.Module) -> None:
+    """Refuses parameters of which each process holds a part: their gathering has no second derivative.
+
+    Raises:
+        DerivativeError: CT050.
+    """
+    sharded = next((name for name, p in model.named_parameters() if hasattr(p, "full_tensor")), None)
+    if sharded is not None:
+        raise DerivativeError(
+            "CT050",
+            "the model's parameters are shards (FSDP2, tensor parallel), which have no second derivative",
+            expected="whole parameters",
+            received=f"{sharded} as a DTensor",
+            remedy="gather them first: {name: p.full_tensor()} into a plain module; or open its saved checkpoint",
+        )
 
 
 def takes_keywords(model: nn.Module, inputs: Tree) -> bool:
@@ -68,19 +85,30 @@ def told_of_inputs(inputs: Tree) -> Iterator[None]:
         ) from error
 
 
+def has_compiled(model: nn.Module) -> bool:
+    """Whether a module inside is wrapped by `torch.compile`."""
+    return any(hasattr(module, "_orig_mod") for module in model.modules())
+
+
 class Evaluation:
     """Evaluation mode for the time of a call; the modules' own modes come back afterwards.
+
+    Modules that `torch.compile` wraps run uncompiled: what it makes has no second derivative.
 
     Entered around every call of a model: a class and a list, as both a generator and a walk over the modules take time.
 
     Args:
         modules: the model's.
+        has_compiled: whether one of them is wrapped so.
     """
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self.modules = modules
+    def __init__(self, modules: Sequence[nn.Module], has_compiled: bool = False) -> None:
+        self.modules, self.has_compiled = modules, has_compiled
 
     def __enter__(self) -> None:
+        if self.has_compiled:
+            self._stance = torch.compiler.set_stance("force_eager")
+            self._stance.__enter__()
         self._training = [module for module in self.modules if module.training]
         for module in self._training:
             module.training = False
@@ -88,6 +116,8 @@ class Evaluation:
     def __exit__(self, *_: object) -> None:
         for module in self._training:
             module.training = True
+        if self.has_compiled:
+            self._stance.__exit__(None, None, None)
 
 
 def select_prediction(output: Any, key: str | None) -> torch.Tensor:

@@ -21,7 +21,16 @@ from curvtool.problem.losses.base import Loss
 from curvtool.problem.losses.named import get_loss
 from curvtool.problem.losses.of_model import ModelLoss
 from curvtool.problem.losses.reduction import reduced, with_targets
-from curvtool.problem.module import Evaluation, has_ties, select_prediction, takes_keywords, told_of_inputs, unwrap
+from curvtool.problem.module import (
+    Evaluation,
+    has_compiled,
+    has_ties,
+    refuse_sharded,
+    select_prediction,
+    takes_keywords,
+    told_of_inputs,
+    unwrap,
+)
 from curvtool.problem.rewrites.mode import Form, Rewriting
 from curvtool.problem.select import select_parameters
 from curvtool.problem.sources.objects import from_object
@@ -53,6 +62,7 @@ class Problem:
 
     Raises:
         LoadError: CT023 to CT028 where data, model and loss do not fit.
+        DerivativeError: CT050, parameters that are shards (FSDP2, tensor parallel).
     """
 
     def __init__(
@@ -85,6 +95,7 @@ class Problem:
         self.reduction, self.output_key, self.tf32 = reduction, output_key, tf32
         self.copies_inputs = self.data.mapped
         self.form: Form = "torch"
+        refuse_sharded(self.model)
         chosen = select_parameters(self.model, include, exclude)
         first = next(iter(chosen.values()))
         self.device = torch.device(device) if device is not None else first.device
@@ -103,6 +114,9 @@ class Problem:
         self._dict_inputs_by_name = takes_keywords(self.model, self.data.inputs)
         self._has_ties = has_ties(self.model)
         self._modules = list(self.model.modules())
+        self._has_compiled = has_compiled(self.model)
+        if self._has_compiled:
+            self.repairs.append("compiled modules run uncompiled")
         self._has_rnn = any(isinstance(m, nn.RNNBase) for m in self._modules)
         if self._has_rnn:
             self.repairs.append("cuDNN off for the recurrent layers")
@@ -254,7 +268,7 @@ class Problem:
         kwargs: dict[str, Any] = {}
         if isinstance(inputs, Mapping) and self._dict_inputs_by_name:
             args, kwargs = (), dict(inputs)
-        with Evaluation(self._modules):
+        with Evaluation(self._modules, self._has_compiled):
             if self.form == "torch":
                 return functional_call(self.model, state, args, kwargs, tie_weights=self._has_ties)
             with Rewriting(self.form == "channels-last"):
