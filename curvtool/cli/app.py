@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from curvtool.cli import check, density, diag, eigs, inspect, interruption, jacnorm, trace, verify
+from curvtool.cli import check, density, diag, doctor, eigs, inspect, interruption, jacnorm, trace, verify
 from curvtool.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -39,6 +39,7 @@ app.command()(jacnorm.jacnorm)
 app.command()(check.check)
 app.command()(verify.verify)
 app.command()(inspect.inspect)
+app.command()(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

@@ -181,6 +181,27 @@ class Plan(Record):
     notes: list[str]
 
 
+class OperationVerdict(Record):
+    """One of torch's operations: whether its second derivative is right in the installed version."""
+
+    name: str
+    reverse: Literal["right", "wrong", "refused", "not checked"] = Field(description="reverse mode twice")
+    forward: Literal["right", "wrong", "refused", "not checked"] = Field(description="forward over reverse")
+    error: float | None = Field(description="largest relative error of a wrong product")
+
+
+class Doctor(Record):
+    """This installation: versions, devices, a product with a known answer, and operations where they were swept."""
+
+    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    versions: dict[str, str | None] = Field(description="of packages by name; null where one is not installed")
+    devices: list[str]
+    attention: dict[str, bool] = Field(description="which attention backends torch has switched on")
+    product_error: float = Field(description="of a Hessian product with a known answer, relative, in float64")
+    problems: list[str] = Field(description="what is wrong here, with the remedy")
+    operations: list[OperationVerdict] | None
+
+
 class TensorEntry(Record):
     """One tensor of a file."""
 
