@@ -41,6 +41,7 @@ class ModelConfig(Section):
     trust: bool = setting(False, "Load a file that can run code: only if you trust whoever made it.")
     trust_remote_code: bool = setting(False, "Run the Python files of a Hugging Face folder: only if you read them.")
     base_model: str | None = setting(None, "Folder of the base model of a PEFT adapter.", metavar="FOLDER")
+    submodule: str | None = setting(None, "Take this part of the model alone, as encoder.", metavar="NAME")
     output_key: str | None = setting(None, "Entry of a dict or tuple output that is the prediction.", metavar="KEY")
 
 

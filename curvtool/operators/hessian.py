@@ -41,7 +41,9 @@ class HessianKernel:
 
     def difference_product(self, rows: range, vector: Sequence[torch.Tensor], step: float) -> Parts:
         """H_b v in parts, as a central difference of gradients."""
-        precise = [v.to(self._precise.dtype) for v in vector]
+        precise = [v.to(self._precise.dtype, copy=True) for v in vector]
+        for name, row in self.problem.padding_rows.items():
+            precise[self._names.index(name)][row] = 0.0  # which torch takes for a constant
         parameters = list(self._precise.parameters.values())
         parts = difference_product(self._gradient_of(rows), parameters, precise, step)
         return [None if part is None else part.to(self.problem.dtype) for part in parts]

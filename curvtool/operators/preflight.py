@@ -7,13 +7,14 @@ central difference of gradients in float64, and how far is the working dtype's p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from curvtool.errors import CurvtoolError, DerivativeError, OutOfMemory
+from curvtool.errors import CurvtoolError, DerivativeError, LoadError, OutOfMemory
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.execution import DIFFERENCES
 from curvtool.operators.hessian import Hessian
@@ -29,6 +30,7 @@ NUM_EXAMPLES = 8  # whose Jacobians are compared
 MAX_OUTPUTS = 128
 _STEPS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # of a unit direction: on ReLU networks larger ones cross kinks
 _AGREEMENT = 1e-3
+_COARSE_STEPS, _COARSE_AGREEMENT = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3), 3e-2  # in the working precision
 
 
 @dataclass(frozen=True)
@@ -76,39 +78,40 @@ def preflight_curvature(
     if mode == DIFFERENCES:
         return _of_differences(operator(problem.restricted(rows, problem.dtype), mode=mode), seed)
     plainly: dict[str, Any] = {"mode": "fresh", "form": "torch", "memory_budget": memory_budget}
+    noise: float | None = None
+    difference: float | None = None
+    tolerance = _AGREEMENT * 10
     try:
         working = operator(problem.restricted(rows, problem.dtype), **plainly)
         size = max(1, working.batch_size // 2) if problem.dtype != torch.float64 else working.batch_size
         vector = _unit(working, seed, 1)
         image, symmetry = _symmetry(working, vector, seed)
-        # its own copy, which is moved along the vector below
-        exact = problem.restricted(rows, torch.float64) if problem.dtype != torch.float64 else problem.copied()
-        noise = _noise(operator(exact.restricted(rows, torch.float64), batch_size=size, **plainly), vector, image)
-        del working, image  # P numbers each, and more in float64 below: a large model's peak is here
-        few = exact.restricted(range(min(NUM_DIFFERENCED, len(rows))), torch.float64)
-        difference = _finite_difference(Hessian(few, batch_size=size, **plainly), vector.double())
+        del working  # P numbers, and more in float64 below: a large model's peak is here
+        few = rows[:NUM_DIFFERENCED]
+        try:
+            # its own copy, which is moved along the vector below
+            exact = problem.restricted(rows, torch.float64) if problem.dtype != torch.float64 else problem.copied()
+            noise = _noise(operator(exact.restricted(rows, torch.float64), batch_size=size, **plainly), vector, image)
+            del image
+            of_few = Hessian(exact.restricted(few, torch.float64), batch_size=size, **plainly)
+            difference = _finite_difference(of_few, vector.double(), _STEPS, _AGREEMENT)
+        except (OutOfMemory, LoadError, TypeError, RuntimeError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            unavailable["noise_floor"] = f"not in float64: {reason}"
+            if isinstance(error, OutOfMemory) or problem.dtype == torch.float64:
+                unavailable["finite_difference"] = reason
+            else:  # a program that is fixed to its precision: its own differences are coarse, and better than none
+                own = Hessian(problem.copied().restricted(few, problem.dtype), batch_size=size, **plainly)
+                difference, tolerance = _finite_difference(own, vector, _COARSE_STEPS, _COARSE_AGREEMENT), 0.1
     except (OutOfMemory, TypeError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        return Preflight(
-            len(rows),
-            None,
-            None,
-            None,
-            dict.fromkeys(("symmetry", "finite_difference", "noise_floor"), reason),
-        )
+        return _nothing(len(rows), (str(error).strip().splitlines() or [type(error).__name__])[0][:200])
     except DerivativeError as error:
         raise located(error, problem) from error
     except CurvtoolError as error:  # the first samples may all be ignored by the loss
-        return Preflight(
-            len(rows),
-            None,
-            None,
-            None,
-            dict.fromkeys(("symmetry", "finite_difference", "noise_floor"), error.message),
-        )
+        return _nothing(len(rows), error.message)
     if difference is None:
-        unavailable["finite_difference"] = "no two step sizes agreed (kinks on the way)"
-    elif difference > _AGREEMENT * 10:
+        unavailable.setdefault("finite_difference", "no two step sizes agreed (kinks on the way)")
+    elif difference > tolerance:
         wrong = DerivativeError(
             "CT053",
             "the second derivative of the model is wrong: an operation drops curvature without an error",
@@ -119,6 +122,11 @@ def preflight_curvature(
         )
         raise located(wrong, problem)
     return Preflight(len(rows), symmetry, difference, noise, unavailable)
+
+
+def _nothing(num_samples: int, reason: str) -> Preflight:
+    missing = dict.fromkeys(("symmetry", "finite_difference", "noise_floor"), reason)
+    return Preflight(num_samples, None, None, None, missing)
 
 
 def _of_differences(operator: CurvatureOperator, seed: int) -> Preflight:
@@ -148,10 +156,19 @@ def _noise(exact: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor) 
     return float(true.sub_(image).norm()) / norm if norm else 0.0
 
 
-def _finite_difference(operator: Hessian, vector: torch.Tensor) -> float | None:
-    """Relative distance of H v from (g(theta + hv) - g(theta - hv)) / 2h, h shrunk until two steps agree."""
+def _finite_difference(
+    operator: Hessian, vector: torch.Tensor, steps: Sequence[float], agreement: float
+) -> float | None:
+    """Relative distance of H v from (g(theta + hv) - g(theta - hv)) / 2h, h shrunk until two steps agree.
+
+    Rows of embeddings that stand for padding are left where they are: torch takes them for constants.
+    """
     parameters = list(operator.problem.parameters.values())
-    parts = list(operator.by_parameter(vector).values())
+    named = operator.by_parameter(vector.clone())
+    for name, row in operator.problem.padding_rows.items():
+        named[name][row] = 0.0
+    parts = list(named.values())
+    vector = torch.cat([part.reshape(-1) for part in parts])
     image = operator.matvec(vector)
 
     def gradient_at(step: float) -> torch.Tensor:
@@ -166,11 +183,13 @@ def _finite_difference(operator: Hessian, vector: torch.Tensor) -> float | None:
                     parameter.sub_(part, alpha=step)
 
     last: torch.Tensor | None = None
-    for step in _STEPS:
+    for step in steps:
         difference = gradient_at(step).sub_(gradient_at(-step)).div_(2 * step)
         if last is not None:
             length = float(difference.norm())
-            if float(last.sub_(difference).norm()) <= _AGREEMENT * length:
+            if length == 0 and bool(image.any()):  # all rounded away, in a model that computes in fewer digits
+                return None
+            if float(last.sub_(difference).norm()) <= agreement * length:
                 scale = max(float(image.norm()), length)  # a product of zero may be a lost derivative
                 return float(difference.sub_(image).norm()) / scale if scale > 0 else 0.0
         last = difference

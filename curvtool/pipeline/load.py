@@ -94,6 +94,7 @@ def load(config: RunConfig, observer: Observer = SILENT) -> Loaded:
             trust=config.model.trust,
             trust_remote_code=config.model.trust_remote_code,
             base_model=Path(config.model.base_model) if config.model.base_model else None,
+            submodule=config.model.submodule,
         )
         if told:
             observer.notice(f"model: {told}")

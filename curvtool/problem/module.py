@@ -85,6 +85,15 @@ def told_of_inputs(inputs: Tree) -> Iterator[None]:
         ) from error
 
 
+def padding_rows(model: nn.Module) -> dict[str, int]:
+    """The rows of embeddings that stand for padding, by the parameter's name: torch gives them no gradient."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.padding_idx is not None:
+            found[f"{name}.weight" if name else "weight"] = module.padding_idx
+    return found
+
+
 def has_compiled(model: nn.Module) -> bool:
     """Whether a module inside is wrapped by `torch.compile`."""
     return any(hasattr(module, "_orig_mod") for module in model.modules())

@@ -25,6 +25,7 @@ from curvtool.problem.module import (
     Evaluation,
     has_compiled,
     has_ties,
+    padding_rows,
     refuse_sharded,
     select_prediction,
     takes_keywords,
@@ -32,6 +33,7 @@ from curvtool.problem.module import (
     unwrap,
 )
 from curvtool.problem.rewrites.mode import Form, Rewriting
+from curvtool.problem.rewrites.precision import Precisely
 from curvtool.problem.select import select_parameters
 from curvtool.problem.sources.objects import from_object
 from curvtool.problem.tree import Tree, map_tensors, named_tensors, num_bytes, storage_id
@@ -115,6 +117,10 @@ class Problem:
         self._has_ties = has_ties(self.model)
         self._modules = list(self.model.modules())
         self._has_compiled = has_compiled(self.model)
+        self.padding_rows = {name: row for name, row in padding_rows(self.model).items() if name in self.parameters}
+        if self.padding_rows:
+            self.repairs.append(f"rows for padding are constants ({', '.join(self.padding_rows)})")
+        self._casts_down: bool | None = None  # not known yet
         if self._has_compiled:
             self.repairs.append("compiled modules run uncompiled")
         self._has_rnn = any(isinstance(m, nn.RNNBase) for m in self._modules)
@@ -216,7 +222,7 @@ class Problem:
     def restricted(self, rows: Sequence[int], dtype: torch.dtype) -> Problem:
         """The same problem on these samples alone, computed in another dtype; in the same one it shares the tensors."""
         other = copy.copy(self)
-        other.dtype = dtype
+        other.dtype, other.repairs, other._casts_down = dtype, list(self.repairs), None
         if dtype != self.dtype:
             other.parameters = {name: other._snapshot(p).requires_grad_() for name, p in self.parameters.items()}
             other._constants = {name: other._snapshot(t) for name, t in self._constants.items()}
@@ -234,6 +240,7 @@ class Problem:
         """The same problem over these parameters alone: the others are constants."""
         other = copy.copy(self)
         other.parameters = {name: self.parameters[name] for name in names}
+        other.padding_rows = {name: row for name, row in self.padding_rows.items() if name in other.parameters}
         fixed = {name: p.detach() for name, p in self.parameters.items() if name not in other.parameters}
         other._constants = {**self._constants, **fixed}
         return other
@@ -270,9 +277,22 @@ class Problem:
             args, kwargs = (), dict(inputs)
         with Evaluation(self._modules, self._has_compiled):
             if self.form == "torch":
-                return functional_call(self.model, state, args, kwargs, tie_weights=self._has_ties)
+                return self._call(state, args, kwargs)
             with Rewriting(self.form == "channels-last"):
-                return functional_call(self.model, state, args, kwargs, tie_weights=self._has_ties)
+                return self._call(state, args, kwargs)
+
+    def _call(self, state: dict[str, torch.Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The model with this state; in float64 without its casts to less, of which the first call tells."""
+        call = partial(functional_call, self.model, state, args, kwargs, tie_weights=self._has_ties)
+        if self.dtype != torch.float64 or self._casts_down is False:
+            return call()
+        with Precisely() as precision:
+            output = call()
+        if self._casts_down is None:
+            self._casts_down = precision.num_casts > 0
+            if self._casts_down:
+                self.repairs.append("casts to less than float64 inside the model left out")
+        return output
 
     def prediction(self, output: Any) -> torch.Tensor:
         """The one tensor of a model's output that the loss reads.

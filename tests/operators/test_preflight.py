@@ -3,9 +3,10 @@
 import pytest
 import torch
 from cases import CASES, conv_batchnorm
+from oracles import relative
 from torch import nn
 
-from curvtool import CurvtoolError, Problem
+from curvtool import CurvtoolError, Hessian, Problem
 from curvtool.operators.preflight import preflight_curvature, preflight_jacobian
 
 
@@ -94,3 +95,98 @@ def test_noise_of_jacobian_norms():
     assert 0 < preflight_jacobian(Problem(model, x, None)).noise_floor < 1e-5
     model, x, _ = conv_batchnorm(torch.bfloat16)
     assert preflight_jacobian(Problem(model, x, None, dtype=torch.bfloat16)).noise_floor > 1e-4
+
+
+class Padded(nn.Module):
+    """Reads tokens among which is the padding, whose row torch gives no gradient."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(7, 4, padding_idx=0)
+        self.embed.weight.data[0] = 0.5
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, ids):
+        return self.head(torch.tanh(self.embed(ids)).mean(1))
+
+
+def test_rows_for_padding_are_constants_and_no_reason_to_refuse():
+    g = torch.Generator().manual_seed(0)
+    data = (torch.randint(0, 7, (20, 5), generator=g), torch.randint(0, 3, (20,), generator=g))
+    problem = Problem(Padded().double(), data)
+    assert any("padding" in repair for repair in problem.repairs)
+    assert preflight_curvature(problem).finite_difference < 1e-6
+    dense = Hessian(problem).materialize()
+    by_differences = Hessian(problem, mode="finite-difference").materialize()
+    assert relative(by_differences, dense) < 1e-6
+    assert not bool(dense[:4].any()) and bool(dense[4:8].any())
+
+
+class CastsDown(nn.Module):
+    """As language models compute norms and softmaxes in float32, whatever their own precision."""
+
+    def __init__(self, how):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.head, self.how = nn.Linear(6, 8), nn.Linear(8, 3), how
+
+    def forward(self, x):
+        x = self.layer(x)
+        dtype = x.dtype
+        if self.how == "to":
+            x = x.to(torch.float32)
+        elif self.how == "float":
+            x = x.float()
+        elif self.how == "type_as":
+            x = x.type_as(torch.zeros(1))
+        elif self.how == "softmax":
+            return self.head(torch.softmax(x, -1, dtype=torch.float32).to(dtype))
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return self.head(x.to(dtype))
+
+
+@pytest.mark.parametrize("how", ["to", "float", "type_as", "softmax"])
+def test_float64_stays_float64(how):
+    g = torch.Generator().manual_seed(0)
+    data = (torch.randn(20, 6, generator=g, dtype=torch.float64), torch.randint(0, 3, (20,), generator=g))
+    model = CastsDown(how).double()
+    plain = CastsDown("softmax" if how == "softmax" else "none").double()
+    problem = Problem(model, data)
+    found = Hessian(problem).materialize()
+    if how == "softmax":
+        plain.forward = lambda x: plain.head(torch.softmax(plain.layer(x), -1))
+    assert relative(found, Hessian(Problem(plain, data)).materialize()) < 1e-13
+    assert any("casts" in repair for repair in problem.repairs)
+    single = preflight_curvature(Problem(model, data, dtype=torch.float32))
+    assert single.finite_difference < 1e-6 and 1e-9 < single.noise_floor < 1e-5
+    assert not any("casts" in repair for repair in Problem(nn.Linear(6, 3).double(), data).repairs)
+
+
+class Fixed(nn.Module):
+    """A program that is fixed to float32; `wrong`: with an operation that drops curvature."""
+
+    def __init__(self, wrong):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.head, self.wrong = nn.Linear(6, 8), nn.Linear(8, 3), wrong
+
+    def forward(self, x):
+        if x.dtype != torch.float32:
+            raise RuntimeError("expected scalar type Float")
+        x = self.layer(x)
+        return self.head(DropsCurvature.apply(x) if self.wrong else torch.tanh(x))
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_program_that_is_fixed_to_float32_is_checked_in_float32(wrong):
+    g = torch.Generator().manual_seed(0)
+    data = (torch.randn(20, 6, generator=g), torch.randint(0, 3, (20,), generator=g))
+    problem = Problem(Fixed(wrong), data)
+    if wrong:
+        with pytest.raises(CurvtoolError, match="CT053"):
+            preflight_curvature(problem)
+        return
+    checks = preflight_curvature(problem)
+    assert checks.symmetry < 1e-5 and checks.finite_difference < 0.05 and checks.noise_floor is None
+    assert "float64" in checks.unavailable["noise_floor"]

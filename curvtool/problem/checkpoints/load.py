@@ -12,8 +12,8 @@ from curvtool.problem.checkpoints.adapters import load_adapter
 from curvtool.problem.checkpoints.fit import fit
 from curvtool.problem.checkpoints.hugging_face import load_hugging_face, load_timm_folder
 from curvtool.problem.checkpoints.read import read
-from curvtool.problem.checkpoints.scripted import load_program
-from curvtool.problem.checkpoints.sniff import sniff
+from curvtool.problem.checkpoints.scripted import load_exported, load_script, part_of
+from curvtool.problem.checkpoints.sniff import FileKind, sniff
 from curvtool.problem.checkpoints.state_dict import MODEL_KEYS, state_dict
 
 
@@ -25,6 +25,7 @@ def load_model(
     trust: bool = False,
     trust_remote_code: bool = False,
     base_model: Path | None = None,
+    submodule: str | None = None,
 ) -> tuple[nn.Module, str]:
     """The model with the checkpoint's weights, and a line that says how they were found.
 
@@ -35,15 +36,33 @@ def load_model(
         trust: run what is in the file.
         trust_remote_code: run what is in a Hugging Face folder.
         base_model: the folder of an adapter's base model.
+        submodule: the dotted name of the part that is taken, as `encoder`; all of it if None.
 
     Raises:
-        LoadError: CT012, weights alone and no factory; and those of the kind's own reader.
+        LoadError: CT012, weights alone and no factory; CT013, no such part; and those of the kind's own reader.
     """
     kind = sniff(path)
+    if kind.format == "torchscript" and model is None:
+        return load_script(path, kind, trust, submodule), kind.description
+    loaded, told = _load(path, kind, model, weights, trust, trust_remote_code, base_model)
+    if submodule is None:
+        return loaded, told
+    return part_of(loaded, submodule), f"{told + ', ' if told else ''}its part {submodule}"
+
+
+def _load(
+    path: Path,
+    kind: FileKind,
+    model: nn.Module | None,
+    weights: str,
+    trust: bool,
+    trust_remote_code: bool,
+    base_model: Path | None,
+) -> tuple[nn.Module, str]:
     if model is None:
         match kind.format:
-            case "torchscript" | "torch-export":
-                return load_program(path, kind, trust), kind.description
+            case "torch-export":
+                return load_exported(path, kind, trust), kind.description
             case "huggingface":
                 return load_hugging_face(path, trust=trust, trust_remote_code=trust_remote_code)
             case "timm":

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from curvtool.errors import LoadError
+from curvtool.errors import LoadError, suggest
 from curvtool.problem.checkpoints.limits import archive_entry, parse_json, torn
 from curvtool.problem.checkpoints.sniff import FileKind
 
@@ -51,12 +51,52 @@ class ScriptedModule(nn.Module):
             return self._script[0](*args, **kwargs)
 
 
-def load_program(path: Path, kind: FileKind, trust: bool) -> nn.Module:
-    """The module of a TorchScript or torch.export archive, in evaluation mode.
+def load_script(path: Path, kind: FileKind, trust: bool, submodule: str | None = None) -> nn.Module:
+    """The module of a TorchScript archive, or a part of it, in evaluation mode.
+
+    Raises:
+        LoadError: CT013 no such part; CT015, it is not trusted, or fails although it is.
+    """
+    _require_trust(path, kind, trust)
+    try:
+        script = torch.jit.load(path, map_location="cpu").eval()
+    except Exception as error:  # trusted code may fail in any way
+        raise _fails(path, error) from error
+    return ScriptedModule(script if submodule is None else part_of(script, submodule))
+
+
+def load_exported(path: Path, kind: FileKind, trust: bool) -> nn.Module:
+    """The module of a torch.export archive.
 
     Raises:
         LoadError: CT015, it is not trusted, or fails although it is.
     """
+    _require_trust(path, kind, trust)
+    try:
+        return torch.export.load(path).module()
+    except Exception as error:  # trusted code may fail in any way
+        raise _fails(path, error) from error
+
+
+def part_of(module: Any, name: str) -> Any:
+    """A module within another by its dotted name.
+
+    Raises:
+        LoadError: CT013, there is none.
+    """
+    known = dict(module.named_modules())
+    if name not in known:
+        raise LoadError(
+            "CT013",
+            f"the model has no part {name!r}",
+            expected="the dotted name of a module in it",
+            received=name,
+            remedy=suggest(name, [each for each in known if each] or ["(it has no parts)"]),
+        )
+    return known[name]
+
+
+def _require_trust(path: Path, kind: FileKind, trust: bool) -> None:
     if not trust:
         raise LoadError(
             "CT015",
@@ -65,19 +105,16 @@ def load_program(path: Path, kind: FileKind, trust: bool) -> nn.Module:
             received=kind.format,
             remedy="add --trust if you trust whoever made the file; products in reverse mode alone",
         )
-    try:
-        if kind.format == "torchscript":
-            script = torch.jit.load(path, map_location="cpu")
-            return ScriptedModule(script.eval())
-        return torch.export.load(path).module()
-    except Exception as error:  # trusted code may fail in any way
-        raise LoadError(
-            "CT015",
-            f"{path} cannot be loaded, even trusted",
-            expected="an archive of this or an earlier torch",
-            received=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1][:300]}",
-            remedy=f"torch {torch.__version__} is here; or save the state dict and name its class with --factory",
-        ) from error
+
+
+def _fails(path: Path, error: Exception) -> LoadError:
+    return LoadError(
+        "CT015",
+        f"{path} cannot be loaded, even trusted",
+        expected="an archive of this or an earlier torch",
+        received=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1][:300]}",
+        remedy=f"torch {torch.__version__} is here; or save the state dict and name its class with --factory",
+    )
 
 
 def exported_tensors(path: Path) -> dict[str, torch.Tensor]:
