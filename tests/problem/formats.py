@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -353,5 +353,15 @@ FORMATS = [
 ]
 
 
-def dedented(text: str) -> str:
-    return textwrap.dedent(text).strip() + "\n"
+TABLE = Path(__file__).parents[2] / "curvtool" / "docs" / "formats.md"
+
+
+def documented(row: str) -> None:
+    """The row stands in the documentation's table; WRITE_DOCS=1 writes it there."""
+    text = TABLE.read_text()
+    if os.environ.get("WRITE_DOCS") and row not in text:
+        name = row.split(" | ")[0]
+        lines = [line for line in text.splitlines() if not line.startswith(name + " |")]
+        TABLE.write_text("\n".join([*lines, row]) + "\n")
+        return
+    assert row in text.splitlines(), "WRITE_DOCS=1 pytest tests/problem/test_formats.py writes the table"

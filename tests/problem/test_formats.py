@@ -4,21 +4,17 @@ The table in the documentation is made from these tests: WRITE_DOCS=1 writes the
 """
 
 import importlib.util
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from formats import FORMATS, data, tokens
+from formats import FORMATS, data, documented, tokens
 from torch.nn import functional as F
 
 from curvtool.config.resolve import resolve
 from curvtool.errors import CurvtoolError
 from curvtool.pipeline.inspection import inspect_file
 from curvtool.pipeline.run import run
-
-TABLE = Path(__file__).parents[2] / "curvtool" / "docs" / "formats.md"
 
 
 def _oracle(model, has_tokens) -> float:
@@ -78,14 +74,4 @@ def test_inspected_loaded_and_measured(format, tmp_path, monkeypatch):
     assert report.problem.loss == ("causal-lm" if format.tokens else "cross-entropy")
     value = report.analyses[0].eigenvalues[0].value
     assert value == pytest.approx(_oracle(model, format.tokens), rel=1e-7)
-    _documented(f"| {format.name} | {format.opened_by} | yes | yes | yes |")
-
-
-def _documented(row):
-    text = TABLE.read_text() if TABLE.exists() else ""
-    if os.environ.get("WRITE_DOCS") and row not in text:
-        name = row.split(" | ")[0]
-        lines = [line for line in text.splitlines() if not line.startswith(name + " |")]
-        TABLE.write_text("\n".join([*lines, row]) + "\n")
-        return
-    assert row in text.splitlines(), "WRITE_DOCS=1 pytest tests/problem/test_formats.py writes the table"
+    documented(f"| {format.name} | {format.opened_by} | yes | yes | yes |")
