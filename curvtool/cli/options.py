@@ -11,12 +11,13 @@ from typing import Annotated, Any, Literal, get_origin
 import typer
 
 from curvtool.config.schema import SECTIONS
-from curvtool.config.section import Section, flags_of, plain_type, type_hints
+from curvtool.config.section import Section, choices_of, flags_of, plain_type, type_hints
 from curvtool.errors import UsageError
 
 Format = Literal["table", "json", "csv", "md"]
 Color = Literal["auto", "always", "never"]
 _PANELS = {"model": "Model", "data": "Data", "loss": "Loss", "params": "Parameters", "compute": "Compute"}
+_MAX_METAVAR = 18
 _SUFFIXES = {".json": "json", ".csv": "csv", ".md": "md"}
 
 
@@ -89,11 +90,14 @@ def _section_parameters(section: type[Section], panel: str) -> list[inspect.Para
         default = item.default
         is_shown = isinstance(default, (int, float, str)) and not isinstance(default, bool)
         shown = f" (default {default})" if is_shown else ""
+        choices = [str(choice) for choice in choices_of(hints[item.name])]
+        is_long = len("|".join(choices)) > _MAX_METAVAR  # it would be broken in the middle of a word
+        listed = f" One of {', '.join(choices)}." if is_long else ""
         details: dict[str, Any] = {
-            "help": item.metadata["help"] + shown,
+            "help": item.metadata["help"] + listed + shown,
             "rich_help_panel": panel,
             "show_default": False,
-            "metavar": item.metadata["metavar"],
+            "metavar": "WORD" if is_long else item.metadata["metavar"],
         }
         if get_origin(plain) in (list, dict):
             annotation: Any = list[str] | None
