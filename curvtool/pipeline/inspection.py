@@ -15,6 +15,7 @@ from curvtool.problem.checkpoints import adapters, distributed, inert, limits, s
 from curvtool.problem.checkpoints.safetensors_header import read_header
 from curvtool.problem.checkpoints.state_dict import state_dict
 from curvtool.problem.sources import arrays
+from curvtool.problem.sources.looks import Look, look_at
 from curvtool.problem.sources.objects import INPUT_KEYS, TARGET_KEYS
 from curvtool.report.model import Inspection, TensorEntry
 
@@ -40,7 +41,15 @@ def inspect_file(path: Path) -> Inspection:
     Raises:
         LoadError: CT010 not there, CT011 torn.
     """
-    kind = sniff.sniff(path)
+    try:
+        kind = sniff.sniff(path)
+        look = None if kind.loadable or kind.format == "npz" else look_at(path)
+    except LoadError:
+        look = look_at(path)
+        if look is None:
+            raise
+    if look is not None:
+        return _of_data(path, look)
     role: Role = "unknown"
     if kind.format == "npz" or path.suffix in {".npy", ".npz"}:
         role = "data"
@@ -75,6 +84,26 @@ def inspect_file(path: Path) -> Inspection:
         notes=found.notes,
         next_command=_next_command(path, kind, role, found),
         unavailable=reasons,
+    )
+
+
+def _of_data(path: Path, look: Look) -> Inspection:
+    reason = "data that are not read here"
+    return Inspection(
+        path=str(path),
+        format=look.format,
+        description=look.description,
+        safe=True,
+        size_bytes=path.stat().st_size,
+        role="data",
+        weights_under=None,
+        other_keys=[],
+        num_params=None,
+        tensors=[],
+        would_import=[],
+        notes=look.notes,
+        next_command=f"curvtool eigs MODEL --factory module:Net --data {path}{look.flags}",
+        unavailable={"num_params": reason, "weights_under": reason},
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.backends import cuda
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from curvtool.errors import CurvtoolError, DerivativeError
+from curvtool.errors import CurvtoolError, DerivativeError, LoadError
 
 # attention by plain operations alone has a second derivative; these settings are those of the host's too
 _ATTENTION = (
@@ -131,3 +131,16 @@ def _translate(error: BaseException) -> DerivativeError | None:
     _, code, message, remedy = found
     expected = "operations that forward mode knows" if "forward-mode" in message else "operations with two derivatives"
     return DerivativeError(code, message, expected=expected, received=text.strip().splitlines()[0][:300], remedy=remedy)
+
+
+def told_of_index(error: BaseException) -> LoadError | None:
+    """A token beyond the embedding, in a batch that the first check did not see; None for other errors."""
+    if not isinstance(error, IndexError):
+        return None
+    return LoadError(
+        "CT024",
+        "the model fails on the inputs",
+        expected="indices (tokens) within the model's embeddings",
+        received=f"IndexError: {str(error).strip().partition(chr(10))[0][:300]}",
+        remedy="compare the largest index in the inputs with the model's vocabulary",
+    )

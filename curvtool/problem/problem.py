@@ -11,29 +11,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from curvtool.errors import CurvtoolError, LoadError, OutOfMemory, is_out_of_memory
-from curvtool.problem.context import Differentiable
+from curvtool.problem.call import ModelCall
+from curvtool.problem.context import Differentiable, told_of_index
 from curvtool.problem.data import Data
 from curvtool.problem.inputs import call_with_leaves
 from curvtool.problem.losses.base import Loss
 from curvtool.problem.losses.named import get_loss
 from curvtool.problem.losses.of_model import ModelLoss
 from curvtool.problem.losses.reduction import reduced, with_targets
-from curvtool.problem.module import (
-    Evaluation,
-    has_compiled,
-    has_ties,
-    padding_rows,
-    refuse_sharded,
-    select_prediction,
-    takes_keywords,
-    told_of_inputs,
-    unwrap,
-)
+from curvtool.problem.module import padding_rows, refuse_sharded, select_prediction, told_of_inputs, unwrap
 from curvtool.problem.rewrites.mode import Form, Rewriting
-from curvtool.problem.rewrites.precision import Precisely
 from curvtool.problem.select import select_parameters
 from curvtool.problem.sources.objects import from_object
 from curvtool.problem.tree import Tree, map_tensors, named_tensors, num_bytes, storage_id
@@ -82,13 +71,8 @@ class Problem:
         tf32: bool = False,
     ) -> None:
         self.model = unwrap(model)
-        training = any(module.training for module in self.model.modules())
-        self.repairs = [
-            *(["the wrapper was taken off"] if self.model is not model else []),
-            "evaluation mode" + (" (the model was in training mode)" if training else ""),
-            "attention by the math backend",
-            *([] if tf32 else ["TF32 off"]),
-        ]
+        self._found_wrapped = self.model is not model
+        self._found_training = any(module.training for module in self.model.modules())
         self.loss = reduced(get_loss(loss), reduction) if loss is not None else None
         self.data = with_targets(from_object(data), self.loss)
         if isinstance(self.loss, ModelLoss):  # which the model computes from them
@@ -113,19 +97,8 @@ class Problem:
             if is_out_of_memory(error):
                 raise self.out_of_memory(0) from error
             raise
-        self._dict_inputs_by_name = takes_keywords(self.model, self.data.inputs)
-        self._has_ties = has_ties(self.model)
-        self._modules = list(self.model.modules())
-        self._has_compiled = has_compiled(self.model)
+        self._model_call = ModelCall(self.model, self.data.inputs)
         self.padding_rows = {name: row for name, row in padding_rows(self.model).items() if name in self.parameters}
-        if self.padding_rows:
-            self.repairs.append(f"rows for padding are constants ({', '.join(self.padding_rows)})")
-        self._casts_down: bool | None = None  # not known yet
-        if self._has_compiled:
-            self.repairs.append("compiled modules run uncompiled")
-        self._has_rnn = any(isinstance(m, nn.RNNBase) for m in self._modules)
-        if self._has_rnn:
-            self.repairs.append("cuDNN off for the recurrent layers")
         if isinstance(self.loss, ModelLoss) and isinstance(self.data.targets, torch.Tensor):
             self.loss.settle(self.data.targets, self._predictions_of)
         self.total_weight = self._weight_of(self.data)
@@ -175,6 +148,23 @@ class Problem:
             return float(len(rows))
         return self.loss.weight(self.data.rows(rows.start, rows.stop)[1])
 
+    @property
+    def repairs(self) -> list[str]:
+        """What is switched around every call of the model, so that it can be differentiated twice."""
+        call, rows = self._model_call, ", ".join(self.padding_rows)
+        casts = self.dtype == torch.float64 and bool(call.casts_down)
+        switched = {
+            "the wrapper was taken off": self._found_wrapped,
+            "evaluation mode" + (" (the model was in training mode)" if self._found_training else ""): True,
+            "attention by the math backend": True,
+            "TF32 off": not self.tf32,
+            "compiled modules run uncompiled": call.has_compiled,
+            "cuDNN off for the recurrent layers": call.has_rnn,
+            f"rows for padding are constants ({rows})": bool(rows),
+            "casts to less than float64 inside the model left out": casts,
+        }
+        return [told for told, is_so in switched.items() if is_so]
+
     # the samples
 
     @property
@@ -222,7 +212,7 @@ class Problem:
     def restricted(self, rows: Sequence[int], dtype: torch.dtype) -> Problem:
         """The same problem on these samples alone, computed in another dtype; in the same one it shares the tensors."""
         other = copy.copy(self)
-        other.dtype, other.repairs, other._casts_down = dtype, list(self.repairs), None
+        other.dtype = dtype
         if dtype != self.dtype:
             other.parameters = {name: other._snapshot(p).requires_grad_() for name, p in self.parameters.items()}
             other._constants = {name: other._snapshot(t) for name, t in self._constants.items()}
@@ -270,29 +260,7 @@ class Problem:
 
     def forward(self, parameters: Mapping[str, torch.Tensor], inputs: Tree) -> Any:
         """The model's raw output on a batch, with these parameters, in evaluation mode."""
-        state = {**self._constants, **parameters}
-        args: tuple[Any, ...] = inputs if isinstance(inputs, tuple) else (inputs,)
-        kwargs: dict[str, Any] = {}
-        if isinstance(inputs, Mapping) and self._dict_inputs_by_name:
-            args, kwargs = (), dict(inputs)
-        with Evaluation(self._modules, self._has_compiled):
-            if self.form == "torch":
-                return self._call(state, args, kwargs)
-            with Rewriting(self.form == "channels-last"):
-                return self._call(state, args, kwargs)
-
-    def _call(self, state: dict[str, torch.Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The model with this state; in float64 without its casts to less, of which the first call tells."""
-        call = partial(functional_call, self.model, state, args, kwargs, tie_weights=self._has_ties)
-        if self.dtype != torch.float64 or self._casts_down is False:
-            return call()
-        with Precisely() as precision:
-            output = call()
-        if self._casts_down is None:
-            self._casts_down = precision.num_casts > 0
-            if self._casts_down:
-                self.repairs.append("casts to less than float64 inside the model left out")
-        return output
+        return self._model_call({**self._constants, **parameters}, inputs, self.form, self.dtype)
 
     def prediction(self, output: Any) -> torch.Tensor:
         """The one tensor of a model's output that the loss reads.
@@ -300,11 +268,8 @@ class Problem:
         Raises:
             LoadError: CT028, the output holds no such tensor.
         """
-        return (
-            select_prediction(output, self.output_key)
-            if self.loss is None
-            else self.loss.prediction(output, self.output_key)
-        )
+        choose = select_prediction if self.loss is None else self.loss.prediction
+        return choose(output, self.output_key)
 
     def loss_sum(self, parameters: Mapping[str, torch.Tensor], batch: tuple[Tree, Tree | None]) -> torch.Tensor:
         """Sum of the losses of a batch, a scalar; divide by `total_weight` once, after summing over all batches."""
@@ -333,9 +298,9 @@ class Problem:
         """
 
         def tell(error: BaseException) -> CurvtoolError | None:
-            return self.out_of_memory(batch_size) if is_out_of_memory(error) else _told_of_index(error)
+            return self.out_of_memory(batch_size) if is_out_of_memory(error) else told_of_index(error)
 
-        return Differentiable(self.device, tf32=self.tf32, cudnn=not self._has_rnn, tell=tell)
+        return Differentiable(self.device, tf32=self.tf32, cudnn=not self._model_call.has_rnn, tell=tell)
 
     def out_of_memory(self, batch_size: int) -> OutOfMemory:
         """The error for a batch that did not fit, with the size to try."""
@@ -349,16 +314,3 @@ class Problem:
             if batch_size > 1
             else "a larger device, or --params to take fewer layers",
         )
-
-
-def _told_of_index(error: BaseException) -> LoadError | None:
-    """A token beyond the embedding, in a batch that the first check did not see; None for other errors."""
-    if not isinstance(error, IndexError):
-        return None
-    return LoadError(
-        "CT024",
-        "the model fails on the inputs",
-        expected="indices (tokens) within the model's embeddings",
-        received=f"IndexError: {str(error).strip().partition(chr(10))[0][:300]}",
-        remedy="compare the largest index in the inputs with the model's vocabulary",
-    )

@@ -287,3 +287,19 @@ def test_a_column_of_text(tmp_path):
 
 def test_lists_within_lists_from_python_stay_as_they_were():
     assert from_object({"x": [[1.0, 2.0]], "y": [1]}).inputs.shape == (1, 2)
+
+
+def test_looks_of_what_is_no_checkpoint(tmp_path):
+    from curvtool.pipeline.inspection import inspect_file
+
+    TOKENS.astype(np.uint16).tofile(tmp_path / "train.bin")
+    (tmp_path / "t.csv").write_text("a,b,label\n1,2,0\n")
+    (tmp_path / "c.txt").write_text("the cat sat\n")
+    found = {name: inspect_file(tmp_path / name) for name in ("train.bin", "t.csv", "c.txt")}
+    assert {each.role for each in found.values()} == {"data"}
+    assert "--sequence-length" in found["train.bin"].next_command and "103 tokens" in found["train.bin"].notes[0]
+    assert "a,b,label" in found["t.csv"].notes[0] and "--tokenizer" in found["c.txt"].next_command
+    pytest.importorskip("PIL")
+    (tmp_path / "pictures").mkdir()
+    _image_folder(tmp_path / "pictures")
+    assert "3 classes: birds, cats, dogs" in inspect_file(tmp_path / "pictures").notes[0]

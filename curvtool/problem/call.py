@@ -1,0 +1,67 @@
+"""A module as a function of its state and its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from curvtool.problem.module import Evaluation, has_compiled, has_ties, takes_keywords
+from curvtool.problem.rewrites.mode import Form, Rewriting
+from curvtool.problem.rewrites.precision import Precisely
+from curvtool.problem.tree import Tree
+
+
+class ModelCall:
+    """Calls a module in evaluation mode with other parameters and buffers than its own.
+
+    Args:
+        model: the module, which is not modified.
+        inputs: what it will be called with, of whose kind.
+
+    Attributes:
+        has_compiled: whether a module inside is wrapped by `torch.compile`, which is then left out.
+        has_rnn: whether it has recurrent layers.
+        casts_down: whether it casts to fewer digits than float64's; None until it was called in float64.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Tree) -> None:
+        self.model = model
+        self._modules = list(model.modules())
+        self._by_name = takes_keywords(model, inputs)
+        self._has_ties = has_ties(model)
+        self.has_compiled = has_compiled(model)
+        self.has_rnn = any(isinstance(module, nn.RNNBase) for module in self._modules)
+        self.casts_down: bool | None = None
+
+    def __call__(self, state: dict[str, torch.Tensor], inputs: Tree, form: Form, dtype: torch.dtype) -> Any:
+        """The raw output.
+
+        Args:
+            state: all parameters and buffers by name.
+            inputs: a tensor, a tuple of arguments, or a dictionary of keywords (or one argument, as the module has it).
+            form: of the operations.
+            dtype: what is computed in; in float64 casts to less are left out.
+        """
+        args: tuple[Any, ...] = inputs if isinstance(inputs, tuple) else (inputs,)
+        kwargs: dict[str, Any] = {}
+        if isinstance(inputs, Mapping) and self._by_name:
+            args, kwargs = (), dict(inputs)
+        call = partial(functional_call, self.model, state, args, kwargs, tie_weights=self._has_ties)
+        with Evaluation(self._modules, self.has_compiled):
+            if form == "torch":
+                return self._precisely(call, dtype)
+            with Rewriting(form == "channels-last"):
+                return self._precisely(call, dtype)
+
+    def _precisely(self, call: partial[Any], dtype: torch.dtype) -> Any:
+        if dtype != torch.float64 or self.casts_down is False:
+            return call()
+        with Precisely() as precision:
+            output = call()
+        self.casts_down = self.casts_down or precision.num_casts > 0
+        return output
