@@ -16,8 +16,10 @@ from curvtool.problem.data import Data
 from curvtool.problem.sources import arrays, images, tables, text, tokens
 from curvtool.problem.sources.objects import INPUT_KEYS, TARGET_KEYS, from_mapping, from_object
 from curvtool.problem.sources.reading import Reading
+from curvtool.problem.tree import num_bytes
 
 _TOKEN_SUFFIXES = {".bin", ".tokens"}
+_TOLD_BYTES = 2**30
 SUFFIXES = (*arrays.SUFFIXES, *sorted(_TOKEN_SUFFIXES | tables.SUFFIXES), ".txt")
 
 
@@ -68,6 +70,10 @@ def from_path(source: str, reading: Reading | None = None) -> Data:
 
 
 def _subset(data: Data, reading: Reading) -> Data:
+    size = num_bytes((data.inputs, data.targets))
+    if data.mapped and size > _TOLD_BYTES:
+        told = f"{size / 2**30:.1f} GiB mapped, not read: its pages count to the peak, and are given back when needed"
+        data = replace(data, notes=(*data.notes, told))
     return data.subset(reading.num_samples, reading.subset_seed)
 
 
