@@ -7,6 +7,7 @@ Starts from real files of every format. Ends with libFuzzer's report, and at the
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 import warnings
@@ -39,10 +40,8 @@ def _open(content: bytes, folder: Path) -> None:
     else:
         path.write_bytes(content[1:])
     for way in (inspect_file, lambda p: load_model(p, Net()), lambda p: from_path(str(p))):
-        try:
+        with contextlib.suppress(CurvtoolError):
             way(path)
-        except CurvtoolError:
-            pass
 
 
 def main() -> None:
