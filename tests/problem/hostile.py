@@ -469,6 +469,14 @@ def bytes_of_gigabytes(folder):
 
 
 @case
+def byte_array_of_gigabytes_in_a_legacy_file(folder):
+    """Found by fuzzing: the pure Python unpickler makes the array before it reads."""
+    header = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+    (folder / "net.pt").write_bytes(header + b"\x80\x05\x96" + struct.pack("<Q", 2**33) + b"a.")
+    return folder / "net.pt"
+
+
+@case
 def lists_in_lists(folder):
     value: Any = []
     for _ in range(60):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import importlib
 import io
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from curvtool.errors import LoadError
+from curvtool.problem.checkpoints.bounded import BoundedUnpickler
 from curvtool.problem.checkpoints.limits import inner_name, torn
 
 _CLASSES = "torch.distributed.checkpoint.metadata"
@@ -35,8 +35,8 @@ _KNOWN = {
 _MAX_DEPTH = 50
 
 
-class _Index(pickle._Unpickler):
-    """Knows the classes of an index, in pure Python: the unpickler in C allocates what a file claims."""
+class _Index(BoundedUnpickler):
+    """Knows the classes of an index, and no others."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:

@@ -1,7 +1,7 @@
 """What a torch file holds, seen without running any of it: stand-ins for every class, tensors without numbers.
 
 A pickle is a program; here it runs with nothing to call. Names that it would import become empty stand-ins, and tensors
-lie on the meta device. The pure Python unpickler is used: the one in C allocates what a file claims.
+lie on the meta device.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import torch
 
 from curvtool.errors import LoadError
+from curvtool.problem.checkpoints.bounded import BoundedUnpickler
 from curvtool.problem.checkpoints.limits import too_large, torn
 
 _STORAGES = {
@@ -69,11 +70,11 @@ class _Storage:
         self.dtype = dtype
 
 
-class _Unpickler(pickle._Unpickler):
+class _Unpickler(BoundedUnpickler):
     """Imports nothing."""
 
     def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file, encoding="utf-8")
+        super().__init__(file)
         self.imports: list[str] = []
 
     def find_class(self, module: str, name: str) -> Any:
