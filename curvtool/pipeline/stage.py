@@ -166,7 +166,8 @@ class Stage:
             self.warn(
                 "CT207",
                 "every product was exactly zero: the loss does not depend on these parameters "
-                "(is --output-key right?), is linear in them, or is saturated",
+                "(is --output-key right?), is cut off from them (no_grad, numpy, checkpointing by re-entering), "
+                "is linear in them, or is saturated",
             )
         self.modes = {
             "ad_mode": operator.execution.describe(),

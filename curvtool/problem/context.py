@@ -135,6 +135,14 @@ def _translate(error: BaseException) -> DerivativeError | None:
 
 def told_of_index(error: BaseException) -> LoadError | None:
     """A token beyond the embedding, in a batch that the first check did not see; None for other errors."""
+    if isinstance(error, AssertionError):  # the guards of an exported program
+        return LoadError(
+            "CT024",
+            "the model fails on a batch",
+            expected="a model that takes batches of any size",
+            received=f"AssertionError: {str(error).strip().partition(chr(10))[0][:300]}",
+            remedy="export it with a batch of any size: dynamic_shapes=({0: torch.export.Dim('batch')},)",
+        )
     if not isinstance(error, IndexError):
         return None
     return LoadError(

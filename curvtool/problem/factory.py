@@ -57,7 +57,7 @@ def resolve(reference: str, what: str = "factory", folder: Path | None = None) -
             received=str(error),
             remedy=remedy,
         ) from error
-    except Exception as error:  # the user's module fails in its own way: say where
+    except (Exception, SystemExit) as error:  # the user's module fails in its own way: say where
         raise LoadError(
             "CT013",
             f"the module {module_name} of the {what} fails on import",
@@ -91,7 +91,7 @@ def call(function: Callable[..., Any], reference: str, arguments: dict[str, Any]
     """Calls a user's factory; what it raises becomes CT016 with the exception's own words and place."""
     try:
         return function(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # the innermost line of the user's own code; none where the call itself did not fit
         places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
         own = [f" ({file}:{line})" for file, line in places if file != __file__ and "site-packages" not in file]

@@ -100,18 +100,42 @@ class Problem:
         self._model_call = ModelCall(self.model, self.data.inputs)
         self.padding_rows = {name: row for name, row in padding_rows(self.model).items() if name in self.parameters}
         if isinstance(self.loss, ModelLoss) and isinstance(self.data.targets, torch.Tensor):
-            self.loss.settle(self.data.targets, self._predictions_of)
+            self.loss.settle(self.data.targets, [self._predictions_by(cut) for cut in self.cuts()])
         self.total_weight = self._weight_of(self.data)
 
     def _snapshot(self, tensor: torch.Tensor) -> torch.Tensor:
         dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
         return tensor.detach().to(device=self.device, dtype=dtype, copy=True)
 
-    def _predictions_of(self, rows: Sequence[int]) -> torch.Tensor:
+    def cuts(self) -> list[list[list[int]]]:
+        """All samples cut into small batches in three ways, two of them in a random order.
+
+        By a loss that is a mean over its samples the whole is the same each time. Data that are sorted by their labels
+        hide class weights from batches in their own order.
+        """
+        num = self.num_samples
+        size = max(5, num // 256)
+        sizes = (size, size, -(-size * 3 // 5) if num > 3 else 1)
+        generator = torch.Generator().manual_seed(0)
+        orders = [list(range(num)), *(torch.randperm(num, generator=generator).tolist() for _ in range(2))]
+        return [
+            [order[start : start + each] for start in range(0, num, each)]
+            for order, each in zip(orders, sizes, strict=True)
+        ]
+
+    def batch_of(self, rows: Sequence[int]) -> tuple[Tree, Tree | None]:
+        """As `batch`, for any samples."""
         few = self.data.take(rows)
-        inputs = self._placed(few.rows(0, len(few))[0])
-        with told_of_inputs(inputs), self.context(), torch.no_grad():
-            return self.prediction(self.forward(self.parameters, inputs)).cpu()
+        inputs, targets = few.rows(0, len(few))
+        return self._placed(inputs), self._placed(targets)
+
+    def _predictions_by(self, batches: list[list[int]]) -> list[tuple[list[int], torch.Tensor]]:
+        found = []
+        for rows in batches:
+            inputs = self.batch_of(rows)[0]
+            with told_of_inputs(inputs), self.context(), torch.no_grad():
+                found.append((rows, self.prediction(self.forward(self.parameters, inputs)).cpu()))
+        return found
 
     def _weight_of(self, data: Data) -> float:
         """W; 1 where nothing is divided by it.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from curvtool.errors import DerivativeError, LoadError
+from curvtool.problem.losses.base import tolerance_of
 from curvtool.problem.losses.of_callable import CallableLoss
 from curvtool.problem.losses.of_model import ModelLoss
 from curvtool.problem.module import told_of_inputs
@@ -12,7 +15,6 @@ from curvtool.problem.problem import Problem
 from curvtool.problem.tree import Tree, named_tensors
 
 _SAMPLES_APART = 4  # each run alone and beside the others
-_SAMPLES_FOR_MEAN = 8
 
 
 def check_problem(problem: Problem) -> None:
@@ -116,25 +118,37 @@ def _check_repeats(problem: Problem, prediction: torch.Tensor, rows: range) -> N
 
 
 def _check_mean(problem: Problem, loss: CallableLoss) -> None:
-    """A loss that returns one number returns the mean over its samples: not their sum, nor a weighted mean."""
-    step = max(1, problem.num_samples // _SAMPLES_FOR_MEAN)
-    spread = problem.restricted(list(range(0, problem.num_samples, step))[:_SAMPLES_FOR_MEAN], problem.dtype)
-    with spread.context(), torch.no_grad():
-        inputs, targets = spread.batch(range(spread.num_samples))
-        prediction = spread.prediction(spread.forward(spread.parameters, inputs))
-        if not loss.returns_mean(prediction, targets):
+    """A loss that returns one number returns the mean over its samples: not their sum, nor a weighted mean.
+
+    All data are looked at, cut into batches in three ways: a class that is rare, or one ignored target, shows nowhere
+    else.
+    """
+    totals, scale = [], 0.0
+    with problem.context(), torch.no_grad():
+        inputs, targets = problem.batch(problem.first(2))
+        if not loss.returns_mean(problem.prediction(problem.forward(problem.parameters, inputs)), targets):
             return
-        together = loss.sum(prediction, targets)
-        batches = [spread.batch(range(row, row + 1)) for row in range(spread.num_samples)]
-        one_by_one = torch.stack([spread.loss_sum(spread.parameters, batch) for batch in batches])
-    if not bool(one_by_one.isfinite().all()) or not bool(together.isfinite()):
-        return  # told with its row when the loss is taken
-    tolerance = torch.finfo(together.dtype).eps ** 0.5 * one_by_one.abs().sum()
-    if bool((together - one_by_one.sum()).abs() > tolerance):
+        for cut in problem.cuts():
+            sums = [problem.loss_sum(problem.parameters, problem.batch_of(rows)).double() for rows in cut]
+            values = torch.stack(sums)
+            if not bool(values.isfinite().all()):
+                break  # told with its row when the loss is taken, where a sample of its own is not finite
+            totals.append(float(values.sum()))
+            scale = max(scale, float(values.abs().sum()))
+    if len(totals) < 3:
+        row = find_non_finite(problem)
+        if row is None:  # a mean over nothing, as of ignored targets alone
+            totals, scale = [math.nan, math.nan], 1.0
+        else:
+            return
+    if not max(totals) - min(totals) <= tolerance_of(problem.dtype) * scale:
+        num = problem.num_samples
         raise LoadError(
             "CT028",
             f"the loss {loss.name} returns one number, which is not the mean of its samples' losses",
-            expected=f"{float(one_by_one.mean()):.6g}, the mean of {len(one_by_one)} samples taken one by one",
-            received=f"{float(together) / len(one_by_one):.6g} for them together (a sum, or a weighted mean?)",
-            remedy="return one number a sample (reduction='none'), multiplied by its weight",
+            expected="the same mean over all data however they are cut into batches",
+            received=f"{', '.join(f'{total / num:.8g}' for total in totals)} by three cuts (a sum, class weights, or "
+            "targets that do not count?)",
+            remedy="return one number a sample (reduction='none'), multiplied by its weight; or a named loss: "
+            "cross-entropy takes class_weights and ignore_index",
         )

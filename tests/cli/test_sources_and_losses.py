@@ -136,3 +136,28 @@ def test_a_missing_extra_says_what_to_install(folder, run, monkeypatch):
     (folder / "table.csv").write_text("a,b,label\n1,2,0\n2,1,1\n")
     status, _, err = run("eigs", "net.pt", "--factory", "code_here:net", "--data", "table.csv")
     assert status == 3 and "CT018" in err and "curvtool[data]" in err
+
+
+def test_targets_of_zero_and_one_and_one_logit(folder, run):
+    (folder / "code_one.py").write_text("from torch import nn\nnet = lambda: nn.Linear(3, 1)\n")
+    sys.modules.pop("code_one", None)
+    import code_one  # type: ignore[import-not-found]
+
+    torch.save(code_one.net().state_dict(), "one.pt")
+    np.savez("binary.npz", inputs=X, targets=(Y > 0).astype(np.float32))
+    np.savez("whole.npz", inputs=X, targets=(Y > 0).astype(np.int64))
+    words = ("one.pt", "--factory", "code_one:net", "--data")
+    assert "loss: bce-with-logits (the targets are 0 and 1)" in eigs(run, *words, "binary.npz")[1]
+    status, _, err = run("eigs", *words, "whole.npz")
+    assert status == 3 and "bce-with-logits" in err
+
+
+def test_a_program_of_a_fixed_batch_and_a_factory_that_exits(folder, run):
+    import code_here
+
+    torch.export.save(torch.export.export(code_here.net(), (torch.from_numpy(X[:4]),)), "static.pt2")
+    status, _, err = run("eigs", "static.pt2", "--trust", "--data", "data.npz")
+    assert status == 3 and "dynamic_shapes" in err
+    (folder / "code_exits.py").write_text("import sys\nsys.exit(7)\n")
+    status, _, err = run("eigs", "net.pt", "--factory", "code_exits:net", "--data", "data.npz")
+    assert status == 3 and "CT013" in err

@@ -433,3 +433,51 @@ def test_a_model_that_writes_to_its_inputs_is_told():
     model = nn.Sequential(nn.ReLU(inplace=True), net())
     with pytest.raises(CurvtoolError, match="writes to its inputs"):
         check_problem(Problem(model, (INPUTS.clone(), LABELS)))
+
+
+def _rare(num=203):
+    """Sorted by class; the last one is rare, and its weight is another."""
+    g = torch.Generator().manual_seed(4)
+    labels = torch.cat([torch.arange(180) // 60, torch.full((num - 180,), 3)])
+    return torch.randn(num, 3, generator=g, dtype=torch.float64), labels
+
+
+def _weighted(z, y):
+    return F.cross_entropy(z, y, weight=torch.tensor([1.0, 1, 1, 9]).to(z))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("loss", [_weighted, F.cross_entropy], ids=["class-weights", "ignored"])
+def test_a_weighted_mean_is_found_however_rare_it_shows(loss, dtype):
+    x, y = _rare()
+    if loss is F.cross_entropy:
+        y = torch.where(torch.arange(203) == 150, -100, y)  # one that does not count
+    model = net()
+    with pytest.raises(CurvtoolError, match="not the mean"):
+        check_problem(Problem(model, (x, y), loss, dtype=dtype))
+    check_problem(Problem(model, (x, torch.where(y < 0, 0, y)), F.cross_entropy, dtype=dtype))
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = model
+
+        def forward(self, x, labels):
+            return loss(self.body(x), labels)
+
+    if loss is _weighted:
+        with pytest.raises(CurvtoolError, match="is no mean"):
+            Problem(Own(), (x, y), "model", dtype=dtype)
+    else:
+        assert Problem(Own(), (x, y), "model", dtype=dtype).total_weight == 202
+
+
+def test_few_masked_prompts_decide_what_a_language_model_counts():
+    g = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 7, (200, 6), generator=g)
+    labels = ids.clone()
+    labels[::40, :3] = -100
+    for seed in range(6):
+        torch.manual_seed(seed)
+        problem = Problem(LanguageModel(), ({"input_ids": ids}, labels), "model")
+        assert problem.loss.counting == "counted targets but the first of each sample"

@@ -303,3 +303,15 @@ def test_looks_of_what_is_no_checkpoint(tmp_path):
     (tmp_path / "pictures").mkdir()
     _image_folder(tmp_path / "pictures")
     assert "3 classes: birds, cats, dogs" in inspect_file(tmp_path / "pictures").notes[0]
+
+
+def test_folders_of_parts_are_no_classes(tmp_path):
+    pytest.importorskip("PIL")
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+        _image_folder(tmp_path / part)
+    with pytest.raises(CurvtoolError, match="--split"):
+        from_path(str(tmp_path))
+    assert from_path(str(tmp_path), Reading(split="val")).targets.tolist() == [0, 1, 1, 2]
+    with pytest.raises(CurvtoolError, match="tset"):
+        from_path(str(tmp_path), Reading(split="tset"))

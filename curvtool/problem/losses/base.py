@@ -16,6 +16,11 @@ from curvtool.problem.module import select_prediction
 from curvtool.problem.tree import Tree
 
 
+def tolerance_of(dtype: torch.dtype) -> float:
+    """By how much the mean of all data may depend, relative, on how they are cut into batches: rounding."""
+    return max(300 * torch.finfo(dtype).eps, 1e-9)
+
+
 class Loss(ABC):
     """One loss: `sum` over a batch and the batch's `weight`."""
 

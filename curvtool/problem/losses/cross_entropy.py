@@ -181,7 +181,9 @@ class CrossEntropy(Loss):
                 expected=f"0 to {num_classes - 1} ({num_classes} outputs), or the ignored {self.ignore_index}",
                 received=f"{int(aligned[tuple(where)])}"
                 + (f" at position {where[1:]} of the row" if where[1:] else ""),
-                remedy="check the labels (do they start at 1?) and the number of classes of the factory's model",
+                remedy="--loss bce-with-logits for one logit and labels 0 and 1, mse for real numbers"
+                if num_classes == 1
+                else "check the labels (do they start at 1?) and the number of classes of the factory's model",
             )
 
     def _check_dimensions(self, output: torch.Tensor, target: torch.Tensor) -> None:

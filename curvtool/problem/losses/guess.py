@@ -37,6 +37,8 @@ def guess_loss(model: nn.Module, data: Data) -> tuple[str, str]:
         sums = some.sum(1) if some.dim() == 2 and some.shape[1] > 1 else None
         if sums is not None and bool((some >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
             return "cross-entropy", "the targets are probabilities"
+        if bool(((some == 0) | (some == 1)).all()) and bool((some == 1).any()):
+            return "bce-with-logits", "the targets are 0 and 1"
         return "mse", "the targets are real numbers"
     if isinstance(targets, torch.Tensor) and targets.dtype == torch.bool:
         return "bce-with-logits", "the targets are true or false"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 from torch import nn
 
 from curvtool.errors import LoadError
-from curvtool.problem.losses.base import Loss
+from curvtool.problem.losses.base import Loss, tolerance_of
 from curvtool.problem.tree import Tree, named_tensors
 
 _KEYWORDS = ("labels", "targets", "target", "y")
+Batches = Sequence[tuple[list[int], torch.Tensor]]  # the rows of each, and the model's loss of them
 Counting = Callable[["ModelLoss", torch.Tensor], torch.Tensor]
 
 
@@ -29,9 +31,10 @@ def _per_shifted(loss: ModelLoss, target: torch.Tensor) -> torch.Tensor:
     return (target[:, 1:] != loss.ignore_index).reshape(len(target), -1).sum(1)
 
 
+_SHIFTED = "counted targets but the first of each sample"
 _COUNTINGS: dict[str, Counting] = {
     "counted targets": _per_target,
-    "counted targets but the first of each sample": _per_shifted,
+    _SHIFTED: _per_shifted,
     "samples": _per_sample,
 }
 
@@ -109,47 +112,46 @@ class ModelLoss(Loss):
         """By what `settle` found that the model counts."""
         return _COUNTINGS[self.counting](self, target)
 
-    def settle(self, targets: torch.Tensor, mean_of: Callable[[Sequence[int]], torch.Tensor]) -> None:
-        """Finds what the model's mean counts.
+    def settle(self, targets: torch.Tensor, means: Sequence[Batches]) -> None:
+        """Finds what the model's mean counts: the count by which the whole does not depend on how it is cut.
 
         Args:
             targets: of all samples.
-            mean_of: the model's loss of these samples, shape (1,), or (n,) for one number a sample.
+            means: for each of several ways to cut the data into batches, their rows and the model's loss of them.
 
         Raises:
-            LoadError: CT028, a batch's loss is no mean of its samples' by any count.
+            LoadError: CT028, by no count is a batch's loss the mean of its samples'.
         """
-        rows = _unlike_rows(_per_target(self, targets))
-        together = mean_of(rows).double()
-        if len(together) == len(rows) and len(rows) > 1:
+        if all(len(value) == len(rows) for rows, value in means[0]) and any(len(rows) > 1 for rows, _ in means[0]):
             return
-        each = [mean_of([row]).double() for row in rows]
-        some = targets[rows]
-        tolerance = torch.finfo(torch.float32).eps ** 0.5
+        gaps: dict[str, float] = {}
         for name, counting in _COUNTINGS.items():
-            if name == "counted targets but the first of each sample" and targets.dim() < 2:
+            if name == _SHIFTED and targets.dim() < 2:
                 continue
-            weights = counting(self, some).double().cpu()
-            if not bool(weights.sum() > 0):
-                continue
-            total = sum(float(w) * float(value) for w, value in zip(weights, each, strict=True) if w > 0)
-            wanted = total / float(weights.sum())
-            if abs(float(together) - wanted) <= tolerance * max(abs(wanted), 1e-30):
-                self.counting = name
-                return
+            totals = [self._total(targets, batches, counting) for batches in means]
+            size = max(abs(total) for total in totals)
+            gap = max(totals) - min(totals)
+            gaps[name] = 0.0 if gap == 0 else gap / size if size > 0 and math.isfinite(gap) else math.inf
+        best = min(gaps, key=lambda name: gaps[name])
+        # batches that differ by rounding alone tell the counts apart no better than that
+        if gaps[best] <= tolerance_of(means[0][0][1].dtype):
+            self.counting = best
+            return
         raise LoadError(
             "CT028",
             "the model's loss of a batch is no mean of its samples' losses",
             expected=f"a mean over {', '.join(_COUNTINGS)}",
-            received=f"{float(together):.6g} for {len(rows)} samples together, "
-            + ", ".join(f"{float(value):.4g}" for value in each)
-            + " one by one",
+            received=f"the loss of all data depends on how they are cut into batches, by {gaps[best]:.1e} at least",
             remedy="let it return one number a sample, or name the loss: --loss causal-lm, --loss cross-entropy",
         )
 
-
-def _unlike_rows(counts: torch.Tensor, num: int = 6) -> list[int]:
-    """Samples that count as differently as there are, in the data's order."""
-    order = torch.argsort(counts, stable=True).tolist()
-    step = max(1, len(order) // num)
-    return sorted({*order[::step][: num - 1], order[-1]})
+    def _total(
+        self, targets: torch.Tensor, batches: Sequence[tuple[list[int], torch.Tensor]], counting: Counting
+    ) -> float:
+        total = weight = 0.0
+        for rows, value in batches:
+            counts = float(counting(self, targets[rows]).sum())
+            if counts > 0:  # a mean over nothing is not a number
+                total += counts * float(value[0])
+                weight += counts
+        return total / weight if weight > 0 else math.nan

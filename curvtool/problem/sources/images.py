@@ -18,6 +18,7 @@ from curvtool.problem.sources.reading import Reading, require_room
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _MAX_PIXELS = 2**28
+_PARTS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev"}
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -37,6 +38,7 @@ def read_images(folder: Path, reading: Reading) -> Data:
         LoadError: CT018 pillow is not installed, CT021 images of several sizes, CT025 one that cannot be read.
     """
     pillow = import_extra("PIL.Image", "data")
+    folder = _part_of(folder, reading.split)
     files = image_files(folder)
     classes = sorted({file.relative_to(folder).parts[0] for file in files if file.parent != folder})
     loose = [file for file in files if file.parent == folder]
@@ -55,6 +57,23 @@ def read_images(folder: Path, reading: Reading) -> Data:
     told = f"{len(classes)} classes by folder: {', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}"
     notes = [*([told] if classes else []), *([note] if note else []), _scale_note(reading)]
     return Data(inputs, torch.tensor(labels) if labels is not None else None, tuple(notes), checked=True)
+
+
+def _part_of(folder: Path, split: str | None) -> Path:
+    """The folder of the part that is asked for; folders named as parts are no classes."""
+    inside = sorted(item.name for item in folder.iterdir() if item.is_dir())
+    parts = [name for name in inside if name.lower() in _PARTS]
+    if split is not None and (folder / split).is_dir():
+        return folder / split
+    if split is not None or (parts and len(parts) == len(inside)):
+        raise LoadError(
+            "CT021",
+            f"{folder} holds parts of a data set" if parts else f"{folder} has no part {split!r}",
+            expected="--split, one of " + ", ".join(inside) if inside else "folders of parts",
+            received=split or "none",
+            remedy=f"--split {(parts or inside or ['NAME'])[-1]}",
+        )
+    return folder
 
 
 def stacked_images(pillow: Any, sources: Sequence[tuple[str, Any]], reading: Reading) -> torch.Tensor:
