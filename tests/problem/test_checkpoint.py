@@ -51,6 +51,10 @@ WRAPPINGS = {
     "model-key": lambda s: {"model": {f"module.{k}": v for k, v in s.items()}, "args": argparse.Namespace(lr=0.1)},
     "numpy-scalars": lambda s: {"model_state_dict": s, "best": np.float64(0.5), "count": np.int64(3)},
     "lightning": lambda s: {"state_dict": {**{f"model.{k}": v for k, v in s.items()}, "metric.n": torch.ones(1)}},
+    "other-prefix": lambda s: {f"net.{k}": v for k, v in s.items()},
+    "other-prefix-and-metrics": lambda s: {**{f"net.{k}": v for k, v in s.items()}, "metric.n": torch.ones(1)},
+    "compiled-inside": lambda s: {k.replace("layer.", "layer._orig_mod."): v for k, v in s.items()},
+    "fsdp": lambda s: {f"_fsdp_wrapped_module.{k}": v for k, v in s.items()},
     "without-counters": lambda s: {k: v for k, v in s.items() if not k.endswith("tracked")},
 }
 
@@ -229,3 +233,11 @@ def test_inspection_of_a_torn_safetensors(tmp_path):
     (tmp_path / "net.safetensors").write_bytes(content[:-10])
     with pytest.raises(CurvtoolError, match="CT011"):
         inspect_file(tmp_path / "net.safetensors")
+
+
+def test_two_parts_that_both_fit_are_not_chosen_between(tmp_path):
+    torch.save(
+        {f"{part}.{k}": v for part in ("student", "teacher") for k, v in Net().state_dict().items()}, tmp_path / "n.pt"
+    )
+    with pytest.raises(CurvtoolError, match="several parts"):
+        loaded(tmp_path / "n.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 from curvtool.errors import LoadError
 from curvtool.problem.tree import storage_id
 
+# names that torch.compile, FSDP, checkpointing and DeepSpeed put within those of a model
+_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
@@ -27,8 +30,18 @@ def fit(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> str:
     own = model.state_dict()
     if "n_averaged" not in own:  # the counter of torch.optim.swa_utils.AveragedModel
         weights = {name: tensor for name, tensor in weights.items() if name != "n_averaged"}
-    best = min(_strippings(weights), key=lambda pair: len(set(own) ^ set(pair[1])))
-    prefix, stripped = best
+    ways = [(len(set(own) ^ set(stripped)), prefix, stripped) for prefix, stripped in _strippings(weights)]
+    least = min(gap for gap, _, _ in ways)
+    _, prefix, stripped = next(way for way in ways if way[0] == least)
+    alike = list(dict.fromkeys(way[1] for way in ways if way[0] == least))
+    if len(alike) > 1 and prefix and least < len(own):
+        raise LoadError(
+            "CT014",
+            "several parts of the checkpoint fit the model",
+            expected="one set of weights",
+            received=", ".join(f"{name}*" for name in alike[:6]),
+            remedy="save the one that is meant: torch.save(model.state_dict(), path)",
+        )
     # counters that older checkpoints lack, and that evaluation mode does not use
     missing = [name for name in own if name not in stripped and not name.endswith("num_batches_tracked")]
     # tied tensors are written once by safetensors' save_model; the one that is there fills them all
@@ -94,14 +107,22 @@ def _place(tensor: torch.Tensor) -> tuple[object, ...]:
 
 
 def _strippings(weights: Mapping[str, torch.Tensor]) -> list[tuple[str, dict[str, torch.Tensor]]]:
-    """The weights as they are and with each chain of common wrapper prefixes taken off."""
+    """The weights as they are, without wrappers' names within theirs, and with each chain of prefixes taken off.
+
+    What stands under a name of its own beside other things (the model in a Lightning module with metrics) is a way too.
+    """
     current, prefix = dict(weights), ""
     ways = [(prefix, current)]
+    cleaned = {_WRAPPERS.sub("", name): tensor for name, tensor in current.items()}
+    if len(cleaned) == len(current) and cleaned.keys() != current.keys():
+        current = cleaned
+        ways.append((prefix, current))
     while True:
         found = next((p for p in _PREFIXES if current and all(name.startswith(p) for name in current)), None)
         if found is None:
-            # a Lightning checkpoint may hold metrics beside "model.": keep what stands under the prefix
-            inner = {name.removeprefix("model."): t for name, t in current.items() if name.startswith("model.")}
-            return [*ways, (prefix + "model.", inner)] if inner else ways
+            for first in dict.fromkeys(name.partition(".")[0] + "." for name in current if "." in name):
+                inner = {name.removeprefix(first): t for name, t in current.items() if name.startswith(first)}
+                ways.append((prefix + first, inner))
+            return ways
         current, prefix = {name.removeprefix(found): t for name, t in current.items()}, prefix + found
         ways.append((prefix, current))
