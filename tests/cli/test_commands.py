@@ -269,7 +269,7 @@ def test_nothing_computed_is_lost(folder, run, monkeypatch, kind, error, expecte
         monkeypatch.setattr(Hessian, "matvec_in_parts", failing_after(Hessian.matvec_in_parts, 10, error))
     more = {
         "jacnorm": ["--batch-size", "10"],
-        "trace": ["--probe-group", "25", "--method", "hutchinson", "--rtol", "0.01"],
+        "trace": ["--probe-group", "50", "--method", "hutchinson", "--rtol", "0.01"],
         "eigs": [],
     }[kind]
     status, out, err = run(kind, *MODEL, "--json", "r.json", *more)
