@@ -15,6 +15,7 @@ from torch import nn
 from curvtool.errors import CurvtoolError, LoadError, OutOfMemory, is_out_of_memory
 from curvtool.problem.call import ModelCall
 from curvtool.problem.context import Differentiable, told_of_index
+from curvtool.problem.cuts import cuts
 from curvtool.problem.data import Data
 from curvtool.problem.inputs import call_with_leaves
 from curvtool.problem.losses.base import Loss
@@ -100,28 +101,12 @@ class Problem:
         self._model_call = ModelCall(self.model, self.data.inputs)
         self.padding_rows = {name: row for name, row in padding_rows(self.model).items() if name in self.parameters}
         if isinstance(self.loss, ModelLoss) and isinstance(self.data.targets, torch.Tensor):
-            self.loss.settle(self.data.targets, [self._predictions_by(cut) for cut in self.cuts()])
+            self.loss.settle(self.data.targets, [self._predictions_by(cut) for cut in cuts(self.num_samples)])
         self.total_weight = self._weight_of(self.data)
 
     def _snapshot(self, tensor: torch.Tensor) -> torch.Tensor:
         dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
         return tensor.detach().to(device=self.device, dtype=dtype, copy=True)
-
-    def cuts(self) -> list[list[list[int]]]:
-        """All samples cut into small batches in three ways, two of them in a random order.
-
-        By a loss that is a mean over its samples the whole is the same each time. Data that are sorted by their labels
-        hide class weights from batches in their own order.
-        """
-        num = self.num_samples
-        size = max(5, num // 256)
-        sizes = (size, size, -(-size * 3 // 5) if num > 3 else 1)
-        generator = torch.Generator().manual_seed(0)
-        orders = [list(range(num)), *(torch.randperm(num, generator=generator).tolist() for _ in range(2))]
-        return [
-            [order[start : start + each] for start in range(0, num, each)]
-            for order, each in zip(orders, sizes, strict=True)
-        ]
 
     def batch_of(self, rows: Sequence[int]) -> tuple[Tree, Tree | None]:
         """As `batch`, for any samples."""

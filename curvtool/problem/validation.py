@@ -7,6 +7,7 @@ import math
 import torch
 
 from curvtool.errors import DerivativeError, LoadError
+from curvtool.problem.cuts import cuts
 from curvtool.problem.losses.base import tolerance_of
 from curvtool.problem.losses.of_callable import CallableLoss
 from curvtool.problem.losses.of_model import ModelLoss
@@ -128,7 +129,7 @@ def _check_mean(problem: Problem, loss: CallableLoss) -> None:
         inputs, targets = problem.batch(problem.first(2))
         if not loss.returns_mean(problem.prediction(problem.forward(problem.parameters, inputs)), targets):
             return
-        for cut in problem.cuts():
+        for cut in cuts(problem.num_samples):
             sums = [problem.loss_sum(problem.parameters, problem.batch_of(rows)).double() for rows in cut]
             values = torch.stack(sums)
             if not bool(values.isfinite().all()):
