@@ -10,6 +10,8 @@ EXIT_USAGE = 2
 EXIT_LOAD = 3
 EXIT_NOT_CONVERGED = 4
 EXIT_DERIVATIVE = 5
+EXIT_RANK_LOST = 70
+EXIT_RESUMABLE = 75
 EXIT_INTERRUPTED = 130
 
 
@@ -34,8 +36,13 @@ class CurvtoolError(Exception):
         self.received = received
         self.remedy = remedy
 
+    @property
+    def words(self) -> tuple[str, str, str, str]:
+        """Message, what was expected, what came, and the remedy."""
+        return self.message, self.expected, self.received, self.remedy
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (type(self), self.code, self.message, self.expected, self.received, self.remedy))
+        return (_rebuild, (type(self), self.code, *self.words))
 
     def lines(self) -> list[str]:
         """The message, what was expected, what came and the remedy, one a line."""
@@ -84,6 +91,16 @@ class DerivativeError(CurvtoolError):
     """CT050-CT059: the model has an operation without the derivative that is needed (exit 5)."""
 
     exit_status = EXIT_DERIVATIVE
+
+
+class RankLost(CurvtoolError):
+    """CT060-CT061: another rank of the group failed, went away or hangs (exit 70)."""
+
+    exit_status = EXIT_RANK_LOST
+
+
+class StopRequested(KeyboardInterrupt):
+    """A signal came that asks for an end between two products."""
 
 
 class Interrupted(Exception):

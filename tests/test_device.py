@@ -67,7 +67,7 @@ def test_a_basis_on_the_host(max_basis, device):
     assert far.vectors.device.type == device.type
     assert eigenvalues(hessian, 3, memory_budget=0).basis == "host"  # where the device's memory is too small
     standin.traffic.clear()
-    lanczos = Lanczos(hessian.matvec_in_parts, hessian.space, 12, hessian.space.generator(0), storage="host")
+    lanczos = Lanczos(hessian.matvec_in_parts, hessian.space, 12, (0,), storage="host")
     lanczos.step(keep_for(2, "la"))
     lanczos.step(keep_for(2, "la"))
     assert lanczos.basis.device.type == "cpu"
@@ -102,7 +102,7 @@ def test_one_synchronisation_an_iteration_and_no_vector_moves(device, restart):
     problem = Problem(model, (inputs, targets), device=device)
     hessian = Hessian(problem, batch_size=4, mode="kept")
     dim = hessian.space.dim
-    lanczos = Lanczos(hessian.matvec_in_parts, hessian.space, 8 if restart else 60, hessian.space.generator(0))
+    lanczos = Lanczos(hessian.matvec_in_parts, hessian.space, 8 if restart else 60, (0,))
     keep = keep_for(2, "la")
     for _ in range(8):
         lanczos.step(keep)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from curvtool.cli import check, density, diag, doctor, eigs, inspect, interruption, jacnorm, trace, verify
+from curvtool.cli import check, density, diag, doctor, eigs, inspect, interruption, jacnorm, run, trace, track, verify
 from curvtool.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -36,6 +36,8 @@ app.command()(trace.trace)
 app.command()(density.density)
 app.command()(diag.diag)
 app.command()(jacnorm.jacnorm)
+app.command()(run.run)
+app.command()(track.track)
 app.command()(check.check)
 app.command()(verify.verify)
 app.command()(inspect.inspect)
@@ -103,9 +105,20 @@ def _say(error: CurvtoolError) -> None:
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     first, *rest = error.lines()
-    console.print(f"[bold red]error[/] [dim]{error.code}[/]: {escape(first)}")
+    console.print(f"[bold red]{_rank()}error[/] [dim]{error.code}[/]: {escape(first)}")
     for line in rest:
         console.print("  " + escape(line))
+
+
+def _rank() -> str:
+    """Which of several ranks speaks."""
+    from curvtool.cluster.place import place_of
+
+    try:
+        place = place_of()
+    except CurvtoolError:  # which is what is being told
+        return ""
+    return "" if place is None else f"rank {place.rank}: "
 
 
 def _report_bug(error: Exception) -> int:
@@ -117,7 +130,7 @@ def _report_bug(error: Exception) -> int:
         traceback.print_exception(error, file=file)
     words = next(iter(str(error).strip().splitlines()), "")
     sys.stderr.write(
-        f"error CT000: a bug in curvtool: {type(error).__name__}: {words}\n"
+        f"{_rank()}error CT000: a bug in curvtool: {type(error).__name__}: {words}\n"
         f"  the traceback is in {file.name}; please send it with the command that you typed\n"
     )
     return EXIT_BUG

@@ -5,17 +5,25 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from curvtool.cli import interruption
 from curvtool.cli.options import Output
 from curvtool.cli.progress import TerminalObserver
-from curvtool.config.resolve import resolve
+from curvtool.cli.ranks import joined
+from curvtool.config.resolve import resolve, resolve_all
 from curvtool.config.schema import RunConfig
-from curvtool.errors import EXIT_INTERRUPTED, CurvtoolError, NotConverged, UsageError
+from curvtool.errors import EXIT_INTERRUPTED, EXIT_RESUMABLE, CurvtoolError, NotConverged, StopRequested, UsageError
 from curvtool.report.write import check_writable, write_atomic
+
+if TYPE_CHECKING:
+    from curvtool.cluster.solo import Solo
+    from curvtool.pipeline.journal import Keeping
+    from curvtool.report.model import Report
 
 _PIPED_WIDTH = 120
 
@@ -28,20 +36,35 @@ def execute(kind: str, flags: dict[str, Any], output: Output) -> None:
         SystemExit: interrupted (130), after writing likewise.
     """
     output.output_format()
-    targets = [Path(name) for name in (output.output, output.json) if name is not None and name != "-"]
-    for target in targets:
-        check_writable(target)
-    config = resolve(kind, flags, config_file=output.config)
+    output.bytes_per_second()
+    execute_all([resolve(kind, flags, config_file=output.config)], output)
+
+
+def execute_all(configs: Sequence[RunConfig], output: Output) -> None:
+    """Runs several analyses of one problem likewise."""
+    with joined(configs[0].compute.rank_timeout) as cluster:
+        if cluster.is_first:
+            for name in (output.output, output.json):
+                if name is not None and name != "-":
+                    check_writable(Path(name))
+        _execute(configs, output, cluster)
+
+
+def _execute(configs: Sequence[RunConfig], output: Output, cluster: Solo) -> None:
+    config = configs[0]
     errors = make_console(output, stderr=True)
-    observer = TerminalObserver(errors, quiet=output.quiet, verbose=output.verbose)
-    if output.verbose:
+    quiet = output.quiet or not cluster.is_first
+    observer = TerminalObserver(errors, quiet=quiet, verbose=output.verbose)
+    if output.verbose and cluster.is_first:
         _show_settings(config, errors)
     if output.dry_run:
         from curvtool.pipeline.plan import plan
         from curvtool.render.table import print_plan
 
         with observer:
-            planned = plan(config, observer)
+            planned = plan(config, observer, cluster, ranks=output.ranks, bandwidth=output.bytes_per_second())
+        if not cluster.is_first:
+            return
         text = planned.model_dump_json(indent=2)
         if output.json == "-" or output.format == "json":
             sys.stdout.write(text + "\n")
@@ -50,11 +73,77 @@ def execute(kind: str, flags: dict[str, Any], output: Output) -> None:
         if output.json not in (None, "-"):
             write_atomic(Path(str(output.json)), text.encode())
         return
-    from curvtool.pipeline.run import run
+    from curvtool.pipeline.run import run_all
 
+    keeping = _keeping(output)
     with observer:
-        outcome = run(config, observer)
-    report = outcome.report
+        try:
+            outcome = run_all(configs, observer, cluster, keeping, interruption.was_asked)
+        except StopRequested:
+            raise SystemExit(_status_of_stop(keeping is not None, errors, keeping)) from None
+    if isinstance(outcome.stopped, StopRequested):
+        interruption.ignore_further()
+    unwritten = _show(outcome.report, output, errors) if cluster.is_first else None
+    if isinstance(outcome.stopped, CurvtoolError):
+        raise outcome.stopped
+    if outcome.stopped is not None:
+        raise SystemExit(_status_of_stop(outcome.is_resumable, errors, keeping))
+    if unwritten is not None:
+        raise unwritten
+    if output.strict and outcome.report.status != "complete":
+        raise NotConverged("CT045", "not converged, and --strict was given", remedy="see the warnings above")
+
+
+def execute_track(pattern: str | None, flags: dict[str, Any], output: Output, shard: str | None, start: str) -> None:
+    """Runs the same analyses over checkpoints, a row each."""
+    from curvtool.pipeline.checkpoints import found_by
+
+    paths = found_by(pattern, shard)
+    flags["checkpoint"] = str(paths[0])
+    configs = resolve_all(flags, config_file=output.config, default="eigs")
+    with joined(configs[0].compute.rank_timeout) as cluster:
+        errors = make_console(output, stderr=True)
+        quiet = output.quiet or not cluster.is_first
+        from curvtool.pipeline.track import Track
+        from curvtool.render.track import print_row, print_rows
+
+        target = Path(output.output) if output.output is not None else Path("track.jsonl")
+        track = Track(configs, paths, target, shard, start, cluster, _keeping(output), interruption.was_asked)
+        with TerminalObserver(errors, quiet=quiet, verbose=output.verbose) as observer:
+            rows = []
+            for row in track.rows(observer):
+                rows.append(row)
+                if cluster.is_first and not output.quiet:
+                    observer.notice(print_row(row))
+        if cluster.is_first:
+            if output.json == "-" or output.format == "json":
+                sys.stdout.writelines(json.dumps(row.model_dump(mode="json"), allow_nan=False) + "\n" for row in rows)
+            else:
+                print_rows(rows, make_console(output))
+        if track.was_stopped:
+            raise SystemExit(EXIT_INTERRUPTED if interruption.was_ctrl_c() else EXIT_RESUMABLE)
+
+
+def _keeping(output: Output) -> Keeping | None:
+    """Where the state is kept, if anywhere; then signals wait for an end between two products."""
+    from curvtool.pipeline.journal import Keeping
+
+    folder = output.resume or output.state
+    if folder is None:
+        return None
+    interruption.be_patient()
+    return Keeping(folder, output.resume is not None, output.checkpoint_seconds)
+
+
+def _status_of_stop(is_resumable: bool, errors: Console, keeping: Keeping | None) -> int:
+    """75 where a batch system asked for the end and the run can go on."""
+    if is_resumable and keeping is not None:
+        errors.print(f"stopped; to go on: the same command with --resume {keeping.path}", markup=False, highlight=False)
+    return EXIT_RESUMABLE if is_resumable and not interruption.was_ctrl_c() else EXIT_INTERRUPTED
+
+
+def _show(report: Report, output: Output, errors: Console) -> CurvtoolError | None:
+    """Files first, then the terminal; what could not be written is returned: the result is still printed."""
     text = json.dumps(report.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
     files = {Path(output.json): text} if output.json is not None and output.json != "-" else {}
     if output.output is not None:
@@ -64,7 +153,7 @@ def execute(kind: str, flags: dict[str, Any], output: Output) -> None:
         try:
             write_atomic(path, content.encode())
         except UsageError as error:
-            unwritten = error  # told at the end: the result is still printed
+            unwritten = error
     if not output.quiet:
         for warning in report.warnings:
             errors.print(f"warning {warning.code}: {warning.message}", style="yellow", markup=False, highlight=False)
@@ -77,14 +166,7 @@ def execute(kind: str, flags: dict[str, Any], output: Output) -> None:
     else:
         sys.stdout.write(_as_text(report, text, output.format))
     sys.stdout.flush()
-    if isinstance(outcome.stopped, CurvtoolError):
-        raise outcome.stopped
-    if outcome.stopped is not None:
-        raise SystemExit(EXIT_INTERRUPTED)
-    if unwritten is not None:
-        raise unwritten
-    if output.strict and report.status != "complete":
-        raise NotConverged("CT045", "not converged, and --strict was given", remedy="see the warnings above")
+    return unwritten
 
 
 def _as_text(report: Any, json_text: str, format: str) -> str:

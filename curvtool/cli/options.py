@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_origin
 import typer
 
 from curvtool.config.schema import SECTIONS
-from curvtool.config.section import Section, choices_of, flags_of, plain_type, type_hints
+from curvtool.config.section import Section, choices_of, flags_of, parse_bytes, plain_type, type_hints
 from curvtool.errors import UsageError
 
 Format = Literal["table", "json", "csv", "md"]
@@ -33,7 +33,12 @@ class Output:
     quiet: bool = False
     config: str | None = None
     dry_run: bool = False
+    ranks: int | None = None
+    bandwidth: str | None = None
     strict: bool = False
+    state: Path | None = None
+    resume: Path | None = None
+    checkpoint_seconds: float = 600.0
 
     def output_format(self) -> str | None:
         """The format of `-o` by its suffix.
@@ -53,6 +58,41 @@ class Output:
             )
         return _SUFFIXES[self.output.suffix.lower()]
 
+    def bytes_per_second(self) -> float | None:
+        """What `--bandwidth` says; None where it was not given.
+
+        Raises:
+            UsageError: CT001, no such number; CT003, `--ranks` or `--bandwidth` without `--dry-run`.
+        """
+        for flag, value in (("--ranks", self.ranks), ("--bandwidth", self.bandwidth)):
+            if value is not None and not self.dry_run:
+                raise UsageError(
+                    "CT003",
+                    f"{flag} is for planning alone",
+                    expected="--dry-run beside it",
+                    received=f"{flag} {value}",
+                    remedy=f"--dry-run {flag} {value}; a run has the ranks that torchrun or srun starts",
+                )
+        if self.ranks is not None and self.ranks < 1:
+            raise UsageError(
+                "CT001", "no such number of ranks", expected="1 or more", received=str(self.ranks), remedy="--ranks 8"
+            )
+        if self.bandwidth is None:
+            return None
+        try:
+            found = parse_bytes(self.bandwidth.removesuffix("/s"))
+        except UsageError:
+            found = 0
+        if not found:
+            raise UsageError(
+                "CT001",
+                "no such bandwidth",
+                expected="bytes a second, with a unit",
+                received=self.bandwidth,
+                remedy="--bandwidth 25GiB",
+            )
+        return float(found)
+
 
 def _output_parameters() -> list[inspect.Parameter]:
     declared: list[tuple[str, Any, Any, tuple[str, ...], dict[str, Any]]] = [
@@ -62,7 +102,17 @@ def _output_parameters() -> list[inspect.Parameter]:
          {"metavar": "PATH", "help": "Write the result: .json, .csv or .md."}),
         ("format", Format, "table", ("--format",), {"help": "Of what is printed (default table)."}),
         ("dry_run", bool, False, ("--dry-run",), {"help": "Say what it would do and cost, and stop."}),
+        ("ranks", int | None, None, ("--ranks",),
+         {"metavar": "R", "help": "With --dry-run: time and memory on so many ranks."}),
+        ("bandwidth", str | None, None, ("--bandwidth",),
+         {"metavar": "SIZE", "help": "With --dry-run: what a rank sends a second, as 50GB (default 25GB)."}),
         ("strict", bool, False, ("--strict",), {"help": "Exit 4 where a solver did not converge."}),
+        ("state", Path | None, None, ("--state",),
+         {"metavar": "DIR", "help": "Save here what is needed to go on: on USR1, USR2, TERM (exit 75), now and then."}),
+        ("resume", Path | None, None, ("--resume",),
+         {"metavar": "DIR", "help": "Go on from the state in this folder, or start afresh; and keep it there."}),
+        ("checkpoint_seconds", float, 600.0, ("--checkpoint-seconds",),
+         {"min": 0.0, "metavar": "SECONDS", "help": "How often the state is saved (default 600)."}),
         ("config", str | None, None, ("--config",),
          {"metavar": "FILE", "help": "Project file; ./curvtool.toml where there is one."}),
         ("verbose", int, 0, ("--verbose", "-v"), {"count": True, "help": "Say more on stderr."}),
@@ -107,18 +157,34 @@ def _section_parameters(section: type[Section], panel: str) -> list[inspect.Para
     return found
 
 
-def with_options(analysis: type[Section]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command `f(model, flags, output)` the analysis' own options and the shared ones."""
+_MODEL_HELP = "Checkpoint file or folder, or demo:digits; left out, the project file's or the embedded example."
+
+
+def with_options(
+    analysis: type[Section] | None,
+    *,
+    argument: str = "MODEL",
+    help: str = _MODEL_HELP,
+    own: Mapping[str, Any] | None = None,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command `f(flags, output)` the analysis' own options and the shared ones.
+
+    Args:
+        analysis: whose options; None for a command that takes its analyses from a file.
+        argument: the word for the command's argument, which comes as the flag `checkpoint`.
+        help: what it is.
+        own: further options of the command, annotated, by name.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        help = "Checkpoint file or folder, or demo:digits; left out, the project file's or the embedded example."
-        argument = inspect.Parameter(
+        first = inspect.Parameter(
             "model",
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
             default=None,
-            annotation=Annotated[str | None, typer.Argument(metavar="MODEL", help=help, show_default=False)],
+            annotation=Annotated[str | None, typer.Argument(metavar=argument, help=help, show_default=False)],
         )
-        parameters = [argument, *_section_parameters(analysis, "Analysis")]
+        parameters = [first, *(_section_parameters(analysis, "Analysis") if analysis is not None else [])]
+        parameters += [_keyword(name, annotation, None) for name, annotation in (own or {}).items()]
         for name, section in SECTIONS.items():
             parameters += _section_parameters(section, _PANELS[name])
         output = _output_parameters()

@@ -1,1 +1,1 @@
-"""Ranks: one process alone now, behind the seam through which a group of them would work."""
+"""Ranks: one process alone, or a group of them, behind one seam; nothing else knows which."""

@@ -37,6 +37,37 @@ def resolve(
     Raises:
         UsageError: CT001 a value that makes no sense, CT002 an unknown key, CT008 a file that cannot be read.
     """
+    return _resolved([kind], flags, config_file, environment)[0]
+
+
+def resolve_all(
+    flags: Mapping[str, Any],
+    *,
+    config_file: str | None = None,
+    default: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> list[RunConfig]:
+    """The configuration of every analysis that a project file lists, in its order.
+
+    Args:
+        flags: values by field name, of the settings that all analyses share.
+        config_file: as for `resolve`.
+        default: the analysis where the file lists none, or there is no file.
+        environment: as for `resolve`.
+
+    Raises:
+        UsageError: as `resolve`; CT008 too, no analysis is listed.
+    """
+    return _resolved(None, flags, config_file, environment, default)
+
+
+def _resolved(
+    kinds: list[str] | None,
+    flags: Mapping[str, Any],
+    config_file: str | None,
+    environment: Mapping[str, str] | None,
+    default: str | None = None,
+) -> list[RunConfig]:
     environment = os.environ if environment is None else environment
     path = _find(config_file, environment)
     content = _read(path) if path else {}
@@ -50,10 +81,26 @@ def resolve(
         table = content.get(name, {})
         parts[name] = _fill(section, name, table, flags, environment, str(path), sources)
     tables = content.get("analysis", [])
-    table = next((entry for entry in tables if entry.get("kind") == kind), {})
-    analysis: Analysis = _fill(ANALYSES[kind], kind, table, flags, environment, str(path), sources)
+    listed = [(str(table["kind"]), table) for table in tables]
+    if kinds is not None:
+        listed = [(kind, next((table for name, table in listed if name == kind), {})) for kind in kinds]
+    if not listed and default is not None:
+        listed = [(default, {})]
+    if not listed:
+        raise UsageError(
+            "CT008",
+            "no analysis is listed" + (f" in {path}" if path else ": there is no project file"),
+            expected="a file with one or more [[analysis]]",
+            received=str(path) if path else f"no {PROJECT_FILE} here",
+            remedy='curvtool run FILE.toml, with lines such as [[analysis]] and kind = "eigs"; or curvtool eigs …',
+        )
     folder = str(path.parent) if path else None
-    return RunConfig(**parts, analysis=analysis, sources=sources, folder=folder)
+    found = []
+    for kind, table in listed:
+        own = dict(sources)
+        analysis: Analysis = _fill(ANALYSES[kind], kind, table, flags, environment, str(path), own)
+        found.append(RunConfig(**parts, analysis=analysis, sources=own, folder=folder))
+    return found
 
 
 def _find(config_file: str | None, environment: Mapping[str, str]) -> Path | None:

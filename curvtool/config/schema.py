@@ -148,6 +148,9 @@ class ComputeConfig(Section):
     operations: Operations = setting(
         "auto", "The model's operations: torch's own, or rewritten for cheap second derivatives; auto measures."
     )
+    rank_timeout: float = setting(
+        600.0, "Seconds that one of several ranks waits for the others.", minimum=1, metavar="SECONDS"
+    )
     tf32: bool = setting(False, "Allow TensorFloat-32 on CUDA: faster, and 13 bits less.")
 
     def __post_init__(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +64,8 @@ def by_lanczos(
     operator: LinearOperator, request: Request, observer: Observer, *, check: bool = True
 ) -> EigenvaluesResult:
     """See `eigenvalues`, which checks the arguments; without `check` no closing product is made."""
-    return _Run(operator, request, observer).result_of_all(check)
+    run = partial(_Run, operator, request, observer)
+    return observer.remembered("Lanczos", operator, lambda: run().result_of_all(check))
 
 
 class _Run:
@@ -76,7 +79,7 @@ class _Run:
             operator.matvec_in_parts,
             space,
             request.max_basis or basis_size(space, request),
-            space.generator(request.seed, 1),
+            (request.seed, 1),
             start=_start(operator, request),
             block_size=request.block_size,
             locked=locked,
@@ -84,13 +87,32 @@ class _Run:
         )
         self.pairs: RitzPairs | None = None
         self.in_a_row = 0
+        self.last: tuple[Eigenvalue, ...] | None = None
         self.enough_in_a_row = PASSES_IN_A_ROW * self.lanczos.block_size
+        observer.resume("basis", operator, self)
+
+    def state(self) -> dict[str, Any]:
+        """The Krylov space, and how often in a row it was good enough."""
+        return {"lanczos": self.lanczos.state(), "in_a_row": self.in_a_row, "last": self.last}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts it back."""
+        self.lanczos.restore(state["lanczos"])
+        self.in_a_row, self.last = state["in_a_row"], state["last"]
+        if self.lanczos.size:
+            self.pairs = self.lanczos.ritz_pairs()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the errors were small enough often enough, or no product is left."""
+        enough = self.in_a_row >= self.enough_in_a_row or self.lanczos.exhausted
+        return enough or self.lanczos.num_steps >= self.request.max_passes
 
     def result_of_all(self, check: bool) -> EigenvaluesResult:
         discrepancy: float | None = None
         try:
             self._iterate()
-            if check and self.storage != "bfloat16":  # whose products are all made anew
+            if check:
                 discrepancy = self._closing_check()
         except STOPPING as error:
             stop = cause_of(error)
@@ -100,27 +122,24 @@ class _Run:
     def _iterate(self) -> None:
         request, lanczos = self.request, self.lanczos
         keep, trend = keep_for(request.k, request.which), Trend(request.rtol, self.enough_in_a_row)
-        last: tuple[Eigenvalue, ...] | None = None
         self.observer.begin(f"eigenvalues ({request.which})")
-        while True:
+        while not self.is_done:
             self.pairs = lanczos.step(keep)
             found = self._eigenvalues(self.pairs)
             # without Ritz values beyond the wanted ones there is no estimate of a gap
             seen = len(found) == request.num_wanted and lanczos.size > request.num_wanted
             still = seen and all(e.converged for e in found)
-            if still and last is not None:  # another copy of a multiple eigenvalue moves those after it
+            if still and self.last is not None:  # another copy of a multiple eigenvalue moves those after it
                 still = all(abs(e.value - o.value) <= e.error_bound + o.error_bound + request.tolerance.of(e.value)
-                            for e, o in zip(found, last, strict=True))  # fmt: skip
+                            for e, o in zip(found, self.last, strict=True))  # fmt: skip
             self.in_a_row = self.in_a_row + 1 if still else 0
-            last = found if seen else None
+            self.last = found if seen else None
             worst = max(e.error_bound / max(abs(e.value), 1e-300) for e in found)
             self.observer.advance(
                 lanczos.num_steps,
                 f"lambda {found[0].value:.5g}, worst relative error {worst:.1e}",
                 trend.remaining(lanczos.num_steps, worst) if seen else None,
             )
-            if self.in_a_row >= self.enough_in_a_row or lanczos.exhausted or lanczos.num_steps >= request.max_passes:
-                return
 
     def _result(self, discrepancy: float | None, check_hvps: float) -> EigenvaluesResult:
         assert self.pairs is not None
@@ -201,7 +220,7 @@ def _start(operator: LinearOperator, request: Request) -> torch.Tensor | None:
     given = request.start.to(device=space.device, dtype=space.dtype)
     if request.block_size > 1:
         return given[: request.block_size - 1]
-    noise = space.normal(space.generator(request.seed, 1, 1))
+    noise = space.normal(request.seed, 22)
     return (given.sum(0) + noise / space.norm(noise))[None]
 
 

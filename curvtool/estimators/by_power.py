@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -17,21 +20,80 @@ def by_power(
     operator: LinearOperator, k: int, tolerance: Tolerance, max_passes: int, seed: int, observer: Observer
 ) -> EigenvaluesResult:
     """See `eigenvalues`, which checks the arguments."""
-    meter = Meter(operator)
-    space = operator.space
-    magnitudes: list[float] = []
-    vectors, images = space.empty(k), space.empty(k)
-    state: PowerState | None = None
-    observer.begin("eigenvalues (power iteration)")
+    run = partial(_Run, operator, k, tolerance, max_passes, seed, observer)
+    return observer.remembered("power iteration", operator, lambda: run().result_of_all())
 
-    def close(state: PowerState) -> None:
-        vectors[len(magnitudes)], images[len(magnitudes)] = state.vector, state.image
-        magnitudes.append(abs(state.value))
 
-    def result() -> EigenvaluesResult:
+class _Run:
+    def __init__(
+        self, operator: LinearOperator, k: int, tolerance: Tolerance, max_passes: int, seed: int, observer: Observer
+    ) -> None:
+        self.operator, self.k, self.tolerance, self.max_passes = operator, k, tolerance, max_passes
+        self.seed, self.observer = seed, observer
+        self.meter = Meter(operator)
+        self.magnitudes: list[float] = []
+        self.vectors, self.images = operator.space.empty(k), operator.space.empty(k)
+        self.current: PowerState | None = None
+        self.start: torch.Tensor | None = None  # where the iteration of the next pair goes on
+        observer.resume("vectors", operator, self)
+
+    def state(self) -> dict[str, Any]:
+        """The pairs found, and the next iterate of the one that is looked for."""
+        num = len(self.magnitudes)
+        following = None if self.current is None else self.current.following
+        return {
+            "magnitudes": self.magnitudes,
+            "vectors": self.vectors[:num],
+            "images": self.images[:num],
+            "following": self.start if following is None else following,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts them back."""
+        self.magnitudes, num = state["magnitudes"], len(state["magnitudes"])
+        self.vectors[:num], self.images[:num] = state["vectors"], state["images"]
+        self.start = state["following"]
+
+    def result_of_all(self) -> EigenvaluesResult:
+        self.observer.begin("eigenvalues (power iteration)")
+        try:
+            for index in range(len(self.magnitudes), self.k):
+                if not self._found_pair(index):
+                    break
+        except STOPPING as error:
+            stop = cause_of(error)
+            if self.current is not None and len(self.magnitudes) < self.k:
+                self._close(self.current)
+            raise Interrupted(self._result() if self.magnitudes else None, stop) from stop
+        return self._result()
+
+    def _found_pair(self, index: int) -> bool:
+        """Whether the next pair converged; it is taken in either way."""
+        space, meter = self.operator.space, self.meter
+        before = self.vectors[:index]
+        for state in power_iteration(self.operator.matvec, space, before, (self.seed, 3, index), self.start):
+            self.current = state
+            largest = max([abs(state.value), *self.magnitudes])
+            floor = ROUNDING_STEPS * space.eps * largest
+            converged = state.residual_norm <= max(self.tolerance.of(state.value), floor)
+            self.observer.advance(
+                meter.products, f"lambda_{index + 1} {state.value:.5g} +- {state.residual_norm:.1e}", None
+            )
+            if converged or meter.products >= self.max_passes:
+                self._close(state)
+                break
+        self.current = self.start = None
+        return converged
+
+    def _close(self, state: PowerState) -> None:
+        self.vectors[len(self.magnitudes)], self.images[len(self.magnitudes)] = state.vector, state.image
+        self.magnitudes.append(abs(state.value))
+
+    def _result(self) -> EigenvaluesResult:
         """The Ritz pairs of the span of what was found: each vector was made orthogonal to others that were inexact,
         and only in their span do the residuals tell the whole error."""
-        basis, products = vectors[: len(magnitudes)], images[: len(magnitudes)]
+        space, num = self.operator.space, len(self.magnitudes)
+        basis, products = self.vectors[:num], self.images[:num]
         form = space.gram(basis, products).to("cpu", torch.float64).numpy()
         values, rotation = np.linalg.eigh((form + form.T) / 2)
         order = np.argsort(-np.abs(values), kind="stable")
@@ -41,28 +103,7 @@ def by_power(
         pairs = []
         for place, i in enumerate(order):
             residual = max(float(space.norm(rest[place] - float(values[i]) * ritz[place])), ROUNDING * rounding)
-            converged = residual <= max(tolerance.of(float(values[i])), ROUNDING_STEPS * rounding)
+            converged = residual <= max(self.tolerance.of(float(values[i])), ROUNDING_STEPS * rounding)
             pairs.append(Eigenvalue(float(values[i]), residual, 0.0, converged, rounding=ROUNDING * rounding))
-        whole = len(magnitudes) == k and all(pair.converged for pair in pairs)
-        return EigenvaluesResult(tuple(pairs), ritz, "lm", "power", whole, None, meter.cost())
-
-    try:
-        for index in range(k):
-            for state in power_iteration(operator.matvec, space, vectors[:index], space.generator(seed, 3, index)):
-                largest = max([abs(state.value), *magnitudes])
-                converged = state.residual_norm <= max(tolerance.of(state.value), ROUNDING_STEPS * space.eps * largest)
-                observer.advance(
-                    meter.products, f"lambda_{index + 1} {state.value:.5g} +- {state.residual_norm:.1e}", None
-                )
-                if converged or meter.products >= max_passes:
-                    close(state)
-                    break
-            state = None
-            if not converged:
-                break
-    except STOPPING as error:
-        stop = cause_of(error)
-        if state is not None and len(magnitudes) < k:
-            close(state)
-        raise Interrupted(result() if magnitudes else None, stop) from stop
-    return result()
+        whole = num == self.k and all(pair.converged for pair in pairs)
+        return EigenvaluesResult(tuple(pairs), ritz, "lm", "power", whole, None, self.meter.cost())

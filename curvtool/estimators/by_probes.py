@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,6 +80,18 @@ class ProbeSearch:
         self.look = 0
         self._block_sums = np.zeros((2, operator.num_terms, len(blocks.members) if blocks else 0))
         self._membership = _membership(blocks) if blocks else None
+        self._made_before = np.zeros((0, operator.num_terms))
+        observer.resume("probes", operator, self)
+
+    def state(self) -> dict[str, Any]:
+        """The passes so far; what was decided after them is decided again from them."""
+        made = [*self.passes, *self._made_before[len(self.passes) :]]
+        passes = np.array(made).reshape(len(made), self.operator.num_terms)
+        return {"passes": passes, "block_sums": self._block_sums}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """These passes are not made again."""
+        self._made_before, self._block_sums = state["passes"], state["block_sums"]
 
     @property
     def is_narrow(self) -> bool:
@@ -149,19 +162,24 @@ class ProbeSearch:
     def _draw(self, until: int) -> None:
         while len(self.passes) < until:
             self.passes.append(self._one_pass(len(self.passes)))
-            self.observer.advance(len(self.passes), self._running(), until - len(self.passes))
+            if len(self.passes) > len(self._made_before):
+                self.observer.advance(len(self.passes), self._running(), until - len(self.passes))
 
     def _one_pass(self, number: int) -> np.ndarray:
-        """y_t^T A_t y_t of every term; one transfer to the host."""
-        space = self.operator.space
+        """y_t^T A_t y_t of every term, of which each rank makes its own; one transfer to the host."""
+        if number < len(self._made_before):
+            before: np.ndarray = self._made_before[number]
+            return before
+        space = self.operator.probe_space
         sizes = [space.dim] if self.blocks is None else list(self.blocks.sizes)
-        forms = []
+        forms = torch.zeros(self.operator.num_terms, len(sizes), dtype=space.dtype, device=space.device)
         for terms in self.operator.term_ranges:
             probes = space.signs(self.seed, 14 if self.known else 4, number, rows=terms)
             if self.known is not None:
                 probes = self.known.complement(probes, self.operator)
-            forms.append(space.segment_inners(probes, self.operator.term_products(terms, probes), sizes))
-        numbers = torch.cat(forms).to(device="cpu", dtype=torch.float64).numpy()
+            found = space.segment_inners(probes, self.operator.term_products(terms, probes), sizes)
+            forms[terms.start : terms.stop] = found
+        numbers = self.operator.of_all_terms(forms).to(device="cpu", dtype=torch.float64).numpy()
         if not np.isfinite(numbers).all():
             raise not_finite("a quadratic form of the Hessian")
         if self._membership is None:

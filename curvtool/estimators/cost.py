@@ -31,7 +31,7 @@ class Meter:
     def __init__(self, operator: LinearOperator) -> None:
         self._operator = operator
         self._products, self._passes = operator.num_products, operator.data_passes
-        self._begin = time.perf_counter()
+        self._begin = time.perf_counter() + operator.seconds_before
 
     @property
     def products(self) -> float:
@@ -46,5 +46,5 @@ class Meter:
             solver_hvps=products - check_hvps,
             check_hvps=check_hvps,
             data_passes=round(self._operator.data_passes - self._passes, 9),
-            seconds=time.perf_counter() - self._begin,
+            seconds=time.perf_counter() - self._begin + self._operator.seconds_before,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.observer import SILENT, Observer
-from curvtool.linalg.quadrature import Quadrature, cumulative, lanczos_quadratures, smoothed
+from curvtool.linalg.quadrature import Quadrature, QuadraturesInStep, cumulative, smoothed
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.base import LinearOperator
 
@@ -165,16 +166,22 @@ def density(
     def result(quadratures: list[Quadrature], complete: bool = True) -> DensityResult:
         return _result(operator, tuple(quadratures), outliers, width, near, noise, len(quadratures), meter, complete)
 
+    def quadratures(first: int, seeds: Sequence[tuple[int, ...]]) -> list[Quadrature]:
+        nonlocal running
+        group = QuadraturesInStep(operator.matmat, space, steps, seeds, locked)
+        observer.resume("bases", operator, group)
+        for running in group.steps():
+            done = first * steps + len(running) * len(running[0].nodes)
+            told = f"implied trace {implied_trace(found + running):.5g}"
+            observer.advance(done, told, num_probes * steps - done)
+        return group.quadratures
+
     observer.begin("spectral density", float(num_probes * steps))
     try:
         together = min(num_probes, operator.block_width, max(1, affordable // (steps + 4)))
         for first in range(0, num_probes, together):
-            generators = [space.generator(seed, 20, probe) for probe in range(num_probes)[first : first + together]]
-            for running in lanczos_quadratures(operator.matmat, space, steps, generators, locked):
-                done = first * steps + len(running) * len(running[0].nodes)
-                told = f"implied trace {implied_trace(found + running):.5g}"
-                observer.advance(done, told, num_probes * steps - done)
-            found += running
+            seeds = [(seed, 20, probe) for probe in range(num_probes)[first : first + together]]
+            found += observer.remembered("quadratures", operator, partial(quadratures, first, seeds))
             running = []
     except STOPPING as error:
         stop = cause_of(error)
@@ -187,7 +194,7 @@ def density(
 
 def is_small(space: VectorSpace, num_probes: int, num_steps: int, memory_budget: int) -> bool:
     """Whether all eigenvalues take no more products than the probes would, and the matrix fits the budget."""
-    return space.dim <= num_probes * num_steps and space.dim * space.vector_bytes <= memory_budget
+    return space.dim <= num_probes * num_steps and space.dim * space.whole_bytes <= memory_budget
 
 
 def _exactly(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
@@ -22,8 +23,8 @@ _PILOT = 4
 @dataclass(frozen=True)
 class DiagonalResult:
     """Attributes:
-    diagonal: the estimate of diag(A), shape (P,), on the operator's device.
-    stderr: the standard error of every entry, shape (P,); zeros where exact, None after a single pass.
+    diagonal: the estimate of diag(A), a vector of the operator's space.
+    stderr: the standard error of every entry, likewise; zeros where exact, None after a single pass.
     relative_error: sqrt(sum stderr^2) over the norm of the diagonal (its own noise taken out); None likewise.
     sum: the entries' sum, an estimate of the trace.
     sum_stderr: its standard error.
@@ -94,6 +95,24 @@ class _Run:
         self.mean, self.squares = operator.space.zeros(), operator.space.zeros()  # Welford 1962
         self.totals: list[torch.Tensor] = []
         self.reason = "asked for"
+        self.until = 0  # passes that were decided on
+        self.is_decided = False
+        observer.resume("probes", operator, self)
+
+    def state(self) -> dict[str, Any]:
+        """The mean and the spread of the passes so far, and what was decided after them."""
+        totals = torch.stack(self.totals).to("cpu", torch.float64).numpy() if self.totals else np.zeros(0)
+        return {
+            "vectors": torch.stack([self.mean, self.squares]),
+            "totals": totals,
+            "decided": [self.num_passes, self.until, self.is_decided, self.reason],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts it back."""
+        self.mean, self.squares = state["vectors"]
+        self.totals = list(torch.from_numpy(state["totals"]).to(self.mean.device))
+        self.num_passes, self.until, self.is_decided, self.reason = state["decided"]
 
     def result_of(self, method: Method) -> DiagonalResult:
         try:
@@ -104,17 +123,19 @@ class _Run:
                 self.reason = f"{exact} products give it"
                 return self._exact()
             self.observer.begin("diagonal")
+            self._draw(self.until)
             while True:
                 planned = self._planned()
-                if method == "auto" and self.num_passes:
+                if method == "auto" and self.num_passes and not self.is_decided:
                     if exact <= planned - self.num_passes:
                         self.reason = f"{planned} passes were foretold, and {exact} give it exactly"
                         return self._exact()
                     self.reason = f"{planned} passes were foretold, and {exact} would give it exactly"
-                    method = "hutchinson"
+                    self.is_decided = True
                 if planned <= self.num_passes or self.num_passes >= self.max_passes:
                     return self._result()
-                self._draw(min(planned, self.max_passes))
+                self.until = min(planned, self.max_passes)
+                self._draw(self.until)
         except STOPPING as error:
             stop = cause_of(error)
             raise Interrupted(self._result() if self.num_passes else None, stop) from stop
@@ -132,15 +153,16 @@ class _Run:
     def _draw(self, until: int) -> None:
         space, operator = self.operator.space, self.operator
         while self.num_passes < until:
-            drawn = space.zeros()
+            drawn = operator.probe_space.zeros()
             for terms in operator.term_ranges:
-                probes = space.signs(self.seed, 21, self.num_passes, rows=terms)
+                probes = operator.probe_space.signs(self.seed, 21, self.num_passes, rows=terms)
                 drawn += operator.term_products(terms, probes).mul_(probes).sum(0)
+            drawn = operator.from_probes(drawn)
             self.num_passes += 1
             step = drawn - self.mean
             self.mean += step / self.num_passes
             self.squares += step * (drawn - self.mean)
-            self.totals.append(space.cluster.sum(drawn.sum()))
+            self.totals.append(space.total(drawn))
             self.observer.advance(self.num_passes, "diagonal", until - self.num_passes)
 
     def _variances(self) -> torch.Tensor:
@@ -149,7 +171,7 @@ class _Run:
     def _relative_error(self) -> float | None:
         """None where the diagonal is not told from its noise."""
         space = self.operator.space
-        pair = torch.stack([self._variances().sum(), space.inner(self.mean, self.mean)])
+        pair = torch.stack([space.total(self._variances()), space.inner(self.mean, self.mean)])
         noise, square = (float(x) for x in pair.to("cpu", torch.float64))
         if not math.isfinite(noise + square):
             raise not_finite("a diagonal entry")
@@ -161,7 +183,7 @@ class _Run:
         total = self.operator.diagonal_cost
         self.observer.begin("diagonal, exactly", float(total))
         found = self.operator.exact_diagonal(lambda done: self.observer.advance(done, "diagonal", total - done))
-        whole = float(found.double().sum())
+        whole = float(self.operator.space.total(found))
         if not math.isfinite(whole):
             raise not_finite("a diagonal entry")
         zeros = torch.zeros_like(found)

@@ -12,7 +12,7 @@ from curvtool.estimators.by_power import by_power
 from curvtool.estimators.eigenpairs import METHODS, EigenvaluesResult, Method
 from curvtool.estimators.full_check import full_check, true_residuals
 from curvtool.estimators.observer import SILENT, Observer
-from curvtool.estimators.request import BASES, Basis, Request
+from curvtool.estimators.request import BASES, Basis, Request, storage_for
 from curvtool.linalg.ritz import WHICH, Which
 from curvtool.operators.base import LinearOperator
 
@@ -45,7 +45,8 @@ def eigenvalues(
     Lanczos stops once the estimated error of every wanted eigenvalue, min(r, r^2/gap), is at most rtol |theta| (or
     atol) at four successive products. That is an estimate: a pair skipped so far shows in no residual, and a multiple
     eigenvalue may be found once only, or as often as the block is wide. It closes with one product with a random
-    combination of the wanted vectors, whose deviation from what the residuals foretell is added to them; a full check
+    combination of the wanted vectors, whose deviation from what the residuals foretell is added to them (on several
+    ranks with a product with each, from which the spread over the data comes too); a full check
     makes a product with each of them and looks for missed pairs by a fresh start in their complement.
 
     Args:
@@ -84,10 +85,11 @@ def eigenvalues(
     if method == "power":
         result = by_power(operator, k, request.tolerance, max_passes, seed, observer)
     else:
-        result = by_lanczos(operator, request, observer, check=check == "fast")
-    if check == "full":
-        return full_check(operator, result, request, observer)
-    return true_residuals(operator, result, request, observer) if result.basis == "bfloat16" else result
+        anew = storage_for(operator.space, request) == "bfloat16" or operator.space.cluster.size > 1
+        result = by_lanczos(operator, request, observer, check=check == "fast" and not anew)
+        if check == "fast" and anew:
+            return true_residuals(operator, result, request, observer)
+    return full_check(operator, result, request, observer) if check == "full" else result
 
 
 def _check_arguments(operator: LinearOperator, request: Request, method: str, check: str) -> None:
@@ -131,6 +133,6 @@ def _check_arguments(operator: LinearOperator, request: Request, method: str, ch
     if request.block_size < 1:
         raise refuse("no such block", "1 or more", request.block_size, "--block-size 1")
     for name, vectors in (("start", request.start), ("locked", request.locked)):
-        if vectors is not None and (vectors.dim() != 2 or vectors.shape[1] != operator.space.dim):
-            expected = f"shape (n, {operator.space.dim})"
+        if vectors is not None and (vectors.dim() != 2 or vectors.shape[1] != operator.space.size):
+            expected = f"shape (n, {operator.space.size})"
             raise refuse(f"the {name} vectors do not fit the operator", expected, tuple(vectors.shape), "others")

@@ -144,7 +144,7 @@ class _Span:
         row = shares.to(device="cpu", dtype=torch.float64).numpy()
         num = self._size
         grown = np.zeros((len(row), num, num))
-        if num > 1:
+        if num > 1 and len(row):
             grown[:, :-1, :-1] = self.parts
         grown[:, -1, :] = grown[:, :, -1] = row
         self.parts = grown

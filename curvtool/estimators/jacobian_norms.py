@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from curvtool.cluster.solo import Solo
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of
 from curvtool.estimators.cost import Cost
 from curvtool.estimators.observer import SILENT, Observer
@@ -88,6 +90,7 @@ def jacobian_norms(
     max_exact_outputs: int = MAX_EXACT_OUTPUTS,
     seed: int = 0,
     observer: Observer = SILENT,
+    cluster: Solo | None = None,
 ) -> JacobianNormsResult:
     """||J_i||_F and ||J_i||_2 of every example.
 
@@ -105,6 +108,7 @@ def jacobian_norms(
         max_exact_outputs: the largest C, or d, that is done exactly.
         seed: of probes and starts.
         observer: hears progress.
+        cluster: the ranks that take batches in turn; this process alone if None.
 
     Raises:
         UsageError: CT001, unknown norm or a negative number.
@@ -115,6 +119,7 @@ def jacobian_norms(
     if top < 0:
         raise UsageError("CT001", "no such number of examples", expected="--top 0 or more", received=str(top))
     begin = time.perf_counter()
+    cluster = cluster or Solo()
     problem = jacobian.problem
     smaller = min(jacobian.output_dim, jacobian.input_dim)
     exact = smaller <= max_exact_outputs
@@ -141,24 +146,25 @@ def jacobian_norms(
         )
 
     observer.begin("Jacobian norms", problem.num_samples)
+    progress = _Progress(batches, begin)
+    observer.resume("batches", None, progress)
+    begin = progress.begin
     try:
-        for rows in problem.ranges(jacobian.batch_size):
-            share = len(rows) / problem.num_samples
-            if exact:
-                batch = _exact(jacobian, rows, norm, linf)
-            else:
-                batch = _estimated(jacobian, rows, norm, seed)
-            batch.num_vjps *= share
-            batch.num_jvps *= share
-            batches.append(batch)
-            done = rows.stop
-            largest = max(float(v.max()) for v in (batch.spectral, batch.frobenius) if v is not None)
+        ranges = problem.ranges(jacobian.batch_size)
+        done = ranges[len(batches) - 1].stop if batches else 0
+        for start in range(len(batches), len(ranges), cluster.size):  # what is done are always the first ones
+            turn = ranges[start : start + cluster.size]
+            own = _of_batch(jacobian, turn[cluster.rank], norm, linf, exact, seed) if cluster.rank < len(turn) else None
+            found = _exchanged(own, cluster)[: len(turn)]
+            batches += found
+            done = turn[-1].stop
+            largest = max(float(v.max()) for b in found for v in (b.spectral, b.frobenius) if v is not None)
             observer.advance(done, f"largest in batch {largest:.4g}", problem.num_samples - done)
         whole = result(exact, ())
         listed = _largest(whole, top)
         if exact or smaller > MAX_EXACT_TOP or not listed:
             return result(exact, listed)
-        _recompute(jacobian, batches, listed, norm)
+        _recompute(jacobian, batches, listed, norm, cluster)
         return result(True, _largest(result(True, ()), top, among=listed))
     except STOPPING as error:
         stop = cause_of(error)
@@ -166,6 +172,41 @@ def jacobian_norms(
         if partial is not None:
             partial = result(exact, _largest(partial, top))
         raise Interrupted(partial, stop) from stop
+
+
+class _Progress:
+    """The norms of the batches that are through, and since when, as something that can be put back."""
+
+    def __init__(self, batches: list[_Batch], begin: float) -> None:
+        self.batches, self.begin = batches, begin
+
+    def state(self) -> dict[str, Any]:
+        return {"batches": [asdict(batch) for batch in self.batches], "seconds": time.perf_counter() - self.begin}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.batches[:] = [_Batch(**facts) for facts in state["batches"]]
+        self.begin -= state["seconds"]
+
+
+def _of_batch(jacobian: InputJacobian, rows: range, norm: str, linf: bool, exact: bool, seed: int) -> _Batch:
+    batch = _exact(jacobian, rows, norm, linf) if exact else _estimated(jacobian, rows, norm, seed)
+    share = len(rows) / jacobian.problem.num_samples
+    batch.num_vjps *= share
+    batch.num_jvps *= share
+    return batch
+
+
+def _exchanged(own: _Batch | None, cluster: Solo) -> list[_Batch]:
+    """Every rank's batch; empty ones of those that had none."""
+    if cluster.size == 1:
+        return [own or _Batch()]
+    told = None if own is None else {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in asdict(own).items()}
+    return [_told(each) for each in cluster.gather_objects(told)]
+
+
+def _told(facts: dict[str, Any] | None) -> _Batch:
+    arrays: dict[str, Any] = {n: np.array(v) if isinstance(v, list) else v for n, v in (facts or {}).items()}
+    return _Batch(**arrays)
 
 
 def _exact(jacobian: InputJacobian, rows: range, norm: str, linf: bool = False) -> _Batch:
@@ -219,8 +260,8 @@ def _linear_chunks(jacobian: InputJacobian, rows: range) -> Iterator[tuple[Linea
 def _estimated(jacobian: InputJacobian, rows: range, norm: str, seed: int) -> _Batch:
     batch = _Batch()
     linear = jacobian.linearize(rows)
-    num, dim = linear.output.shape
-    of_example, space = (VectorSpace(size, linear.output.dtype, linear.output.device) for size in (dim, num * dim))
+    dim = linear.output.shape[1]
+    of_example = VectorSpace(dim, linear.output.dtype, linear.output.device)
     with jacobian.problem.context(len(rows)):
         if norm != "spectral":
             squares = []
@@ -233,10 +274,9 @@ def _estimated(jacobian: InputJacobian, rows: range, norm: str, seed: int) -> _B
             batch.frobenius = np.sqrt(mean)
             batch.frobenius_stderr = error / (2 * np.maximum(batch.frobenius, 1e-300))  # the delta rule
         if norm != "frobenius":
-            start = space.normal(space.generator(seed, 6, rows.start)).view(num, dim)
             found = largest_eigenvalues(
                 lambda u: linear.jvp(linear.vjp(u)),
-                start,
+                of_example.normals(seed, 6, rows=rows),
                 rtol=_SPECTRAL_RTOL,
                 max_products=_SPECTRAL_PRODUCTS,
             )
@@ -262,10 +302,17 @@ def _largest(result: JacobianNormsResult, top: int, among: tuple[int, ...] | Non
     return tuple(int(i) for i in order)
 
 
-def _recompute(jacobian: InputJacobian, batches: list[_Batch], listed: tuple[int, ...], norm: str) -> None:
-    """The exact norms of the listed examples, put in the place of their estimates."""
-    for index in listed:
-        exact = _exact(jacobian, range(index, index + 1), norm)
+def _recompute(
+    jacobian: InputJacobian, batches: list[_Batch], listed: tuple[int, ...], norm: str, cluster: Solo
+) -> None:
+    """The exact norms of the listed examples, put in the place of their estimates; the ranks take them in turn."""
+    found: list[_Batch] = []
+    for start in range(0, len(listed), cluster.size):
+        turn = listed[start : start + cluster.size]
+        place = turn[cluster.rank] if cluster.rank < len(turn) else None
+        own = None if place is None else _exact(jacobian, range(place, place + 1), norm)
+        found += _exchanged(own, cluster)[: len(turn)]
+    for index, exact in zip(listed, found, strict=True):
         offset = index
         for batch in batches:
             held = batch.spectral if batch.spectral is not None else batch.frobenius

@@ -56,23 +56,29 @@ def storage_for(space: VectorSpace, request: Request) -> Storage:
         return "device"
     least = 2 * request.num_wanted + 1 + request.block_size
     needed = (max(least, request.max_basis or 0) + request.num_wanted) * space.vector_bytes
-    return "device" if needed <= request.memory_budget or needed > default_budget(_HOST) else "host"
+    return "device" if needed <= request.memory_budget or needed > _host_budget(space) else "host"
+
+
+def _host_budget(space: VectorSpace) -> int:
+    """What the host's memory allows each of the ranks on it, the same on all."""
+    return space.cluster.least(default_budget(_HOST) // space.cluster.local_size)
 
 
 def basis_size(space: VectorSpace, request: Request) -> int:
     """As many basis vectors as the budget of where they lie allows; see `vectors_within`."""
     storage = storage_for(space, request)
     if storage == "host":
-        request = replace(request, memory_budget=max(request.memory_budget, default_budget(_HOST)))
-    return vectors_within(2 * space.dim if storage == "bfloat16" else space.vector_bytes, space.vector_bytes, request)
+        request = replace(request, memory_budget=max(request.memory_budget, _host_budget(space)))
+    stored = space.vector_bytes * 2 // space.dtype.itemsize if storage == "bfloat16" else space.vector_bytes
+    return vectors_within(stored, space.whole_bytes, request)
 
 
-def vectors_within(stored_bytes: int, vector_bytes: int, request: Request) -> int:
+def vectors_within(stored_bytes: int, whole_bytes: int, request: Request) -> int:
     """Basis vectors that the budget allows, never fewer than 2k + 2 (at each end), at most 20 + 10 of them a pair.
 
     Where they are small, more of them: without a restart fewer products are needed, and a small matrix is exhausted.
     """
     wanted, block = request.num_wanted, request.block_size
     affordable = request.memory_budget // max(stored_bytes, 1) - wanted - 1 - block
-    small = min(SMALL_BASIS, SMALL_BASIS_BYTES // max(vector_bytes, 1))
+    small = min(SMALL_BASIS, SMALL_BASIS_BYTES // max(whole_bytes, 1))
     return max(2 * wanted + 1 + block, min(affordable, max(small, 20 + 10 * wanted + 5 * (block - 1))))

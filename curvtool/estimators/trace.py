@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,7 +13,7 @@ import torch
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
 from curvtool.estimators.by_probes import Blocks, BlockTrace, ProbeSearch
 from curvtool.estimators.cost import Cost, Meter
-from curvtool.estimators.known_space import KnownSpace, krylov_space, sketched_space
+from curvtool.estimators.known_space import KnownSpace, known_space
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.estimators.xtrace import XTrace
 from curvtool.linalg.intervals import look_error
@@ -64,6 +65,7 @@ def trace(
     max_passes: int = 1000,
     rank: int | None = None,
     blocks: Blocks | None = None,
+    eigenpairs: tuple[Sequence[float], torch.Tensor] | None = None,
     memory_budget: int = 2**32,
     seed: int = 0,
     observer: Observer = SILENT,
@@ -88,6 +90,8 @@ def trace(
         max_passes: passes and products after which it stops and says that the interval is wider.
         rank: vectors of the known space of `deflated` and `hutch++`; 20 if None.
         blocks: diagonal blocks to estimate too: `auto` keeps to methods that give them.
+        eigenpairs: eigenvalues and orthonormal eigenvectors (k, size) found before: `auto` takes them out of the probes
+            where no blocks are asked for.
         memory_budget: bytes that the known space may take.
         seed: of the probes; a term's probe in a pass depends on nothing else.
         observer: hears progress.
@@ -97,7 +101,10 @@ def trace(
         Interrupted: stopped on the way; its `partial` is the result so far.
     """
     _check_arguments(operator, method, rtol, max_passes, rank, blocks)
-    return _Run(operator, rtol, max_passes, blocks, memory_budget, seed, observer).result_of(method, rank)
+    run = _Run(operator, rtol, max_passes, blocks, memory_budget, seed, observer)
+    if eigenpairs is not None and blocks is None and len(eigenpairs[1]) <= run.affordable:
+        run.given = KnownSpace(operator.for_probes(eigenpairs[1]), sum(eigenpairs[0]))
+    return run.result_of(method, rank)
 
 
 class _Run:
@@ -114,9 +121,10 @@ class _Run:
         self.operator, self.rtol, self.max_passes = operator, rtol, max_passes
         self.blocks, self.seed, self.observer = blocks, seed, observer
         self.meter = Meter(operator)
-        self.affordable = memory_budget // max(operator.space.vector_bytes, 1) - 4
+        self.affordable = memory_budget // max(operator.probe_space.vector_bytes, 1) - 4
         self.probing: ProbeSearch | None = None
         self.known: KnownSpace | None = None
+        self.given: KnownSpace | None = None  # known before
         self.exchange: XTrace | None = None
         self.patience: int | None = None  # passes after which something else is cheaper
         self.method: Used = "hutchinson"
@@ -156,7 +164,10 @@ class _Run:
             self.reason = "one product gives the whole diagonal" if exact == 1 else f"{exact} give the whole diagonal"
             return self._exact()
         self.reason = "the first passes were enough"
-        plain = self.probing = self._search(None, 0.05)
+        if self.given is not None:
+            self.method = "deflated"
+            self.reason += f", {len(self.given.basis)} eigenvectors being known"
+        plain = self.probing = self._search(self.given, 0.05)
         plain.pilot()
         made = len(plain.passes)
         if plain.is_narrow or made >= self.max_passes:
@@ -170,8 +181,10 @@ class _Run:
             return self._exact()
         # a space of m vectors was seen to lower the variance about (1 + m/4)-fold; this m makes the sum least
         rank = self._affordable(int(2 * math.sqrt(remaining)) - 4)
-        if self.blocks is not None or rank < _LEAST_RANK or made + rank + 2 > self.max_passes:
-            why = "the blocks' traces come from the same probes" if self.blocks is not None else "too few for more"
+        known = self.given is not None
+        if self.blocks is not None or known or rank < _LEAST_RANK or made + rank + 2 > self.max_passes:
+            why = "eigenvectors being known" if known else "too few for more"
+            why = "the blocks' traces come from the same probes" if self.blocks is not None else why
             self.reason = f"{foretold}: {why}"
             plain.max_passes = min(plain.max_passes, made + exact) if affords_both else plain.max_passes
             plain.finish()
@@ -190,7 +203,7 @@ class _Run:
     def _known(self, method: Literal["deflated", "hutch++"], rank: int) -> KnownSpace:
         rank = min(rank, self.operator.space.dim)
         self.observer.begin(f"a space of {rank} vectors")
-        found = (krylov_space if method == "deflated" else sketched_space)(self.operator, rank, self.seed)
+        found = known_space(self.operator, method, rank, self.seed, self.observer)
         self.method = method
         return found
 
@@ -221,7 +234,7 @@ class _Run:
         total = self.operator.diagonal_cost
         self.observer.begin("every diagonal entry", float(total))
         found = self.operator.exact_diagonal(lambda done: self.observer.advance(done, "the diagonal", total - done))
-        diagonal = found.to("cpu", torch.float64).numpy()
+        diagonal = self.operator.space.whole(found).to("cpu", torch.float64).numpy()
         if not np.isfinite(diagonal).all():
             raise not_finite("a diagonal entry")
         blocks = None

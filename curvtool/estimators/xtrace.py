@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,18 @@ class XTrace:
         self.interval: Interval | None = None
         self._probes = self._basis = self._images = operator.space.empty(0)
         self._triangle = np.zeros((0, 0))  # R of A W = Q R, a column a probe
+        self._made_before: dict[str, Any] | None = None
+        observer.resume("probes", operator, self)
+
+    def state(self) -> dict[str, Any]:
+        """The probes so far with their products; what was decided after them is decided again from them."""
+        if self._made_before is not None and len(self._made_before["basis"]) > self.num_probes:
+            return self._made_before
+        return {"probes": self._probes, "basis": self._basis, "images": self._images, "triangle": self._triangle}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """These products are not made again."""
+        self._made_before = state
 
     @property
     def is_narrow(self) -> bool:
@@ -84,7 +97,13 @@ class XTrace:
         triangle = np.zeros((until, until))
         triangle[: self.num_probes, : self.num_probes] = self._triangle
         for i in range(self.num_probes, until):
-            probe = space.normal(space.generator(self.seed, 17, i))
+            if self._made_before is not None and i < len(self._made_before["basis"]):
+                for held, name in ((probes, "probes"), (basis, "basis"), (images, "images")):
+                    held[i] = self._made_before[name][i]
+                triangle[: i + 1, i] = self._made_before["triangle"][: i + 1, i]
+                self._hold(i + 1, probes, basis, images, triangle)
+                continue
+            probe = space.normal(self.seed, 17, i)
             probes[i] = probe * (math.sqrt(space.dim) / space.norm(probe))
             vector = self.operator.matvec(probes[i])
             column = vector.new_zeros(i)
@@ -100,17 +119,22 @@ class XTrace:
                 numbers
             ):  # the range is spanned: any direction will do
                 numbers[i] = 0.0
-                vector = space.normal(space.generator(self.seed, 18, i))
+                vector = space.normal(self.seed, 18, i)
                 for _ in range(2):
                     vector = vector - space.coefficients(basis[:i], vector) @ basis[:i]
                 rest = space.norm(vector)
             basis[i] = vector / rest
             triangle[: i + 1, i] = numbers
             images[i] = self.operator.matvec(basis[i])
-            self.num_probes = i + 1
-            self._probes, self._basis, self._images = probes[: i + 1], basis[: i + 1], images[: i + 1]
-            self._triangle = triangle[: i + 1, : i + 1]
+            self._hold(i + 1, probes, basis, images, triangle)
             self.observer.advance(2.0 * (i + 1), f"XTrace, {i + 1} probes", 2.0 * (until - i - 1))
+
+    def _hold(
+        self, num: int, probes: torch.Tensor, basis: torch.Tensor, images: torch.Tensor, triangle: np.ndarray
+    ) -> None:
+        self.num_probes = num
+        self._probes, self._basis, self._images = probes[:num], basis[:num], images[:num]
+        self._triangle = triangle[:num, :num]
 
     def _estimates(self) -> np.ndarray:
         """One for each probe, shape (n,), from small matrices in float64 on the host."""

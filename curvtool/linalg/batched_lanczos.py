@@ -34,7 +34,7 @@ def largest_eigenvalues(
 
     Full reorthogonalisation, two passes; the small eigenproblems are solved in float64 on the host. An operator is
     through once the estimated error of its Ritz value, min(r, r^2/gap), is at most rtol times the value at three
-    successive products; all go on until the last one is.
+    successive products, and its value is the one that it had then, whatever the others still need.
 
     Args:
         matvec: (n, C) -> (n, C), a product with every operator.
@@ -48,6 +48,8 @@ def largest_eigenvalues(
     basis[:, 0] = start / torch.linalg.vector_norm(start, dim=1, keepdim=True)
     small = torch.zeros(num, steps, steps, dtype=torch.float64)
     in_a_row = torch.zeros(num, dtype=torch.int64)
+    found_values, found_residuals = (torch.zeros(num, dtype=torch.float64) for _ in range(2))
+    done = torch.zeros(num, dtype=torch.bool)
     tiny = torch.finfo(start.dtype).tiny
     for j in range(steps):
         image = matvec(basis[:, j])
@@ -74,7 +76,9 @@ def largest_eigenvalues(
         error = torch.where(gap > residual, residual**2 / gap.clamp_min(1e-300), residual)
         good = spent | ((error <= rtol * top.abs()) & (j > 0))
         in_a_row = torch.where(good, in_a_row + 1, 0)
-        done = spent | (in_a_row >= 3)
+        found_values = torch.where(done, found_values, top)
+        found_residuals = torch.where(done, found_residuals, residual)
+        done = done | spent | (in_a_row >= 3)
         if bool(done.all()):
             break
-    return BatchedTop(top.clamp_min(0.0), residual, j + 1, done)
+    return BatchedTop(found_values.clamp_min(0.0), found_residuals, j + 1, done)

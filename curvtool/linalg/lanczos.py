@@ -11,6 +11,7 @@ its new column is the only synchronisation.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class Lanczos:
         product: v, Q -> A v and the inner products of the rows of Q with each part A_b v of it, shape (B, len(Q)).
         space: the space of the vectors.
         max_basis: the number m of basis vectors; memory is m + p vectors, whatever the number of steps.
-        generator: draws the start and the vectors that replace an exhausted direction.
+        seeds: of the start and of the vectors that replace an exhausted direction.
         start: the first vectors, shape (n, P), n <= p; random ones for those that lack.
         block_size: the number p of starting vectors.
         locked: orthonormal vectors (l, P) in whose complement everything happens.
@@ -48,17 +49,19 @@ class Lanczos:
         product: Product,
         space: VectorSpace,
         max_basis: int,
-        generator: torch.Generator,
+        seeds: tuple[int, ...],
         start: torch.Tensor | None = None,
         block_size: int = 1,
         locked: torch.Tensor | None = None,
         storage: Storage = "device",
     ) -> None:
-        self.product, self.space, self.generator, self.locked = product, space, generator, locked
+        self.product, self.space, self.seeds, self.locked = product, space, seeds, locked
+        self.num_drawn = 0
         self.dim = space.dim - (0 if locked is None else len(locked))
         self.block_size = min(block_size, self.dim)
         self.max_basis = min(max_basis, self.dim)
         self.basis = space.stored(storage, self.max_basis + self.block_size)
+        self._has_parts = self._tells_parts
         self.projected = np.zeros((self.max_basis + self.block_size, self.max_basis))
         self.part_projected = np.zeros((0, self.max_basis, self.max_basis))
         self.leak = np.zeros((0 if locked is None else len(locked), self.max_basis))  # L A Q^T: what was left out
@@ -69,9 +72,36 @@ class Lanczos:
         self.scale = 0.0  # a lower estimate of ||A||: the largest magnitude seen, also of what a restart gave up
         for i in range(self.waiting):
             given = start is not None and i < len(start)
-            vector = start[i].clone() if start is not None and given else space.normal(generator)
+            vector = start[i].clone() if start is not None and given else self._drawn()
             self._orthogonalize(vector, i)
             self._put(i, vector, space.norm(vector))
+
+    def state(self) -> dict[str, Any]:
+        """The basis and what is known of the matrix in it; see `restore`."""
+        return {
+            "basis": self.basis[: self.size + self.waiting],
+            "arrays": [self.projected, self.part_projected, self.leak],
+            "counts": [self.max_basis, self.size, self.waiting, self.num_steps, self.num_closed, self.num_drawn],
+            "scale": self.scale,
+            "has_parts": self._has_parts,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from a state of a run with the same start, whatever room for the basis this one was given."""
+        self.projected, self.part_projected, self.leak = state["arrays"]
+        self.max_basis, self.size, self.waiting, self.num_steps, self.num_closed, self.num_drawn = state["counts"]
+        self.scale = state["scale"]
+        room = self.max_basis + self.block_size
+        if len(self.basis) != room:
+            self.basis = self.basis.new_empty(room, self.basis.shape[1])
+        self.basis[: self.size + self.waiting] = state["basis"].to(self.basis.device)
+        # on other ranks the parts of the data are others
+        self._has_parts = state["has_parts"] and self._tells_parts
+
+    @property
+    def _tells_parts(self) -> bool:
+        """Parts of a product would have to go to the host one by one, or meet basis vectors that other ranks hold."""
+        return self.basis.device == self.space.device and self.space.cluster.size == 1
 
     @property
     def exhausted(self) -> bool:
@@ -86,8 +116,7 @@ class Lanczos:
         """
         if self.size == self.max_basis and not self.exhausted:
             self._restart(keep)
-        # parts of a product would have to go to the host, one by one
-        against = self.basis[: self.size + 1 if self.basis.device == self.space.device else 0]
+        against = self.basis[: self.size + 1 if self._has_parts else 0]
         return self.grow(*self.product(self.next_vector, against))
 
     @property
@@ -165,6 +194,11 @@ class Lanczos:
         s = pairs.coefficients[:, index]
         return np.einsum("ji,bjk,ki->bi", s, self.part_projected[:, :size, :size], s)
 
+    def _drawn(self) -> torch.Tensor:
+        """A random vector, another one each time."""
+        self.num_drawn += 1
+        return self.space.normal(*self.seeds, self.num_drawn)
+
     def _put(self, place: int, vector: torch.Tensor, norm: torch.Tensor) -> None:
         """vector / norm as that basis vector; on the host a device's number is not to be waited for before."""
         row = self.basis[place]
@@ -201,7 +235,7 @@ class Lanczos:
     def _replace_exhausted_direction(self, place: int) -> None:
         """Nothing new came: go on from a random vector orthogonal to all, which is coupled to nothing."""
         self.num_closed += 1
-        vector = self.space.normal(self.generator)
+        vector = self._drawn()
         self._orthogonalize(vector, place)
         self._put(place, vector, self.space.norm(vector))
 

@@ -21,19 +21,22 @@ class PowerState:
         residual_norm: ||A v - value v||, in the complement of the vectors found before.
         vector: v, shape (P,).
         image: A v itself, shape (P,).
+    following: the next iterate.
     """
 
     value: float
     residual_norm: float
     vector: torch.Tensor
     image: torch.Tensor
+    following: torch.Tensor
 
 
 def power_iteration(
     matvec: Callable[[torch.Tensor], torch.Tensor],
     space: VectorSpace,
     found: torch.Tensor,
-    generator: torch.Generator,
+    seeds: tuple[int, ...],
+    start: torch.Tensor | None = None,
 ) -> Iterator[PowerState]:
     """Iterates v <- A v / ||A v|| in the orthogonal complement of `found`; endless, the caller stops it.
 
@@ -41,7 +44,8 @@ def power_iteration(
         matvec: v -> A v.
         space: the space of the vectors.
         found: orthonormal eigenvectors to leave out, shape (count, P).
-        generator: draws the start.
+        seeds: of the start.
+        start: an iterate of an earlier run, to go on from.
 
     Yields:
         The state after each product; one device-to-host transfer each.
@@ -52,8 +56,10 @@ def power_iteration(
             vector = vector - space.coefficients(found, vector) @ found
         return vector
 
-    vector = deflate(space.normal(generator))
-    vector = vector / space.norm(vector)
+    if start is None:
+        start = deflate(space.normal(*seeds))
+        start = start / space.norm(start)
+    vector = start
     while True:
         whole = matvec(vector)
         image = deflate(whole)
@@ -62,6 +68,7 @@ def power_iteration(
         numbers = torch.stack([value, residual]).to(device="cpu", dtype=torch.float64).tolist()
         if not all(map(math.isfinite, numbers)):
             raise not_finite("a Hessian product")
-        yield PowerState(numbers[0], numbers[1], vector, whole)
         norm = space.norm(image)
-        vector = torch.where(norm > 0, image / norm.clamp_min(torch.finfo(space.dtype).tiny), vector)
+        following = torch.where(norm > 0, image / norm.clamp_min(torch.finfo(space.dtype).tiny), vector)
+        yield PowerState(numbers[0], numbers[1], vector, whole, following)
+        vector = following

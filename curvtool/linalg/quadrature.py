@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ def lanczos_quadratures(
     matmat: Callable[[torch.Tensor], torch.Tensor],
     space: VectorSpace,
     num_steps: int,
-    generators: Sequence[torch.Generator],
+    seeds: Sequence[tuple[int, ...]],
     locked: torch.Tensor | None = None,
 ) -> Iterator[list[Quadrature]]:
     """For each of n vectors v, m nodes and weights with sum_j w_j f(theta_j) = v^T f(A) v for polynomials f up to
@@ -42,20 +43,55 @@ def lanczos_quadratures(
         matmat: V -> A V, a product a row of (n, P).
         space: the space of the vectors.
         num_steps: m, products a vector; memory is m + 1 vectors each.
-        generators: draw the vectors v, one each.
+        seeds: of the vectors v, a tuple each.
         locked: orthonormal vectors (l, P) to leave out.
 
     Yields:
         The quadratures after each step, of one node more each time; the last ones are whole.
     """
-    runs = [Lanczos(_unused, space, num_steps, generator, locked=locked) for generator in generators]
-    for _ in range(min(num_steps, runs[0].dim)):
-        images = matmat(torch.stack([run.next_vector for run in runs]))
-        pairs = [run.grow(image, image.new_empty(0, run.size + 1)) for run, image in zip(runs, images, strict=True)]
-        yield [
+    yield from QuadraturesInStep(matmat, space, num_steps, seeds, locked).steps()
+
+
+class QuadraturesInStep:
+    """The same as something that can be put back to where it was; the arguments are those of `lanczos_quadratures`."""
+
+    def __init__(
+        self,
+        matmat: Callable[[torch.Tensor], torch.Tensor],
+        space: VectorSpace,
+        num_steps: int,
+        seeds: Sequence[tuple[int, ...]],
+        locked: torch.Tensor | None = None,
+    ) -> None:
+        self.matmat = matmat
+        self.runs = [Lanczos(_unused, space, num_steps, each, locked=locked) for each in seeds]
+        self.num_steps = min(num_steps, self.runs[0].dim)
+
+    def state(self) -> dict[str, Any]:
+        """All runs' states."""
+        return {"runs": [run.state() for run in self.runs]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts them back."""
+        for run, each in zip(self.runs, state["runs"], strict=True):
+            run.restore(each)
+
+    @property
+    def quadratures(self) -> list[Quadrature]:
+        """Those of the steps so far."""
+        pairs = [run.ritz_pairs() for run in self.runs]
+        return [
             Quadrature(each.values, each.coefficients[0] ** 2, run.exhausted)
-            for each, run in zip(pairs, runs, strict=True)
+            for each, run in zip(pairs, self.runs, strict=True)
         ]
+
+    def steps(self) -> Iterator[list[Quadrature]]:
+        """The quadratures after each further step, until the last one."""
+        while self.runs[0].num_steps < self.num_steps:
+            images = self.matmat(torch.stack([run.next_vector for run in self.runs]))
+            for run, image in zip(self.runs, images, strict=True):
+                run.grow(image, image.new_empty(0, run.size + 1))
+            yield self.quadratures
 
 
 def _unused(vector: torch.Tensor, against: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

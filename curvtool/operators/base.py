@@ -16,10 +16,11 @@ class LinearOperator(ABC):
     """A symmetric matrix A of size P x P, known by its products.
 
     Attributes:
-        space: the space of its vectors.
+        space: the space of its vectors, of which a rank holds a part.
         name: what the matrix is, as `hessian`.
         num_products: products with the whole matrix so far (one a vector).
         data_passes: passes over all samples so far, fractions allowed.
+        seconds_before: that products of a run that was stopped had taken, and what was between them.
     """
 
     name = "matrix"
@@ -28,6 +29,13 @@ class LinearOperator(ABC):
         self.space = space
         self.num_products = 0.0
         self.data_passes = 0.0
+        self.seconds_before = 0.0
+
+    def credit(self, num_products: float, data_passes: float, seconds: float) -> None:
+        """Counts what a run that was stopped had done."""
+        self.num_products += num_products
+        self.data_passes += data_passes
+        self.seconds_before += seconds
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -73,8 +81,26 @@ class LinearOperator(ABC):
         return self.matvec(vector)
 
     @property
+    def probe_space(self) -> VectorSpace:
+        """The space of the vectors that terms are multiplied by: on each rank all coordinates, where its terms are its
+        own."""
+        return self.space
+
+    def for_probes(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Vectors of `space` as those of `probe_space`."""
+        return vectors if self.probe_space is self.space else self.space.whole(vectors)
+
+    def from_probes(self, total: torch.Tensor) -> torch.Tensor:
+        """A vector of `space` from the sum of what this rank's terms gave, one of `probe_space`."""
+        return total if self.probe_space is self.space else self.space.reduced(total)
+
+    def of_all_terms(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Numbers of all terms (T, n) from those of this rank's terms, zero for the others."""
+        return numbers
+
+    @property
     def term_ranges(self) -> list[range]:
-        """The terms in order, cut into ranges whose products are best taken together."""
+        """This rank's terms in order, cut into ranges whose products are best taken together."""
         return [range(term, term + 1) for term in range(self.num_terms)]
 
     def term_products(self, terms: range, vectors: torch.Tensor) -> torch.Tensor:
@@ -92,26 +118,29 @@ class LinearOperator(ABC):
         return self.space.dim
 
     def exact_diagonal(self, observe: Callable[[int], None] | None = None) -> torch.Tensor:
-        """diag(A), shape (P,), from products with unit vectors.
+        """diag(A), this rank's coordinates of it, from products with unit vectors.
 
         Args:
             observe: hears how many of the `diagonal_cost` products are through.
         """
-        entries = []
-        unit = self.space.zeros()
+        diagonal, unit = self.space.zeros(), self.space.zeros()
         for index in range(self.space.dim):
-            unit[index] = 1
-            entries.append(self.matvec(unit)[index])
-            unit[index] = 0
+            place = self.space.place(index)
+            if place is not None:
+                unit[place] = 1
+            image = self.matvec(unit)
+            if place is not None:
+                diagonal[place] = image[place]
+                unit[place] = 0
             if observe is not None:
                 observe(index + 1)
-        return torch.stack(entries)
+        return diagonal
 
     def __matmul__(self, vector: torch.Tensor) -> torch.Tensor:
         return self.matvec(vector)
 
     def materialize(self, max_bytes: int = 2**30, observe: Callable[[int], None] | None = None) -> torch.Tensor:
-        """The dense matrix (P, P), a product a column; for small problems.
+        """The dense matrix (P, P) on every rank, a product a column; for small problems.
 
         Args:
             max_bytes: what it may take.
@@ -120,7 +149,7 @@ class LinearOperator(ABC):
         Raises:
             UsageError: CT006, it would take more than `max_bytes`.
         """
-        needed = self.space.dim * self.space.vector_bytes
+        needed = self.space.dim * self.space.whole_bytes
         if needed > max_bytes:
             raise UsageError(
                 "CT006",
@@ -129,15 +158,14 @@ class LinearOperator(ABC):
                 received=f"{self.space.dim:,} x {self.space.dim:,} in {self.space.dtype}",
                 remedy="take fewer parameters (--params), or raise --memory-budget (max_bytes in Python)",
             )
-        matrix = self.space.empty(self.space.dim)
-        width = min(self.block_width, self.space.dim)
-        for start in range(0, self.space.dim, width):
-            rows = torch.arange(min(width, self.space.dim - start), device=self.space.device)
-            units = self.space.zeros(len(rows))
-            units[rows, start + rows] = 1
-            matrix[:, start : start + len(rows)] = self.matmat(units).T
+        dim = self.space.dim
+        matrix = torch.empty(dim, dim, dtype=self.space.dtype, device=self.space.device)
+        width = min(self.block_width, dim)
+        for start in range(0, dim, width):
+            columns = range(start, min(start + width, dim))
+            matrix[:, columns.start : columns.stop] = self.space.whole(self.matmat(self.space.units(columns))).T
             if observe is not None:
-                observe(start + len(rows))
+                observe(columns.stop)
         return matrix
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from curvtool.cluster.solo import Solo
 from curvtool.errors import LoadError, OutOfMemory
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.base import LinearOperator
@@ -17,7 +20,7 @@ from curvtool.operators.block import Block
 from curvtool.operators.calibration import Kernel
 from curvtool.operators.data_sum import mean_over_batches, pieces_of, split, sum_of
 from curvtool.operators.execution import MAX_PARTS, Execution
-from curvtool.operators.products import Parts
+from curvtool.operators.products import Parts, stacked
 from curvtool.operators.stack import Stack
 from curvtool.problem.validation import find_non_finite
 
@@ -36,7 +39,9 @@ def default_group_size(num_samples: int) -> int:
 class CurvatureOperator(LinearOperator):
     """A symmetric matrix over the parameters, a mean over samples; also the sum of the matrices of groups of samples.
 
-    Vectors are flat: the parameters in the problem's order, each in its own row-major order.
+    Vectors are flat: the parameters in the problem's order, each in its own row-major order. On several ranks each sums
+    over its own samples, and each holds its part of every vector: a product is one all-gather of the vector and one
+    reduce-scatter of the result, together as much as one all-reduce of P numbers.
 
     Args:
         problem: model, data and loss.
@@ -45,6 +50,7 @@ class CurvatureOperator(LinearOperator):
         memory_budget: bytes for graphs and vectors; half of the free memory if None.
         group_size: samples of a term; `default_group_size` of the data if None.
         form: of the model's operations: `auto` (the fastest), `torch`, `rewritten` or `channels-last`.
+        cluster: the ranks that share the samples; this process alone if None.
     """
 
     def __init__(
@@ -56,79 +62,95 @@ class CurvatureOperator(LinearOperator):
         memory_budget: int | None = None,
         group_size: int | None = None,
         form: str = "auto",
+        cluster: Solo | None = None,
     ) -> None:
         parameters = list(problem.parameters.values())
-        super().__init__(VectorSpace(sum(p.numel() for p in parameters), problem.dtype, problem.device))
+        num_params = sum(p.numel() for p in parameters)
+        super().__init__(VectorSpace(num_params, problem.dtype, problem.device, cluster))
+        self._probe_space = VectorSpace(num_params, problem.dtype, problem.device)
+        self.cluster = self.space.cluster
         self.problem = problem
         self.shapes = [p.shape for p in parameters]
         self.execution = Execution(problem, self.make_kernel, mode, memory_budget, form)
-        self.batch_size = self.piece_size = batch_size or self.execution.batch_size()
+        samples = self.cluster.share(problem.num_samples)
+        self.batch_size = self.piece_size = batch_size or self.execution.batch_size(max(len(samples), 1))
         self._may_halve = batch_size is None
-        self.batches = problem.ranges(self.batch_size)
+        self.batches = pieces_of(samples, self.batch_size)
         self.groups = problem.ranges(group_size or default_group_size(problem.num_samples))
-        self.stack = Stack(self.execution, self.groups, self.batches[0])
-        self.block = Block(self.execution, self.batches[0])
-        self._parts = [
-            list(part) for part in np.array_split(range(len(self.batches)), min(MAX_PARTS, len(self.batches)))
-        ]
+        tried = self.batches[0] if self.batches else problem.first(1)
+        self.stack = Stack(self.execution, self.groups, tried)
+        self.block = Block(self.execution, tried)
+        self._block_width: int | None = None
+        self._vectors_budget = self.cluster.least(self.execution.memory_budget) // 4
+        num_parts = min(MAX_PARTS, len(self.batches))
+        self._parts = [list(part) for part in np.array_split(range(len(self.batches)), num_parts)] if num_parts else []
 
     @abstractmethod
     def make_kernel(self, problem: Problem) -> Kernel:
         """The matrix of a batch of samples."""
 
     def matvec(self, vector: torch.Tensor) -> torch.Tensor:
-        """A v: shape (P,)."""
+        """A v, this rank's part of it from that of v."""
         return self.matvec_in_parts(vector, vector.new_empty(0, 0))[0]
 
     @property
     def block_width(self) -> int:
-        """As measured on the first batch: see `Block`."""
-        return self.block.width
+        """As measured on the first batch: see `Block`; the same on all ranks."""
+        if self._block_width is None:
+            self._block_width = self.cluster.least(self.block.width)
+        return self._block_width
 
     def matmat(self, vectors: torch.Tensor) -> torch.Tensor:
         """A v for each row v of (k, P), `block_width` of them at a time."""
-        if self.block_width == 1:
+        width = self.block_width
+        if width == 1:
             return super().matmat(vectors)
-        return torch.cat([self._block_product(some) for some in vectors.split(self.block_width)])
+        return torch.cat([self._block_product(some) for some in vectors.split(width)])
 
     def _block_product(self, vectors: torch.Tensor) -> torch.Tensor:
-        parts = split(vectors, self.shapes)
-        try:
-            result = mean_over_batches(
-                self.space,
-                self.shapes,
-                self.batches,
-                lambda rows: sum_of(self.block.product(piece, parts) for piece in pieces_of(rows, self.piece_size)),
-                self.problem.total_weight,
-                lead=vectors.shape[:1],
-            )
-        except OutOfMemory:
-            result = None
-        if result is None:  # out of the handler, which holds what failed
-            self.block.shrink()
-            return super().matmat(vectors)
+        parts = split(self.space.whole(vectors), self.shapes)
+        result = mean_over_batches(
+            self.space,
+            self.shapes,
+            self.batches,
+            lambda rows: self._block_sum(rows, parts),
+            self.problem.total_weight,
+            lead=vectors.shape[:1],
+        )
         self.num_products += len(vectors)
         self.data_passes += len(vectors)
         return result
+
+    def _block_sum(self, rows: range, vectors: Sequence[torch.Tensor]) -> Parts:
+        """A_b V in parts; one vector after the other where memory does not suffice for all."""
+        try:
+            return sum_of(self.block.product(piece, vectors) for piece in pieces_of(rows, self.piece_size))
+        except OutOfMemory:
+            pass
+        self.block.shrink()  # out of the handler, which holds what failed
+        return stacked([self._batch_product(rows, [v[i] for v in vectors]) for i in range(len(vectors[0]))])
 
     def matvec_by_terms(self, vector: torch.Tensor) -> torch.Tensor:
         """A v from the terms' products, where these run in one go and faster than the batches do."""
         if not self.stack.suits_whole:
             return self.matvec(vector)
-        total = self.space.zeros()
+        whole, total = self.space.whole(vector), self.probe_space.zeros()
         for terms in self.term_ranges:
-            total += self.term_products(terms, vector.expand(len(terms), -1)).sum(0)
-        return total
+            total += self.term_products(terms, whole.expand(len(terms), -1)).sum(0)
+        return self.space.reduced(total)
 
     def matvec_in_parts(self, vector: torch.Tensor, against: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A v, and the inner products of the rows of `against` with the part of A v that each part of the data adds."""
-        parts = split(vector, self.shapes)
+        if self.cluster.size > 1:  # each rank's part of the product meets all coordinates of the vectors
+            affordable = len(against) * self.space.whole_bytes <= self._vectors_budget
+            against = self.space.whole(against) if affordable and len(against) else against[:0]
+        parts = split(self.space.whole(vector), self.shapes)
         ends = {indices[-1] for indices in self._parts} if len(against) else set()
         running = [vector.new_zeros(len(against))] if len(against) else []
 
         def record(index: int, total: torch.Tensor) -> None:
             if index in ends:
-                running.append(self.space.coefficients(against, total))
+                running.append(self.probe_space.coefficients(against, total))
 
         result = mean_over_batches(
             self.space,
@@ -141,7 +163,21 @@ class CurvatureOperator(LinearOperator):
         self.num_products += 1
         self.data_passes += 1
         shares = torch.stack(running).diff(dim=0) / self.problem.total_weight if running else vector.new_empty(0, 0)
-        return result, shares
+        return result, self._of_all_parts(shares) if len(against) else shares
+
+    def _of_all_parts(self, shares: torch.Tensor) -> torch.Tensor:
+        """Those of this rank's parts (b, m) joined with the others', (B, m)."""
+        if self.cluster.size == 1:
+            return shares
+        padded = shares.new_zeros(MAX_PARTS, shares.shape[1])
+        padded[: len(shares)] = shares
+        everyone = self.cluster.gather(padded)
+        return torch.cat([rows[:num] for rows, num in zip(everyone, self._num_parts, strict=True)])
+
+    @cached_property
+    def _num_parts(self) -> list[int]:
+        """How many parts of the data each rank tells apart."""
+        return [int(n) for n in self.cluster.gather(torch.tensor([len(self._parts)]))]
 
     def _batch_product(self, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
         """A_b v in parts."""
@@ -179,14 +215,20 @@ class CurvatureOperator(LinearOperator):
 
         That is for gradients, which need less memory than the products that the size was chosen for.
         """
-        if self._may_halve or len(self.batches) == 1:
+        if self._may_halve or len(self.batches) < 2:
             return self.batches
-        return self.problem.ranges(max(1, self.execution.small_batch_size // self.batch_size) * self.batch_size)
+        size = max(1, self.execution.small_batch_size // self.batch_size) * self.batch_size
+        return pieces_of(range(self.batches[0].start, self.batches[-1].stop), size)
 
     @property
     def part_weights(self) -> np.ndarray:
         """Each part's share of the whole weight, in the order of `matvec_in_parts`."""
-        weights = [sum(self.problem.weight_of(self.batches[i]) for i in indices) for indices in self._parts]
+        return self._part_weights
+
+    @cached_property
+    def _part_weights(self) -> np.ndarray:
+        own = [sum(self.problem.weight_of(self.batches[i]) for i in indices) for indices in self._parts]
+        weights = [weight for each in self.cluster.gather_objects(own) for weight in each]
         return np.asarray(weights) / sum(weights)
 
     @property
@@ -194,15 +236,24 @@ class CurvatureOperator(LinearOperator):
         """The number of groups of samples."""
         return len(self.groups)
 
+    @property
+    def probe_space(self) -> VectorSpace:
+        """All coordinates on every rank: a term's product is one rank's alone."""
+        return self._probe_space
+
+    def of_all_terms(self, numbers: torch.Tensor) -> torch.Tensor:
+        """The sum over the ranks."""
+        return self.cluster.sum(numbers)
+
     def term_matvec(self, term: int, vector: torch.Tensor) -> torch.Tensor:
-        """A_t v with A_t = (1/W) sum over the samples of group t: shape (P,)."""
+        """A_t v with A_t = (1/W) sum over the samples of group t, on this rank alone: shape (P,)."""
         rows = self.groups[term]
         parts = split(vector, self.shapes)
         share = len(rows) / self.problem.num_samples
         self.num_products += share
         self.data_passes += share
         return mean_over_batches(
-            self.space,
+            self.probe_space,
             self.shapes,
             pieces_of(rows, self.batch_size),
             lambda piece: self._batch_product(piece, parts),
@@ -211,17 +262,18 @@ class CurvatureOperator(LinearOperator):
 
     @property
     def term_ranges(self) -> list[range]:
-        """As many groups of one size at once as run in one go; a shorter last one by itself."""
-        full = self.stack.num_full
-        rest = [range(full, self.num_terms)] if full < self.num_terms else []
-        return [*pieces_of(range(full), self.stack.height), *rest]
+        """As many of this rank's groups of one size at once as run in one go; a shorter last one by itself."""
+        own = self.cluster.share(self.num_terms)
+        full = min(own.stop, self.stack.num_full)
+        rest = [range(full, own.stop)] if full < own.stop else []
+        return [*pieces_of(range(own.start, full), self.stack.height), *rest]
 
     def term_products(self, terms: range, vectors: torch.Tensor) -> torch.Tensor:
         """A_t v_t of consecutive groups of one size, in one go: shape (len(terms), P)."""
         if len(terms) == 1:
             return super().term_products(terms, vectors)
         rows = self.stack.rows(terms)
-        result = self.space.zeros(len(terms))
+        result = self.probe_space.zeros(len(terms))
         try:
             parts = self.execution.product(rows, split(vectors, self.shapes), height=len(terms))
         except OutOfMemory:
@@ -260,8 +312,9 @@ class CurvatureOperator(LinearOperator):
 
         runs = self._runs_of_batches()
         gradient = mean_over_batches(self.space, self.shapes, runs, gradient_of, self.problem.total_weight)
-        loss = float(self.space.cluster.sum(torch.stack(values).double().sum())) / self.problem.total_weight
-        if loss != loss or abs(loss) == float("inf") or not bool(torch.isfinite(gradient).all()):
+        own = torch.stack(values).double().sum() if values else torch.zeros((), dtype=torch.float64)
+        loss = float(self.cluster.sum(own.cpu())) / self.problem.total_weight
+        if not math.isfinite(loss) or self.cluster.any(not bool(torch.isfinite(gradient).all())):
             row = find_non_finite(self.problem)
             raise LoadError(
                 "CT026",
@@ -285,7 +338,7 @@ class CurvatureOperator(LinearOperator):
 
         On a few samples a step may cross no kink that it crosses on many. For `mode="finite-difference"`.
         """
-        vector = self.space.normal(self.space.generator(seed, 23))
+        vector = self.space.normal(seed, 23)
         step = self.execution.difference_step
         found = self.matvec(vector)
         try:
@@ -298,5 +351,5 @@ class CurvatureOperator(LinearOperator):
         return max(step.error, measured)
 
     def by_parameter(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
-        """A flat vector as views by parameter name."""
+        """A flat vector with all its coordinates (see `VectorSpace.whole`) as views by parameter name."""
         return dict(zip(self.problem.parameters, split(vector, self.shapes), strict=True))

@@ -39,15 +39,15 @@ def mean_over_batches(
     record: Callable[[int, torch.Tensor], None] | None = None,
     lead: tuple[int, ...] = (),
 ) -> torch.Tensor:
-    """(1/W) sum_b f(b) as one flat vector (P,), or several, (*lead, P).
+    """(1/W) sum_b f(b) over all ranks' batches as one flat vector, or several, (*lead, P): this rank's part of them.
 
     Args:
         space: the space of the result.
         shapes: the parameters' shapes, in the order of the parts.
-        batches: the ranges of samples.
+        batches: this rank's ranges of samples.
         batch_sum: the map's sum over a batch, a part for each parameter (None: zeros).
         total_weight: W.
-        record: hears the index of each batch and the running sum up to it.
+        record: hears the index of each batch and this rank's running sum up to it, all P coordinates.
         lead: dimensions before those of the shapes.
     """
     total: torch.Tensor | None = None
@@ -62,7 +62,9 @@ def mean_over_batches(
                 torch._foreach_add_([view for view, _ in pairs], [part for _, part in pairs])
         if record is not None:
             record(index, total)
-    return space.cluster.sum(space.zeros(*lead) if total is None else total).div_(total_weight)
+    if total is None:  # a rank without a sample
+        total = torch.zeros(*lead, space.dim, dtype=space.dtype, device=space.device)
+    return space.reduced(total).div_(total_weight)
 
 
 def _flattened(

@@ -152,8 +152,8 @@ class Execution:
         """Bytes for kept graphs: the vectors have the other half of the budget."""
         return self.memory_budget // 2
 
-    def batch_size(self) -> int:
-        """The samples of a batch: as many as the budget holds twice over, at most 512 and at most an eighth of all.
+    def batch_size(self, total: int) -> int:
+        """The samples of a batch out of so many: as the budget holds twice over, at most 512 and at most an eighth.
 
         Up to 8,192 where their graph takes 16 MiB at most and there are as many batches as parts of the data.
         """
@@ -163,7 +163,6 @@ class Execution:
             size //= 2
         while size > 1 and size * per_sample * 2 > self.graph_budget:
             size //= 2
-        total = self.problem.num_samples
         eighth = max(-(-total // LEAST_BATCHES), CALIBRATION_SAMPLES)
         return min(size, max(min(eighth, MAX_BATCH), -(-total // MAX_PARTS)), total)
 

@@ -138,13 +138,13 @@ class SandwichOperator(CurvatureOperator):
         return min(self._row_squares.num_rows or self.space.dim, self.space.dim)
 
     def exact_diagonal(self, observe: Callable[[int], None] | None = None) -> torch.Tensor:
-        """The squares of all samples' rows, shape (P,)."""
+        """The squares of all samples' rows, this rank's coordinates of their sum."""
         num_rows = self._row_squares.num_rows
         if num_rows is None or num_rows >= self.space.dim:
             return super().exact_diagonal(observe)
 
         def told(index: int, _: torch.Tensor) -> None:
-            if observe is not None:
+            if observe is not None and self.cluster.size == 1:  # the ranks' batches differ in number
                 observe(int(num_rows * (index + 1) / len(self.batches)))
 
         diagonal = mean_over_batches(

@@ -137,7 +137,7 @@ def _of_differences(operator: CurvatureOperator, seed: int) -> Preflight:
 
 
 def _unit(operator: CurvatureOperator, seed: int, number: int) -> torch.Tensor:
-    vector = operator.space.normal(operator.space.generator(seed, 7, number))
+    vector = operator.space.normal(seed, 7, number)
     return vector / operator.space.norm(vector)
 
 

@@ -45,15 +45,17 @@ def run_density(stage: Stage, analysis: DensityConfig) -> report.Density | repor
     """
     given = None if analysis.deflate is None else load_vectors(Path(analysis.deflate), stage.problem.parameters)
     operator = stage.checked_operator(analysis.operator)
-    meter = Meter(operator)
+    meter, known = Meter(operator), stage.shared.pairs.get(analysis.operator)
     exact = analysis.method == "exact" or (
         analysis.method == "auto" and is_small(operator.space, analysis.probes, analysis.steps, stage.budget // 2)
     )
     search: EigenvaluesResult | None = None
     if exact:
         outliers = _Outliers()
+    elif given is None and known is not None and len(known.values) >= analysis.outliers:
+        outliers = _Outliers(known.values, known.errors, known.vectors)
     elif given is not None:
-        outliers = _given(operator, given)
+        outliers = _given(operator, operator.space.part(given))
     else:
         search = _search(stage, analysis, operator)
         if stage.stopped is not None and search is not None:
@@ -61,6 +63,8 @@ def run_density(stage: Stage, analysis: DensityConfig) -> report.Density | repor
         outliers = _kept(stage, search)
     try:
         result = stage.estimate(
+            "density",
+            operator,
             lambda: density(
                 operator,
                 num_probes=analysis.probes,
@@ -74,7 +78,7 @@ def run_density(stage: Stage, analysis: DensityConfig) -> report.Density | repor
                 memory_budget=stage.budget // 2,
                 seed=stage.config.compute.seed,
                 observer=stage.observer,
-            )
+            ),
         )
     except STOPPING as error:
         stop = cause_of(error)
@@ -108,6 +112,8 @@ def _search(stage: Stage, analysis: DensityConfig, operator: CurvatureOperator) 
     if number < 1:
         return None
     return stage.estimate(
+        "outliers",
+        operator,
         lambda: eigenvalues(
             operator,
             number,
@@ -115,7 +121,7 @@ def _search(stage: Stage, analysis: DensityConfig, operator: CurvatureOperator) 
             memory_budget=stage.budget // 2,
             seed=stage.config.compute.seed,
             observer=stage.observer,
-        )
+        ),
     )
 
 

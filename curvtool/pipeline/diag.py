@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,10 +21,12 @@ from curvtool.report.write import check_writable, write_atomic
 def run_diag(stage: Stage, analysis: DiagConfig) -> report.Diag:
     """The diagonal of the chosen matrix, and its file."""
     if analysis.out is not None:
-        check_writable(Path(analysis.out))
+        stage.on_first(lambda: check_writable(Path(str(analysis.out))))
     operator = stage.checked_operator(analysis.operator, group_size=analysis.probe_group)
     operator.execution.release()  # the probes run on groups of their own
     result = stage.estimate(
+        "diagonal",
+        operator,
         lambda: diagonal(
             operator,
             method=analysis.method,
@@ -31,9 +34,10 @@ def run_diag(stage: Stage, analysis: DiagConfig) -> report.Diag:
             max_passes=analysis.max_passes,
             seed=stage.config.compute.seed,
             observer=stage.observer,
-        )
+        ),
     )
-    stage.close(operator, not bool(result.diagonal.any()), analysis.rtol)
+    stage.close(operator, not stage.cluster.any(bool(result.diagonal.any())), analysis.rtol)
+    result = replace(result, diagonal=operator.space.whole(result.diagonal), stderr=_whole(operator, result.stderr))
     written = None
     if analysis.out is not None:
         written = analysis.out
@@ -52,7 +56,12 @@ def _write(path: Path, result: DiagonalResult, operator: CurvatureOperator, stag
         "num_passes": str(result.num_passes),
         "model": stage.loaded.model_name,
     }
-    write_atomic(path, to_bytes({name: t.cpu().contiguous() for name, t in tensors.items()}, metadata))
+    host = {name: t.cpu().contiguous() for name, t in tensors.items()}
+    stage.on_first(lambda: write_atomic(path, to_bytes(host, metadata)))
+
+
+def _whole(operator: CurvatureOperator, vector: torch.Tensor | None) -> torch.Tensor | None:
+    return None if vector is None else operator.space.whole(vector)
 
 
 def _record(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.memory import peak_bytes
 from curvtool.pipeline.records import cost_record
+from curvtool.pipeline.shared import KnownPairs
 from curvtool.pipeline.stage import Stage
 from curvtool.problem.vectors import load_vectors, stacked_parts, to_bytes
 from curvtool.report import model as report
@@ -26,19 +28,24 @@ NOISE_OF_PAIRS = 3  # an eigenpair's noise in units of a random vector's, which 
 def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
     """Extreme eigenvalues of the chosen matrix, their vectors and each layer's where asked for."""
     if analysis.vectors is not None:
-        check_writable(Path(analysis.vectors))
+        stage.on_first(lambda: check_writable(Path(str(analysis.vectors))))
     start = _load(stage, analysis.start)
     locked = _load(stage, analysis.deflate)
     operator = stage.checked_operator(analysis.operator, keep_gradient=True)
+    start = None if start is None else operator.space.part(start)
     if locked is not None:
-        locked = operator.space.orthonormal(locked)
+        locked = operator.space.orthonormal(operator.space.part(locked))
     free = operator.space.dim - (0 if locked is None else len(locked))
     k = fitting(stage, analysis.k, free // 2 if analysis.which == "be" else free)
     gradient = stage.take_gradient()
     if start is None and gradient is not None and analysis.method == "lanczos" and analysis.block_size == 1:
         start = gradient[None]  # it leans towards the leading eigenvectors; a random part is mixed in
+    if start is None and analysis.method == "lanczos" and stage.shared.start is not None:
+        start = stage.shared.start
     del gradient
     result = stage.estimate(
+        "eigenvalues",
+        operator,
         lambda: eigenvalues(
             operator,
             k,
@@ -57,8 +64,9 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
             locked=locked,
             check=analysis.check,
             observer=stage.observer,
-        )
+        ),
     )
+    _share(stage, analysis, result)
     stage.close(operator, all(pair.value == 0.0 for pair in result.eigenvalues), analysis.rtol)
     _warn(stage, result, analysis)
     zeros = operator.space.dim - operator.rank_bound if result.which in {"sa", "be"} else 0
@@ -85,6 +93,15 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
         seconds = result.cost.seconds + time.perf_counter() - begin
         result = dataclasses.replace(result, cost=dataclasses.replace(result.cost, seconds=seconds))
     return eigs_record(stage, analysis, result, layers if analysis.per_layer else None)
+
+
+def _share(stage: Stage, analysis: EigsConfig, result: EigenvaluesResult) -> None:
+    """The pairs that converged, for the analyses after this one."""
+    kept = [i for i, pair in enumerate(result.eigenvalues) if pair.converged and pair.value]
+    if kept and analysis.deflate is None:
+        pairs = [eigenvalue_record(result.eigenvalues[i], stage.noise) for i in kept]
+        values, errors = (tuple(float(getattr(p, name)) for p in pairs) for name in ("value", "error_bound"))
+        stage.shared.pairs[analysis.operator] = KnownPairs(values, errors, result.vectors[kept])
 
 
 def fitting(stage: Stage, k: int, most: int) -> int:
@@ -121,7 +138,9 @@ def _write_vectors(path: Path, result: EigenvaluesResult, operator: CurvatureOpe
         "eigenvalues": json.dumps(result.values),
         "model": stage.loaded.model_name,
     }
-    write_atomic(path, to_bytes(stacked_parts(result.vectors, operator.problem.parameters), metadata))
+    rows = stage.all_coordinates(operator, result.vectors)
+    parameters = operator.problem.parameters
+    stage.on_first(lambda: write_atomic(path, to_bytes(stacked_parts(rows, parameters), metadata)))
 
 
 def _per_layer(stage: Stage, analysis: EigsConfig, layers: dict[str, report.LayerEigenvalue]) -> None:
@@ -130,7 +149,8 @@ def _per_layer(stage: Stage, analysis: EigsConfig, layers: dict[str, report.Laye
     for name, parameters in stage.problem.layers().items():
         stage.observer.begin(f"layer {name}")
         operator = stage.make_operator(analysis.operator, stage.problem.with_parameters(parameters), form=form)
-        result = eigenvalues(
+        find = partial(
+            eigenvalues,
             operator,
             1,
             which="sa" if analysis.which == "sa" else "lm" if analysis.which == "lm" else "la",
@@ -141,6 +161,7 @@ def _per_layer(stage: Stage, analysis: EigsConfig, layers: dict[str, report.Laye
             seed=stage.config.compute.seed,
             observer=stage.observer,
         )
+        result = stage.observer.remembered(f"layer {name}", operator, find)
         pair = eigenvalue_record(result.eigenvalues[0], stage.noise)
         layers[name] = report.LayerEigenvalue(
             value=pair.value,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def run_jacnorm(stage: Stage, analysis: JacnormConfig) -> report.JacNorm:
     problem = stage.problem
     for file in (analysis.per_example, analysis.directions):
         if file:
-            check_writable(Path(file))
+            stage.on_first(partial(check_writable, Path(file)))
     labels = _labels(problem) if analysis.per_class else None
     jacobian = InputJacobian(
         problem,
@@ -47,6 +48,8 @@ def run_jacnorm(stage: Stage, analysis: JacnormConfig) -> report.JacNorm:
         "batch_size": jacobian.batch_size,
     }
     result = stage.estimate(
+        "norms",
+        None,
         lambda: jacobian_norms(
             jacobian,
             norm=analysis.norm,
@@ -54,7 +57,8 @@ def run_jacnorm(stage: Stage, analysis: JacnormConfig) -> report.JacNorm:
             top=analysis.top,
             seed=stage.config.compute.seed,
             observer=stage.observer,
-        )
+            cluster=stage.cluster,
+        ),
     )
     measured = stage.checks.noise_floor is not None and problem.dtype != torch.float64
     if measured and result.top_exact and result.top:
@@ -73,7 +77,7 @@ def run_jacnorm(stage: Stage, analysis: JacnormConfig) -> report.JacNorm:
             f"{'yes' if result.top_exact else 'no'})",
         )
     if analysis.per_example:
-        stage.save(lambda: _write_examples(Path(str(analysis.per_example)), result))
+        stage.save(lambda: stage.on_first(lambda: _write_examples(Path(str(analysis.per_example)), result)))
     if analysis.directions:
         stage.attempt(lambda: _write_directions(Path(str(analysis.directions)), jacobian, result, stage))
     by_embeddings = not any(t.is_floating_point() for _, t in named_tensors(problem.data.inputs))
@@ -117,7 +121,8 @@ def _write_directions(path: Path, jacobian: InputJacobian, result: JacobianNorms
         "inputs_error": found.error,
     }
     metadata = {"what": "sigma u = J v: spectral, outputs (u), inputs (v), a row an example of index"}
-    write_atomic(path, to_bytes({name: t.cpu().contiguous() for name, t in tensors.items()}, metadata))
+    host = {name: t.cpu().contiguous() for name, t in tensors.items()}
+    stage.on_first(lambda: write_atomic(path, to_bytes(host, metadata)))
 
 
 def _check_listed(stage: Stage, result: JacobianNormsResult, norm: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from curvtool.cluster.solo import Solo
 from curvtool.config.analyses import JacnormConfig
 from curvtool.config.schema import RunConfig
 from curvtool.config.section import numbers_of
@@ -41,13 +42,21 @@ class Loaded:
     notes: tuple[str, ...]
 
 
-def load(config: RunConfig, observer: Observer = SILENT) -> Loaded:
+def load(
+    config: RunConfig, observer: Observer = SILENT, cluster: Solo | None = None, data: Data | None = None
+) -> Loaded:
     """Model, data and loss of a configuration, loaded and compared with each other.
+
+    Args:
+        config: what to load.
+        observer: hears what was found.
+        cluster: the ranks, which take a device each.
+        data: the data, where they were read before.
 
     Raises:
         LoadError, UsageError: what is missing or does not fit, and what to type.
     """
-    device = settings.pick_device(config.compute.device)
+    device = settings.pick_device(config.compute.device, cluster or Solo())
     files = sorted({source for source in config.sources.values() if source.endswith(".toml")})
     for file in files:
         keys = [key for key, source in config.sources.items() if source == file]
@@ -98,7 +107,7 @@ def load(config: RunConfig, observer: Observer = SILENT) -> Loaded:
         )
         if told:
             observer.notice(f"model: {told}")
-    data = _data(config, name, module)
+    data = data if data is not None else _data(config, name, module)
     loss = None if isinstance(config.analysis, JacnormConfig) else _loss(config, module, data, observer)
     data = with_targets(data, loss)
     for note in data.notes:

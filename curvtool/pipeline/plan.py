@@ -2,105 +2,113 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
 import torch
 
-from curvtool.config.analyses import CheckConfig, DensityConfig, DiagConfig, EigsConfig, JacnormConfig, VerifyConfig
+from curvtool.cluster.solo import Solo
+from curvtool.config.analyses import (
+    Analysis,
+    CheckConfig,
+    DensityConfig,
+    DiagConfig,
+    EigsConfig,
+    JacnormConfig,
+    TraceConfig,
+    VerifyConfig,
+)
 from curvtool.config.schema import RunConfig
 from curvtool.estimators.density import is_small
 from curvtool.estimators.jacobian_norms import MAX_EXACT_OUTPUTS
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.estimators.request import Request, basis_size, storage_for
+from curvtool.linalg.space import VectorSpace
 from curvtool.operators.calibration import measured_seconds
+from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.jacobian import InputJacobian
 from curvtool.operators.named import OPERATORS
 from curvtool.pipeline import settings
+from curvtool.pipeline.cost_model import DEFAULT_BANDWIDTH, BytesByPart, ClusterModel
 from curvtool.pipeline.load import load
+from curvtool.problem.problem import Problem
 from curvtool.report import model as report
 
+_SPARE_VECTORS = 4  # that a product and the solver hold beside the basis
+_TIMED_ROWS = 4  # of a basis, to learn what meeting one of its vectors takes
 
-def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
-    """What the run would do: sizes, and the measured time of one product times a typical number of them."""
-    loaded = load(config, observer)
+
+@dataclass(frozen=True)
+class _Measured:
+    """How products are run here, and what they take.
+
+    Attributes:
+        seconds: of one product over all samples.
+        vector_bytes: that the solver holds.
+        on_ranks: the same on the ranks that were asked for; None for one.
+    """
+
+    batch_size: int
+    mode: str
+    seconds: float
+    graph_bytes: int
+    vector_bytes: int
+    on_ranks: report.RanksForecast | None
+
+
+@dataclass(frozen=True)
+class _Need:
+    """What an analysis asks for.
+
+    Attributes:
+        products: a typical number of them.
+        basis: vectors that it keeps, as many as take the room of uncompressed ones on the device.
+        rows_met: kept vectors that a new one is made orthogonal to, on average.
+        exchanged: whether its vectors are cut over the ranks; each group of samples has a probe of its own otherwise.
+        notes: for the reader.
+    """
+
+    products: float
+    basis: int
+    rows_met: float = 0.0
+    exchanged: bool = True
+    notes: list[str] = field(default_factory=list)
+
+
+class _Imagined(Solo):
+    """The first of so many ranks, the others of which are not there."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+
+def plan(
+    config: RunConfig,
+    observer: Observer = SILENT,
+    cluster: Solo | None = None,
+    *,
+    ranks: int | None = None,
+    bandwidth: float | None = None,
+) -> report.Plan:
+    """What the run would do: sizes, and the measured time of one product times a typical number of them.
+
+    Args:
+        config: the run.
+        observer: hears what is loaded.
+        cluster: the ranks that were started; each of them measures for itself.
+        ranks: how many to plan for; those that were started if None.
+        bandwidth: bytes/s that each sends while it receives as many; `DEFAULT_BANDWIDTH` if None.
+    """
+    cluster = cluster or Solo()
+    loaded = load(config, observer, cluster)
     problem, analysis = loaded.problem, config.analysis
-    budget = settings.memory_budget(config, problem.device)
-    notes: list[str] = []
+    budget = settings.memory_budget(config, problem.device, cluster)
+    ranks, bandwidth = ranks or cluster.size, bandwidth or DEFAULT_BANDWIDTH
     if isinstance(analysis, JacnormConfig):
-        jacobian = InputJacobian(problem, batch_size=settings.batch_size(config), memory_budget=budget)
-        smaller = min(jacobian.output_dim, jacobian.input_dim)
-        exact = smaller <= MAX_EXACT_OUTPUTS
-        expected = float(smaller if exact else 16 + 2 * 15)
-        rows = range(min(jacobian.batch_size, problem.num_samples))
-        one = torch.zeros(len(rows), jacobian.output_dim, dtype=problem.dtype, device=problem.device)
-        seconds = measured_seconds(lambda: jacobian.vjp(rows, one), problem.device) * problem.num_samples / len(rows)
-        graph_bytes, vectors, batch_size, mode = (
-            0,
-            jacobian.output_dim * jacobian.input_dim * len(rows) * one.itemsize,
-            jacobian.batch_size,
-            "vjp",
-        )
-        notes.append("exact: every row of every Jacobian" if exact else "by probes and Lanczos, with errors")
+        need, measured = _of_jacobians(config, problem, budget, ranks, bandwidth)
     else:
-        hessian = OPERATORS[getattr(analysis, "operator", "hessian")](
-            problem,
-            batch_size=settings.batch_size(config),
-            mode=config.compute.hvp,
-            memory_budget=budget,
-            form=config.compute.operations,
-        )
-        rows = hessian.batches[0]
-        parts = list(hessian.by_parameter(hessian.space.zeros() + 1).values())
-        for _ in range(2):  # makes the graph that later products share, and warms up
-            hessian.execution.product(rows, parts)
-        seconds = (
-            measured_seconds(lambda: hessian.execution.product(rows, parts), problem.device)
-            * problem.num_samples
-            / len(rows)
-        )
-        if isinstance(analysis, EigsConfig):
-            expected = 3.0 * analysis.k * (2 if analysis.which == "be" else 1) + 3
-            request = Request(
-                analysis.k,
-                analysis.which or "la",
-                block_size=analysis.block_size,
-                memory_budget=budget // 2,
-                basis=analysis.basis,
-            )
-            basis = analysis.max_basis or basis_size(hessian.space, request)
-            coarse = {
-                "bfloat16": 2 / hessian.space.dtype.itemsize,
-                "host": 0.0 if problem.device.type != "cpu" else 1.0,
-            }
-            basis = int(basis * coarse.get(storage_for(hessian.space, request), 1.0))
-            notes.append("well separated largest eigenvalues; smallest or clustered ones take several times as many")
-        elif isinstance(analysis, DensityConfig):
-            small = is_small(hessian.space, analysis.probes, analysis.steps, budget // 2)
-            if analysis.method == "exact" or (analysis.method == "auto" and small):
-                expected, basis = float(hessian.space.dim), hessian.space.dim
-                notes.append("a product a column of the whole matrix")
-            else:
-                expected, basis = analysis.probes * analysis.steps + 5.0 * analysis.outliers + 10, analysis.steps
-                basis *= max(
-                    1, min(analysis.probes, hessian.block_width, budget // 2 // (basis * hessian.space.vector_bytes))
-                )
-                notes.append("probes times steps, the outliers, and a trace to compare with")
-        elif isinstance(analysis, DiagConfig):
-            expected, basis = min(20 * (0.1 / analysis.rtol) ** 2, float(hessian.diagonal_cost)), 4
-            notes.append("passes grow as 1/rtol^2 and depend on the spectrum")
-        elif isinstance(analysis, CheckConfig):
-            expected, basis = 12.0, 4
-        elif isinstance(analysis, VerifyConfig):
-            expected, basis = 3.0 * analysis.k + 15, 20
-            notes.append("curvtool's own; the dense matrix takes a product a parameter, PyHessian often hundreds")
-        else:
-            expected, basis = 10 * (0.05 / analysis.rtol) ** 2, 1
-            if analysis.rtol < 0.03:
-                expected, basis = 4 * expected**0.5, int(2 * expected**0.5)
-            notes.append("passes depend on the spectrum, and on rtol")
-        notes.append("an order of magnitude: small models often take several times as many products")
-        vectors = (basis + 4) * hessian.space.vector_bytes
-        per_sample = hessian.execution.calibration.graph_bytes_per_sample
-        graph_bytes = min(per_sample * problem.num_samples, hessian.execution.graph_budget)
-        batch_size, mode = hessian.batch_size, hessian.execution.describe()
+        need, measured = _of_curvature(config, problem, budget, ranks, bandwidth)
     return report.Plan(
         kind=analysis.kind,
         model=loaded.model_name,
@@ -109,13 +117,220 @@ def plan(config: RunConfig, observer: Observer = SILENT) -> report.Plan:
         num_samples=problem.num_samples,
         device=str(problem.device),
         dtype=str(problem.dtype).removeprefix("torch."),
-        batch_size=batch_size,
-        ad_mode=mode,
-        expected_products=expected,
-        seconds_per_product=seconds,
-        expected_seconds=seconds * expected,
-        graph_bytes=graph_bytes,
-        vector_bytes=vectors,
+        batch_size=measured.batch_size,
+        ad_mode=measured.mode,
+        expected_products=need.products,
+        seconds_per_product=measured.seconds,
+        expected_seconds=measured.seconds * need.products,
+        graph_bytes=measured.graph_bytes,
+        vector_bytes=measured.vector_bytes,
         memory_budget=budget,
-        notes=notes,
+        notes=need.notes,
+        on_ranks=measured.on_ranks,
+    )
+
+
+def _of_jacobians(
+    config: RunConfig, problem: Problem, budget: int, ranks: int, bandwidth: float
+) -> tuple[_Need, _Measured]:
+    """Of norms of Jacobians: every rank has its own samples, and nothing but norms passes between them."""
+    jacobian = InputJacobian(problem, batch_size=settings.batch_size(config), memory_budget=budget)
+    smaller = min(jacobian.output_dim, jacobian.input_dim)
+    exact = smaller <= MAX_EXACT_OUTPUTS
+    note = "exact: every row of every Jacobian" if exact else "by probes and Lanczos, with errors"
+    rows = range(min(jacobian.batch_size, problem.num_samples))
+    one = torch.zeros(len(rows), jacobian.output_dim, dtype=problem.dtype, device=problem.device)
+    seconds = measured_seconds(lambda: jacobian.vjp(rows, one), problem.device) * problem.num_samples / len(rows)
+    model = ClusterModel(
+        num_params=problem.num_params,
+        itemsize=one.itemsize,
+        num_samples=problem.num_samples,
+        product_seconds=seconds,
+        ranks=ranks,
+        bandwidth=bandwidth,
+        batch_size=jacobian.batch_size,
+        exchanged=False,
+    )
+    held = jacobian.output_dim * jacobian.input_dim * len(rows) * one.itemsize
+    need = _Need(float(smaller if exact else 16 + 2 * 15), 0, notes=[note])
+    on_ranks = _forecast(model, replace(model.bytes, working=held), need.products) if ranks > 1 else None
+    return need, _Measured(jacobian.batch_size, "vjp", seconds, 0, held, on_ranks)
+
+
+def _of_curvature(
+    config: RunConfig, problem: Problem, budget: int, ranks: int, bandwidth: float
+) -> tuple[_Need, _Measured]:
+    """Of a matrix over the parameters: one product on the first batch is timed, and the room of the basis counted."""
+    operator = OPERATORS[getattr(config.analysis, "operator", "hessian")](
+        problem,
+        batch_size=settings.batch_size(config),
+        mode=config.compute.hvp,
+        memory_budget=budget,
+        form=config.compute.operations,
+    )
+    seconds = _seconds_of_product(operator)
+    need = _need_of(config.analysis, operator, operator.space, budget)
+    need.notes.append("an order of magnitude: small models often take several times as many products")
+    execution = operator.execution
+    graph_bytes = min(
+        execution.calibration.graph_bytes_per_sample * problem.num_samples,
+        execution.graph_budget,
+    )
+    return need, _Measured(
+        operator.batch_size,
+        execution.describe(),
+        seconds,
+        graph_bytes,
+        (need.basis + _SPARE_VECTORS) * operator.space.vector_bytes,
+        _forecast_of_curvature(config, operator, seconds, budget, ranks, bandwidth) if ranks > 1 else None,
+    )
+
+
+def _forecast_of_curvature(
+    config: RunConfig, operator: CurvatureOperator, seconds: float, budget: int, ranks: int, bandwidth: float
+) -> report.RanksForecast:
+    """The same on so many ranks, where a vector takes less room, and more of them are affordable."""
+    problem, execution, alone = operator.problem, operator.execution, operator.space
+    space = VectorSpace(alone.dim, alone.dtype, alone.device, _Imagined(ranks))
+    need = _need_of(config.analysis, operator, space, budget)
+    model = ClusterModel(
+        num_params=alone.dim,
+        itemsize=alone.dtype.itemsize,
+        num_samples=problem.num_samples,
+        product_seconds=seconds,
+        ranks=ranks,
+        bandwidth=bandwidth,
+        row_seconds=_seconds_of_row(alone, budget) if need.rows_met else 0.0,
+        rows_met=need.rows_met,
+        basis_vectors=need.basis,
+        batch_size=settings.batch_size(config) or execution.batch_size(-(-problem.num_samples // ranks)),
+        graph_bytes_per_sample=execution.calibration.graph_bytes_per_sample,
+        graph_budget=execution.graph_budget,
+        keeps_graphs=execution.kept(operator.batches[0]) is not None,
+        largest_module=_largest_module(problem),
+        num_tensors=len(problem.parameters),
+        exchanged=need.exchanged,
+        num_frozen=problem.num_params - alone.dim,
+    )
+    return _forecast(model, model.bytes, need.products)
+
+
+def _seconds_of_product(operator: CurvatureOperator) -> float:
+    """Of one over all samples, from one on the first batch."""
+    rows = operator.batches[0]
+    parts = list(operator.by_parameter(operator.space.zeros() + 1).values())
+    for _ in range(2):  # makes the graph that later products share, and warms up
+        operator.execution.product(rows, parts)
+    one = measured_seconds(lambda: operator.execution.product(rows, parts), operator.problem.device)
+    return one * operator.problem.num_samples / len(rows)
+
+
+def _seconds_of_row(space: VectorSpace, budget: int) -> float:
+    """Of meeting one basis vector of P numbers in one pass of Gram-Schmidt."""
+    count = max(1, min(_TIMED_ROWS, budget // 4 // max(space.vector_bytes, 1)))
+    basis, vector = space.zeros(count), space.zeros()
+
+    def orthogonalize() -> None:
+        vector.sub_(space.combined(space.coefficients(basis, vector), basis))
+
+    orthogonalize()
+    return measured_seconds(orthogonalize, space.device) / count
+
+
+def _largest_module(problem: Problem) -> int:
+    """How many numbers the parameters of one module have at most, not counting those of modules within it."""
+    found: Counter[str] = Counter()
+    for name, parameter in problem.parameters.items():
+        found[name.rpartition(".")[0]] += parameter.numel()
+    return max(found.values())
+
+
+def _need_of(analysis: Analysis, operator: CurvatureOperator, space: VectorSpace, budget: int) -> _Need:
+    """How many products and vectors, in the space of the ranks."""
+    match analysis:
+        case EigsConfig():
+            return _need_of_eigenvalues(analysis, space, budget)
+        case DensityConfig():
+            return _need_of_density(analysis, operator, space, budget)
+        case DiagConfig():
+            note = "passes grow as 1/rtol^2 and depend on the spectrum"
+            products = min(20 * (0.1 / analysis.rtol) ** 2, float(operator.diagonal_cost))
+            return _Need(products, 4, exchanged=False, notes=[note])
+        case CheckConfig():
+            return _Need(12.0, 4, exchanged=False)
+        case VerifyConfig():
+            note = "curvtool's own; the dense matrix takes a product a parameter, PyHessian often hundreds"
+            return _Need(3.0 * analysis.k + 15, 20, rows_met=10, notes=[note])
+        case TraceConfig():
+            note = "passes depend on the spectrum, and on rtol"
+            passes = 10 * (0.05 / analysis.rtol) ** 2
+            if analysis.rtol >= 0.03:
+                return _Need(passes, 1, exchanged=False, notes=[note])
+            half = 2 * passes**0.5
+            return _Need(2 * half, int(half), rows_met=half / 2, notes=[note])
+    raise AssertionError(f"no plan for {analysis.kind}")
+
+
+def _need_of_eigenvalues(analysis: EigsConfig, space: VectorSpace, budget: int) -> _Need:
+    """Three products a pair and a few; the closing check on several ranks takes one a pair in the place of one."""
+    request = Request(
+        analysis.k,
+        analysis.which or "la",
+        block_size=analysis.block_size,
+        memory_budget=budget // 2,
+        basis=analysis.basis,
+    )
+    room = analysis.max_basis or basis_size(space, request)
+    coarse = {
+        "bfloat16": 2 / space.dtype.itemsize,
+        "host": 0.0 if space.device.type != "cpu" else 1.0,
+    }
+    steps = 3.0 * request.num_wanted + 3
+    checks = request.num_wanted - 1 if space.cluster.size > 1 else 0
+    return _Need(
+        steps + checks,
+        int(room * coarse.get(storage_for(space, request), 1.0)),
+        rows_met=min(steps / 2, 0.75 * room),  # it grows from nothing, then from a half to the whole
+        notes=["well separated largest eigenvalues; smallest or clustered ones take several times as many"],
+    )
+
+
+def _need_of_density(analysis: DensityConfig, operator: CurvatureOperator, space: VectorSpace, budget: int) -> _Need:
+    """A column of the matrix a product where it is small, else steps of Lanczos from each probe."""
+    probes, steps = analysis.probes, analysis.steps
+    small = is_small(space, probes, steps, budget // 2)
+    if analysis.method == "exact" or (analysis.method == "auto" and small):
+        return _Need(float(space.dim), space.dim, notes=["a product a column of the whole matrix"])
+    together = max(1, min(probes, operator.block_width, budget // 2 // (steps * space.vector_bytes)))
+    note = "probes times steps, the outliers, and a trace to compare with"
+    products = probes * steps + 5.0 * analysis.outliers + 10
+    return _Need(products, steps * together, rows_met=steps / 2, notes=[note])
+
+
+def _forecast(model: ClusterModel, held: BytesByPart, products: float) -> report.RanksForecast:
+    """The model's numbers as they are reported."""
+    seconds = model.seconds
+    return report.RanksForecast(
+        ranks=model.ranks,
+        samples_per_rank=model.share,
+        bandwidth=model.bandwidth,
+        latency=model.latency,
+        expected_products=products,
+        gathered_bytes=model.gathered_bytes,
+        scattered_bytes=model.scattered_bytes,
+        seconds_per_product=report.SecondsOnRanks(
+            compute=seconds.compute,
+            traffic=seconds.traffic,
+            latency=seconds.latency,
+            vectors=seconds.vectors,
+            total=seconds.total,
+        ),
+        expected_seconds=seconds.total * products,
+        bytes_per_rank=report.BytesOnRank(
+            parameters=held.parameters,
+            working=held.working,
+            basis=held.basis,
+            graphs=held.graphs,
+            total=held.total,
+        ),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from curvtool.estimators.cost import Cost
@@ -18,8 +19,17 @@ def cost_record(cost: Cost, peak: int) -> report.Cost:
     return report.Cost(**asdict(cost), peak_bytes=peak)
 
 
-def summary(stage: Stage) -> report.ProblemSummary:
-    """What was measured, and what was checked and repaired first."""
+def warnings_of(stages: Sequence[Stage]) -> list[report.Warning]:
+    """Those of all analyses, each once."""
+    found: list[report.Warning] = []
+    for stage in stages:
+        found += [warning for warning in stage.warnings if warning not in found]
+    return found
+
+
+def summary(stages: Sequence[Stage]) -> report.ProblemSummary:
+    """What was measured, and what was checked and repaired first, for the first analysis that takes the loss."""
+    stage = next((each for each in stages if each.loss_value is not None), stages[0])
     loaded, problem, checks = stage.loaded, stage.problem, stage.checks
     assert checks is not None
     repairs = [*problem.repairs]
@@ -90,11 +100,15 @@ def _rounded_up(value: float) -> str:
     return f"{math.ceil(value / 10**exponent)}e{exponent}"
 
 
-def provenance(stage: Stage, started: str) -> report.Provenance:
-    """Where the numbers come from."""
+def provenance(stages: Sequence[Stage], started: str) -> report.Provenance:
+    """Where the numbers come from; how products were run is that of the last analysis."""
+    stage = stages[-1]
     config, problem = stage.config, stage.problem
     settings = {name: asdict(getattr(config, name)) for name in ("model", "data", "loss", "params", "compute")}
-    settings[config.analysis.kind] = asdict(config.analysis)
+    kinds = [each.config.analysis.kind for each in stages]
+    for number, each in enumerate(stages):  # several of a kind are numbered
+        before = kinds[:number].count(kinds[number])
+        settings[kinds[number] + (f" {before + 1}" if before else "")] = asdict(each.config.analysis)
     facts = environment(problem.device)
     absent = {
         name: reason

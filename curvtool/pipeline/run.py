@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
+from curvtool.cluster.solo import Solo
 from curvtool.config.analyses import (
     CheckConfig,
     DensityConfig,
@@ -16,8 +21,9 @@ from curvtool.config.analyses import (
     VerifyConfig,
 )
 from curvtool.config.schema import RunConfig
-from curvtool.errors import CurvtoolError
+from curvtool.errors import STOPPING, CurvtoolError, cause_of
 from curvtool.estimators.observer import SILENT, Observer
+from curvtool.linalg.space import VectorSpace
 from curvtool.operators.memory import reuse_freed_pages
 from curvtool.pipeline import records
 from curvtool.pipeline.check import run_check
@@ -25,55 +31,174 @@ from curvtool.pipeline.density import run_density
 from curvtool.pipeline.diag import run_diag
 from curvtool.pipeline.eigs import run_eigs
 from curvtool.pipeline.jacnorm import run_jacnorm
-from curvtool.pipeline.load import load
+from curvtool.pipeline.journal import Journal, Keeping
+from curvtool.pipeline.load import Loaded, load
+from curvtool.pipeline.shared import KnownPairs, Shared
 from curvtool.pipeline.stage import Stage
+from curvtool.pipeline.state import StateFolder
 from curvtool.pipeline.trace import run_trace
 from curvtool.pipeline.verify import run_verify
 from curvtool.report import model as report
 
+_NOT_NUMBERS = ("checkpoint", "batch_size", "vectors", "out", "per_example", "directions", "lr")  # paths and sizes
+
 
 @dataclasses.dataclass
 class Outcome:
-    """A report, and what stopped the run early where something did."""
+    """A report, what stopped the run early where something did, whether it can go on from where it was stopped, and the
+    eigenpairs that were found, by the matrix."""
 
     report: report.Report
     stopped: BaseException | None = None
+    is_resumable: bool = False
+    pairs: dict[str, KnownPairs] = dataclasses.field(default_factory=dict)
 
 
-def run(config: RunConfig, observer: Observer = SILENT) -> Outcome:
-    """Loads the problem, runs the analysis and reports it.
+def run(config: RunConfig, observer: Observer = SILENT, cluster: Solo | None = None, **options: Any) -> Outcome:
+    """Loads the problem, runs the analysis and reports it; see `run_all`."""
+    return run_all([config], observer, cluster, **options)
 
-    What stops an estimator on the way does not lose its result: the report is then `partial` and `stopped` says why.
+
+def run_all(
+    configs: Sequence[RunConfig],
+    observer: Observer = SILENT,
+    cluster: Solo | None = None,
+    keeping: Keeping | None = None,
+    was_asked: Callable[[], bool] = lambda: False,
+    loaded: Loaded | None = None,
+    start: torch.Tensor | None = None,
+) -> Outcome:
+    """Loads the problem once, runs one analysis after the other and reports them.
+
+    Later ones use what earlier ones found of the same matrix: kept graphs, and eigenpairs, which are deflated from its
+    trace and placed exactly in its density. On several ranks every one of them calls it, and all get the same numbers.
+    What stops an estimator on the way does not lose its result, nor those before: the report is then `partial` and
+    `stopped` says why.
+
+    Args:
+        configs: a run each, which differ in their analysis alone.
+        observer: hears progress.
+        cluster: the ranks that share the work; this process alone if None.
+        keeping: where its state is kept, if anywhere.
+        was_asked: whether a signal came that asks for an end.
+        loaded: the problem, where it was loaded before.
+        start: vectors over the parameters to start the search for eigenpairs from, shape (k, size).
 
     Raises:
         CurvtoolError: before there was anything to report.
         KeyboardInterrupt: likewise.
     """
     started = records.now()
-    stage = Stage(config, load(config, observer), observer)
-    device = stage.problem.device
-    if device.type == "cpu":
+    cluster, config = cluster or Solo(), configs[0]
+    loaded = loaded or load(config, observer, cluster)
+    journal: Journal | None = None
+    if keeping is not None or cluster.size > 1:
+        observer = journal = Journal(observer, cluster, was_asked, keeping.seconds if keeping else math.inf)
+    if journal is not None and keeping is not None:
+        journal.keep_in(StateFolder(keeping.path, cluster, fingerprint(configs, loaded)), keeping.go_on)
+    problem = loaded.problem
+    if problem.device.type == "cpu":
         reuse_freed_pages()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    if stage.problem.dtype == torch.bfloat16:
-        stage.warn("CT203", "bfloat16 products carry 8 bits: read the noise floor first")
-    analysis = _analyse(stage)
-    if stage.stopped is not None:
-        reason = stage.stopped.message if isinstance(stage.stopped, CurvtoolError) else "interrupted"
-        stage.warn("CT204", f"stopped early: {reason}; the numbers are partial")
-    elif not analysis.converged:
-        stage.warnings.append(records.not_converged(analysis))
-    stopped = stage.stopped is not None
-    status: report.Status = "partial" if stopped else "complete" if analysis.converged else "not_converged"
+    if problem.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(problem.device)
+    num_params = sum(p.numel() for p in problem.parameters.values())
+    shared = Shared(VectorSpace(num_params, problem.dtype, problem.device, cluster), start=start)
+    stages: list[Stage] = []
+    analyses: list[report.Analysis] = []
+    stopped: BaseException | None = None
+    for config in configs:
+        stage = Stage(config, loaded, observer, shared, cluster)
+        if problem.dtype == torch.bfloat16:
+            stage.warn("CT203", "bfloat16 products carry 8 bits: read the noise floor first")
+        try:
+            analyses.append(_finished(stage, observer))
+        except STOPPING as error:
+            stopped = cause_of(error)
+            if not analyses:
+                raise stopped from None
+            stages[-1].warnings.append(_stopped_early(stopped, config.analysis.kind))
+            break
+        stages.append(stage)
+        if stage.stopped is not None:
+            stopped = stage.stopped
+            stage.warnings.append(_stopped_early(stopped))
+            break
+        if not analyses[-1].converged:
+            stage.warnings.append(records.not_converged(analyses[-1]))
+    converged = all(analysis.converged for analysis in analyses)
+    status: report.Status = "partial" if stopped is not None else "complete" if converged else "not_converged"
     whole = report.Report(
         status=status,
-        problem=records.summary(stage),
-        analyses=[analysis],
-        warnings=stage.warnings,
-        provenance=records.provenance(stage, started),
+        problem=records.summary(stages),
+        analyses=analyses,
+        warnings=records.warnings_of(stages),
+        provenance=records.provenance(stages, started),
     )
-    return Outcome(whole, stage.stopped)
+    if journal is not None and stopped is None:
+        journal.save()
+    return Outcome(whole, stopped, journal is not None and journal.has_saved, shared.pairs)
+
+
+def _finished(stage: Stage, observer: Observer) -> report.Analysis:
+    """The analysis' record; from before the run was stopped where it was through then."""
+    made: list[report.Analysis] = []
+
+    def make() -> dict[str, Any]:
+        made.append(_analyse(stage))
+        if stage.stopped is not None:  # its part of the result is not one to remember
+            raise _NotFinished
+        shared, name = stage.shared, getattr(stage.config.analysis, "operator", "")
+        return {
+            "record": made[0].model_dump_json(),
+            "warnings": [[warning.code, warning.message] for warning in stage.warnings],
+            "checks": stage.checks,
+            "numbers": [shared.loss_value, shared.grad_norm],
+            "modes": stage.modes,
+            "pairs": shared.pairs.get(name) if isinstance(made[0], report.Eigs) else None,
+        }
+
+    try:
+        facts = observer.remembered(stage.config.analysis.kind, None, make, stage.shared.space)
+    except _NotFinished:
+        return made[0]
+    if made:
+        return made[0]
+    stage.warnings = [report.Warning(code=code, message=message) for code, message in facts["warnings"]]
+    stage.checks, stage.modes = facts["checks"], facts["modes"]
+    stage.shared.loss_value, stage.shared.grad_norm = stage.loss_value, stage.grad_norm = facts["numbers"]
+    name = getattr(stage.config.analysis, "operator", "")
+    if facts["pairs"] is not None:
+        stage.shared.pairs[name] = facts["pairs"]
+    record: report.Analysis = TypeAdapter(report.Analysis).validate_json(facts["record"])
+    return record
+
+
+class _NotFinished(Exception):
+    pass
+
+
+def _stopped_early(cause: BaseException, before: str | None = None) -> report.Warning:
+    reason = cause.message if isinstance(cause, CurvtoolError) else "interrupted"
+    what = "the numbers are partial" if before is None else f"{before} gave nothing yet"
+    return report.Warning(code="CT204", message=f"stopped early: {reason}; {what}")
+
+
+def fingerprint(configs: Sequence[RunConfig], loaded: Loaded) -> dict[str, str]:
+    """What a state must belong to, by name: all that the numbers hang on but how and where they are computed."""
+    config, sections = configs[0], ("model", "data", "loss", "params")
+    values = {f"{name}.{key}": value for name in sections for key, value in vars(getattr(config, name)).items()}
+    values |= {f"compute.{name}": getattr(config.compute, name) for name in ("dtype", "seed", "tf32")}
+    for number, each in enumerate(configs):
+        name = each.analysis.kind if len(configs) == 1 else f"{each.analysis.kind} {number + 1}"
+        values |= {f"{name}.{key}": value for key, value in vars(each.analysis).items()}
+    problem = loaded.problem
+    facts = {
+        "analyses": ", ".join(each.analysis.kind for each in configs),
+        "checkpoint": loaded.checkpoint_sha256,
+        "data": problem.data.fingerprint(),
+        "number of parameters": str(sum(p.numel() for p in problem.parameters.values())),
+    }
+    return facts | {name: str(value) for name, value in values.items() if name.partition(".")[2] not in _NOT_NUMBERS}
 
 
 def _analyse(stage: Stage) -> report.Analysis:

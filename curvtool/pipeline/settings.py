@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import torch
 
+from curvtool.cluster.solo import Solo
 from curvtool.config.schema import RunConfig
 from curvtool.config.section import parse_bytes
 from curvtool.errors import UsageError
 from curvtool.operators.memory import default_budget
 
 
-def pick_device(text: str) -> torch.device:
-    """The device of a `--device` value; `auto` is CUDA where there is one.
+def pick_device(text: str, cluster: Solo) -> torch.device:
+    """The device of a `--device` value; `auto` is CUDA where there is one. Of several, each rank takes one of its own.
 
     Raises:
         UsageError: CT004, no such device, or CUDA asked for and absent.
     """
     if text == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        text = "cuda" if torch.cuda.is_available() else "cpu"
+    if text == "cuda" and cluster.size > 1 and torch.cuda.is_available():
+        text = f"cuda:{cluster.local_rank % torch.cuda.device_count()}"
     try:
         device = torch.device(text)
         if device.type != "cuda":  # CUDA has answers of its own below
@@ -55,7 +58,10 @@ def batch_size(config: RunConfig) -> int | None:
     return None if config.data.batch_size == "auto" else int(config.data.batch_size)
 
 
-def memory_budget(config: RunConfig, device: torch.device) -> int:
-    """Bytes for graphs and vectors together."""
+def memory_budget(config: RunConfig, device: torch.device, cluster: Solo) -> int:
+    """Bytes for graphs and vectors together, the same on every rank; ranks on one machine share its memory."""
     text = config.compute.memory_budget
-    return parse_bytes(text) if text is not None else default_budget(device)
+    if text is not None:
+        return parse_bytes(text)
+    sharing = cluster.local_size if device.type == "cpu" else 1
+    return cluster.least(default_budget(device) // sharing)

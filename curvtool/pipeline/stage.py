@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 
 import torch
 
+from curvtool.cluster.solo import Solo
 from curvtool.config.schema import RunConfig
-from curvtool.errors import STOPPING, CurvtoolError, Interrupted, cause_of
+from curvtool.errors import STOPPING, CurvtoolError, Interrupted, UsageError, cause_of
 from curvtool.estimators.observer import Observer
+from curvtool.operators.base import LinearOperator
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.execution import DIFFERENCES
 from curvtool.operators.memory import return_freed_pages
@@ -18,6 +20,7 @@ from curvtool.operators.named import OPERATORS
 from curvtool.operators.preflight import Preflight, preflight_curvature
 from curvtool.pipeline import settings
 from curvtool.pipeline.load import Loaded
+from curvtool.pipeline.shared import Shared
 from curvtool.problem.problem import Problem
 from curvtool.report import model as report
 
@@ -29,6 +32,8 @@ class Stage:
     """One loaded problem and its settings; an analysis adds its checks, its warnings and what stopped it.
 
     Attributes:
+        cluster: the ranks that work on it.
+        shared: what the analyses of the problem have in common.
         checks: what the preflight found.
         loss_value: L; None where no loss takes part.
         grad_norm: the norm of its gradient, likewise.
@@ -40,6 +45,8 @@ class Stage:
     config: RunConfig
     loaded: Loaded
     observer: Observer
+    shared: Shared
+    cluster: Solo = field(default_factory=Solo)
     warnings: list[report.Warning] = field(default_factory=list)
     checks: Preflight | None = None
     loss_value: float | None = None
@@ -56,7 +63,7 @@ class Stage:
     @property
     def budget(self) -> int:
         """Bytes for graphs and vectors together."""
-        return settings.memory_budget(self.config, self.problem.device)
+        return settings.memory_budget(self.config, self.problem.device, self.cluster)
 
     @property
     def noise(self) -> float:
@@ -75,29 +82,55 @@ class Stage:
 
     def make_operator(self, name: str, problem: Problem | None = None, **options: Any) -> CurvatureOperator:
         """The matrix of this name with the run's settings."""
+        chosen = {"batch_size": settings.batch_size(self.config), "form": self.config.compute.operations}
         return OPERATORS[name](
             problem or self.problem,
-            batch_size=settings.batch_size(self.config),
             mode=self.config.compute.hvp,
             memory_budget=self.budget,
-            **{"form": self.config.compute.operations, **options},
+            cluster=self.cluster,
+            **{**chosen, **options},
         )
+
+    def _operator_as_before(self, name: str, options: dict[str, Any]) -> CurvatureOperator:
+        """The matrix of this name; what was chosen by timing and by free memory as a run that was stopped had it."""
+        made: list[CurvatureOperator] = []
+
+        def choose() -> dict[str, Any]:
+            made.append(self.make_operator(name, **options))
+            form = str(made[0].execution.form)
+            return {"ranks": self.cluster.size, "form": form, "batch_size": made[0].batch_size}
+
+        chosen = self.observer.remembered("choices", None, choose)
+        if made:
+            return made[0]
+        same = {"form": chosen["form"]}
+        if chosen["ranks"] == self.cluster.size:
+            same["batch_size"] = chosen["batch_size"]
+        return self.make_operator(name, **{**same, **options})
 
     def checked_operator(self, name: str, *, keep_gradient: bool = False, **options: Any) -> CurvatureOperator:
         """The matrix of this name, after the preflight, and with loss and gradient taken."""
-        self.observer.begin("preflight on a small batch")
-        self.checks = preflight_curvature(
-            self.problem, OPERATORS[name], memory_budget=self.budget, mode=self.config.compute.hvp
-        )
-        return_freed_pages()  # of its float64 copies
-        operator = self.make_operator(name, **options)
-        self.observer.begin("loss and gradient")
-        self.loss_value, gradient = operator.loss_and_gradient()
-        self.grad_norm = float(operator.space.norm(gradient))
-        if operator.execution.mode == DIFFERENCES:
-            self.observer.begin("two steps of differences")
-            self.checks = replace(self.checks, noise_floor=operator.difference_error(self.config.compute.seed))
-        self.gradient = gradient if keep_gradient else None
+        shared = self.shared
+        if name not in shared.checks:
+            self.observer.begin("preflight on a small batch")
+            shared.checks[name] = preflight_curvature(
+                self.problem, OPERATORS[name], memory_budget=self.budget, mode=self.config.compute.hvp
+            )
+            return_freed_pages()  # of its float64 copies
+        operator = shared.operator(name, options)
+        if operator is None:
+            operator = self._operator_as_before(name, options)
+            shared.keep(name, options, operator)
+            if operator.execution.mode == DIFFERENCES:
+                self.observer.begin("two steps of differences")
+                noise = operator.difference_error(self.config.compute.seed)
+                shared.checks[name] = replace(shared.checks[name], noise_floor=noise)
+        if shared.loss_value is None or keep_gradient:
+            self.observer.begin("loss and gradient")
+            shared.loss_value, gradient = operator.loss_and_gradient()
+            shared.grad_norm = float(operator.space.norm(gradient))
+            self.gradient = gradient if keep_gradient else None
+        self.checks, self.loss_value, self.grad_norm = shared.checks[name], shared.loss_value, shared.grad_norm
         return operator
 
     def take_gradient(self) -> torch.Tensor | None:
@@ -105,14 +138,19 @@ class Stage:
         gradient, self.gradient = self.gradient, None
         return gradient / self.grad_norm if gradient is not None and self.grad_norm else None
 
-    def estimate(self, run: Callable[[], Result]) -> Result:
-        """What an estimator returns; what it had when it was stopped, with `stopped` set.
+    def estimate(self, name: str, operator: LinearOperator | None, run: Callable[[], Result]) -> Result:
+        """What an estimator returns, or had returned before; what it had when it was stopped, with `stopped` set.
+
+        Args:
+            name: what is estimated.
+            operator: whose products it takes.
+            run: the estimator.
 
         Raises:
             CurvtoolError, KeyboardInterrupt: what stopped it, where it had nothing yet.
         """
         try:
-            return run()
+            return self.observer.remembered(name, operator, run)
         except Interrupted as stop:
             if stop.partial is None:
                 raise stop.cause from None
@@ -130,6 +168,39 @@ class Stage:
             self.stopped = stop.cause
         except STOPPING as error:
             self.stopped = cause_of(error)
+
+    def on_first(self, do: Callable[[], None]) -> None:
+        """On the first rank alone, as what reads or writes files; what it raises is raised on all.
+
+        Raises:
+            CurvtoolError: what came of it.
+        """
+        raised: CurvtoolError | None = None
+        if self.cluster.is_first:
+            try:
+                do()
+            except CurvtoolError as error:
+                raised = error
+        if self.cluster.size > 1:
+            words = None if raised is None else [raised.code, *raised.words]
+            told = self.cluster.gather_objects(words)[0]
+            if told is not None and raised is None:
+                code, message, expected, received, remedy = told
+                raised = UsageError(code, message, expected=expected, received=received, remedy=remedy)
+        if raised is not None:
+            raise raised
+
+    def all_coordinates(self, operator: CurvatureOperator, vectors: torch.Tensor) -> torch.Tensor:
+        """Vectors of the operator's space with all their coordinates on the first rank's host, (k, P); none elsewhere.
+
+        One at a time, so that no device holds all of them.
+        """
+        rows = [operator.space.whole(vector) for vector in vectors] if self.cluster.size == 1 else []
+        for vector in vectors if self.cluster.size > 1 else []:
+            row = operator.space.whole(vector)
+            if self.cluster.is_first:
+                rows.append(row.cpu())
+        return torch.stack(rows) if rows else vectors.new_empty(0, operator.space.dim)
 
     def save(self, write: Callable[[], None]) -> None:
         """A file of what there is, also after a stop; what fails is told at the end."""

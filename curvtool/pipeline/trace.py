@@ -20,8 +20,11 @@ _PARAMETER, _LAYER = "parameter ", "layer "  # kinds of blocks: a module and a p
 def run_trace(stage: Stage, analysis: TraceConfig) -> report.Trace:
     """The trace of the chosen matrix, and each layer's where asked for."""
     operator = stage.checked_operator(analysis.operator, group_size=analysis.probe_group)
+    known = stage.shared.pairs.get(analysis.operator)
     operator.execution.release()  # the trace runs on groups of its own
     result = stage.estimate(
+        "trace",
+        operator,
         lambda: trace(
             operator,
             method=analysis.method,
@@ -29,10 +32,11 @@ def run_trace(stage: Stage, analysis: TraceConfig) -> report.Trace:
             max_passes=analysis.max_passes,
             rank=analysis.rank,
             blocks=_blocks(stage.problem) if analysis.per_layer else None,
+            eigenpairs=None if known is None else (known.values, known.vectors),
             memory_budget=stage.budget // 2,
             seed=stage.config.compute.seed,
             observer=stage.observer,
-        )
+        ),
     )
     result = with_noise(result, stage.noise, analysis.rtol)
     stage.close(operator, result.value == 0.0 and result.stderr in (None, 0.0), analysis.rtol)

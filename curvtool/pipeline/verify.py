@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from curvtool.config.analyses import VerifyConfig
 from curvtool.errors import UsageError
@@ -30,17 +31,22 @@ def run_verify(stage: Stage, analysis: VerifyConfig) -> report.Verify:
             raise UsageError(
                 "CT001", f"unknown tool {tool!r}", expected="dense, pyhessian", received=tool, remedy="--tools dense"
             )
+    if stage.cluster.size > 1:
+        raise UsageError(
+            "CT003",
+            "verify runs as one process",
+            expected="one, as the tools that it compares with",
+            received=f"{stage.cluster.size} ranks",
+            remedy="start it without torchrun or srun",
+        )
     operator = stage.checked_operator("hessian")
     meter, seed = Meter(operator), stage.config.compute.seed
     budget = stage.budget // 2
     k = fitting(stage, analysis.k, operator.space.dim)
-    found = stage.estimate(
-        lambda: eigenvalues(operator, k, rtol=analysis.rtol, memory_budget=budget, seed=seed, observer=stage.observer)
-    )
+    options: dict[str, Any] = {"memory_budget": budget, "seed": seed, "observer": stage.observer}
+    found = stage.estimate("eigenvalues", operator, lambda: eigenvalues(operator, k, rtol=analysis.rtol, **options))
     operator.execution.release()
-    total = stage.estimate(
-        lambda: trace(operator, rtol=_TRACE_RTOL, memory_budget=budget, seed=seed, observer=stage.observer)
-    )
+    total = stage.estimate("trace", operator, lambda: trace(operator, rtol=_TRACE_RTOL, **options))
     total = with_noise(total, stage.noise, _TRACE_RTOL)
     pairs = [eigenvalue_record(pair, stage.noise) for pair in found.eigenvalues]
     half = (total.ci95[1] - total.ci95[0]) / 2 if total.ci95 is not None else math.inf

@@ -7,7 +7,7 @@ from rich.console import Console
 from curvtool.render.analyses import RENDERERS
 from curvtool.render.numbers import bytes_text, count, counted, number, seconds_text
 from curvtool.render.tables import new_table
-from curvtool.report.model import Cost, Plan, PreflightChecks, Report
+from curvtool.report.model import Cost, Plan, PreflightChecks, RanksForecast, Report
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -71,9 +71,28 @@ def print_plan(plan: Plan, console: Console) -> None:
         ("kept graphs", bytes_text(plan.graph_bytes)),
         ("vectors", bytes_text(plan.vector_bytes)),
         ("memory budget", bytes_text(plan.memory_budget)),
+        *(_rows_of_ranks(plan.on_ranks) if plan.on_ranks is not None else []),
     ]
     for name, value in rows:
         table.add_row(name, value)
     console.print(table)
     for note in plan.notes:
         console.print(note, style="dim")
+
+
+def _rows_of_ranks(forecast: RanksForecast) -> list[tuple[str, str]]:
+    seconds, held = forecast.seconds_per_product, forecast.bytes_per_rank
+    return [
+        (f"on {forecast.ranks} ranks, one product (computed)", seconds_text(seconds.total)),
+        (f"  its part of the samples, {count(forecast.samples_per_rank)}", seconds_text(seconds.compute)),
+        (f"  traffic at {bytes_text(forecast.bandwidth)}/s", seconds_text(seconds.traffic)),
+        ("  latency of the collectives", seconds_text(seconds.latency)),
+        ("  orthogonalisation", seconds_text(seconds.vectors)),
+        ("  products expected", f"about {forecast.expected_products:.0f}"),
+        ("  time expected", f"about {seconds_text(forecast.expected_seconds)}"),
+        ("memory a rank (computed)", bytes_text(held.total)),
+        ("  parameters", bytes_text(held.parameters)),
+        ("  vectors within a product", bytes_text(held.working)),
+        ("  basis", bytes_text(held.basis)),
+        ("  graphs", bytes_text(held.graphs)),
+    ]

@@ -33,6 +33,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Analysis",
     "BlockTrace",
+    "BytesOnRank",
     "Check",
     "ClassNorms",
     "Cost",
@@ -49,8 +50,10 @@ __all__ = [
     "PreflightChecks",
     "ProblemSummary",
     "Provenance",
+    "RanksForecast",
     "Record",
     "Report",
+    "SecondsOnRanks",
     "Share",
     "Stability",
     "Status",
@@ -58,6 +61,7 @@ __all__ = [
     "TensorEntry",
     "TopExample",
     "Trace",
+    "TrackRow",
     "Verify",
     "Warning",
     "Way",
@@ -158,6 +162,58 @@ class Report(Record):
     provenance: Provenance
 
 
+class SecondsOnRanks(Record):
+    """Of one product on several ranks."""
+
+    compute: float = Field(description="differentiating, on the rank with most samples")
+    traffic: float = Field(description="the vector gathered and the product scattered, at the bandwidth")
+    latency: float = Field(description="what collectives take however little they carry")
+    vectors: float = Field(description="orthogonalisation against the basis")
+    total: float
+
+
+class BytesOnRank(Record):
+    """On one of several ranks, at the peak of a product."""
+
+    parameters: int
+    working: int = Field(description="vectors that a product holds")
+    basis: int = Field(description="its pieces of the solver's vectors")
+    graphs: int = Field(description="kept graphs with their gradients, or the graph of one batch")
+    total: int
+
+
+class RanksForecast(Record):
+    """One product on several ranks, computed from what was measured on one device."""
+
+    ranks: int
+    samples_per_rank: int = Field(description="of the rank that has most")
+    bandwidth: float = Field(description="bytes/s that a rank sends while it receives as many; supposed")
+    latency: float = Field(description="seconds a collective; supposed")
+    expected_products: float = Field(description="a typical number, that of the closing check included")
+    gathered_bytes: int = Field(description="a product, whole vectors")
+    scattered_bytes: int = Field(description="likewise")
+    seconds_per_product: SecondsOnRanks
+    expected_seconds: float
+    bytes_per_rank: BytesOnRank
+
+
+class TrackRow(Record):
+    """One checkpoint of a training run (`track`)."""
+
+    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    run: str = Field(description="the folder that the checkpoint lies in")
+    checkpoint: str
+    step: int | None = Field(description="the last number in the file's name")
+    settings: str = Field(description="a checksum of all that the numbers hang on but the checkpoint")
+    start: Literal["cold", "warm"] = Field(description="warm: from the vectors of the checkpoint before")
+    status: Status
+    problem: ProblemSummary
+    analyses: list[Analysis]
+    warnings: list[Warning]
+    checkpoint_sha256: str
+    ended: str
+
+
 class Plan(Record):
     """What a run would do and cost (`--dry-run`); nothing was analysed."""
 
@@ -179,6 +235,7 @@ class Plan(Record):
     vector_bytes: int = Field(description="vectors that the solver holds")
     memory_budget: int
     notes: list[str]
+    on_ranks: RanksForecast | None = Field(default=None, description="with --ranks, or on several ranks")
 
 
 class OperationVerdict(Record):

@@ -54,7 +54,7 @@ def test_fisher_of_the_elementwise_likelihoods_by_sampling(case):
 def test_terms_add_up(operator):
     case = CASES[0]
     found = operator(case.problem(), batch_size=2, group_size=3)
-    v = found.space.normal(found.space.generator(5))
+    v = found.space.normal(5)
     total = sum(found.term_matvec(t, v) for t in range(found.num_terms))
     assert relative(total, found @ v) < 1e-12
     assert found.data_passes == pytest.approx(2)
@@ -63,7 +63,7 @@ def test_terms_add_up(operator):
 @pytest.mark.parametrize("operator", [GaussNewton, EmpiricalFisher, Hessian])
 def test_parts_of_the_data_add_up(operator):
     found = operator(CASES[2].problem(), batch_size=2)
-    v, w = (found.space.normal(found.space.generator(i)) for i in (1, 2))
+    v, w = (found.space.normal(i) for i in (1, 2))
     product, shares = found.matvec_in_parts(v, torch.stack([v, w]))
     assert shares.shape == (3, 2)
     assert relative(shares.sum(0), torch.stack([v @ product, w @ product])) < 1e-12

@@ -325,7 +325,7 @@ def test_differences_of_gradients_where_nothing_else_works():
     check_problem(problem)
     found = Hessian(problem, mode="finite-difference", batch_size=5)
     true = dense(plain, TOKENS, Y)
-    v = found.space.normal(found.space.generator(1))
+    v = found.space.normal(1)
     error = float((found @ v - true @ v).norm() / (true @ v).norm())
     assert error < 1e-8 and found.execution.difference_step.error < 1e-7
     checks = preflight_curvature(problem, mode="finite-difference")
@@ -342,7 +342,7 @@ def test_the_error_that_differences_state_is_theirs():
         data = (torch.randn(40, 6), torch.randint(0, 3, (40,)))
         found = Hessian(Problem(model, data), mode="finite-difference")
         true = Hessian(Problem(model, data, dtype=torch.float64))
-        v = found.space.normal(found.space.generator(2))
+        v = found.space.normal(2)
         wanted = true @ v.double()
         error = float((found @ v - wanted).norm() / wanted.norm())
         stated = max(found.difference_error(), torch.finfo(torch.float32).eps)

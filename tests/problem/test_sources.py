@@ -32,7 +32,7 @@ def test_maps_give_what_memory_gives(tmp_path):
     save_file({"x": torch.from_numpy(X), "y": torch.from_numpy(Y)}, tmp_path / "data.safetensors")
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))
     wanted = Hessian(Problem(model, (torch.from_numpy(X), torch.from_numpy(Y))), batch_size=7)
-    v = wanted.space.normal(wanted.space.generator(0))
+    v = wanted.space.normal(0)
     for source in ("inputs.npy", "data.safetensors"):
         data = from_path(str(tmp_path / source))
         assert data.mapped

@@ -1,0 +1,50 @@
+"""One command on several ranks: joining the group, and leaving it when something fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from curvtool.cli import interruption
+from curvtool.errors import CurvtoolError, RankLost
+
+if TYPE_CHECKING:
+    from curvtool.cluster.solo import Solo
+
+_SECONDS_TO_HEAR = 1.0  # that the rank which keeps the store stays, for the others to learn why it goes
+
+
+@contextmanager
+def joined(timeout: float) -> Iterator[Solo]:
+    """The group of ranks that this process was started in, or itself alone.
+
+    What every rank raises alike is told by one of them.
+
+    Args:
+        timeout: seconds that a rank waits for the others.
+    """
+    from curvtool.cluster.group import join
+
+    cluster = join(timeout)
+    if cluster.size == 1:
+        yield cluster
+        return
+    interruption.be_patient()
+    try:
+        yield cluster
+    except SystemExit:
+        cluster.close()
+        raise
+    except RankLost:
+        raise
+    except BaseException as error:
+        words = error.message if isinstance(error, CurvtoolError) else f"{type(error).__name__}: {error}"
+        is_news = cluster.tell_failure(words)
+        if cluster.is_first:
+            time.sleep(_SECONDS_TO_HEAR)
+        if isinstance(error, CurvtoolError) and not is_news:
+            raise SystemExit(error.exit_status) from error
+        raise
+    cluster.close()

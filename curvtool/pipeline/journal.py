@@ -1,0 +1,203 @@
+"""An observer that remembers: what is finished, and how far what runs has come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+
+from curvtool.cluster.solo import Solo
+from curvtool.errors import StopRequested, UsageError
+from curvtool.estimators.cost import Meter
+from curvtool.estimators.observer import Observer, Resumable
+from curvtool.linalg.space import VectorSpace
+from curvtool.operators.base import LinearOperator
+from curvtool.pipeline.codec import copied
+from curvtool.pipeline.state import StateFolder
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where and when a run saves its state.
+
+    Attributes:
+        path: the folder.
+        go_on: whether to go on from a state that is there.
+        seconds: between two times that it is saved.
+    """
+
+    path: Path
+    go_on: bool = False
+    seconds: float = 600.0
+
+
+class _Entry:
+    """A result, or something that runs and is asked for its state."""
+
+    def __init__(
+        self, operator: LinearOperator | None, owner: Resumable | None = None, space: VectorSpace | None = None
+    ) -> None:
+        self.space = space if operator is None else operator.space
+        self.owner, self.result = owner, None
+        self.meter = None if operator is None else Meter(operator)
+        self.cost: list[float] | None = None
+
+    def value(self) -> dict[str, Any]:
+        """As it is written."""
+        costs = self.cost
+        if costs is None:
+            cost = None if self.meter is None else self.meter.cost()
+            costs = [0.0, 0.0, 0.0] if cost is None else [cost.num_hvps, cost.data_passes, cost.seconds]
+        return {"cost": costs, "value": self.result if self.owner is None else self.owner.state()}
+
+
+class Journal(Observer):
+    """Passes on what it hears, stops the run when it is asked to, and keeps its state in a folder where there is one.
+
+    A run that goes on does the same again from its beginning: what was finished is given to it, and what was on its way
+    is put back, so that it comes out as it would have. Entries are told apart by the order in which they are asked for.
+
+    Args:
+        inner: hears what an observer hears.
+        cluster: the ranks, which stop and save at the same product.
+        was_asked: whether a signal came to this rank.
+        seconds: between two times that the state is saved.
+    """
+
+    def __init__(
+        self, inner: Observer, cluster: Solo, was_asked: Callable[[], bool] = lambda: False, seconds: float = 600.0
+    ) -> None:
+        self.inner, self.cluster, self.was_asked, self.seconds = inner, cluster, was_asked, seconds
+        self.folder: StateFolder | None = None
+        self._before: dict[str, Any] = {}  # entries of the run that was stopped, still encoded, until they are met
+        self._entries: dict[str, _Entry] = {}
+        self._scopes: list[list[Any]] = [["", 0]]  # names of what is being made, each with the entries within so far
+        self._saved_at = time.monotonic()
+
+    def keep_in(self, folder: StateFolder, go_on: bool) -> None:
+        """Saves to that folder from now on.
+
+        Args:
+            folder: where.
+            go_on: whether to go on from what is there.
+
+        Raises:
+            LoadError: CT062, CT063, what is there is damaged, or of another problem.
+            UsageError: CT007, there is a state, and it is not to go on.
+        """
+        if not go_on and not folder.is_empty:
+            raise UsageError(
+                "CT007",
+                f"there is a state in {folder.path} already",
+                expected="an empty folder, or none",
+                received="the state of another run, or of this one",
+                remedy=f"--resume {folder.path} to go on from it, or another folder",
+            )
+        self.folder = folder
+        found = folder.load() if go_on else None
+        if found is not None:
+            self._before = found
+            before = " (the last one is damaged: the one before it)" if folder.fell_back else ""
+            self.inner.notice(f"going on from the state in {folder.path}{before}")
+        elif go_on:
+            self.inner.notice(f"no state in {folder.path} yet: starting afresh")
+
+    @property
+    def has_saved(self) -> bool:
+        """Whether there is a state to go on from."""
+        return self.folder is not None and not self.folder.is_empty
+
+    def begin(self, task: str, total: float | None = None) -> None:
+        """Passed on."""
+        self.inner.begin(task, total)
+        self._look()
+
+    def advance(self, done: float, estimate: str, remaining: float | None = None) -> None:
+        """Passed on; then the state is saved where it is time to, or to stop."""
+        self.inner.advance(done, estimate, remaining)
+        self._look()
+
+    def notice(self, text: str) -> None:
+        """Passed on."""
+        self.inner.notice(text)
+
+    def remembered(
+        self,
+        name: str,
+        operator: LinearOperator | None,
+        make: Callable[[], Result],
+        space: VectorSpace | None = None,
+    ) -> Result:
+        """What it was before the run was stopped; else it is made, and remembered."""
+        key = self._next_key(name)
+        entry = self._entries[key] = _Entry(operator, space=space)
+        if key in self._before and self.folder is not None:
+            entry.result = self._restored(key, operator, entry.space)
+            entry.cost = None if entry.meter is None else _spent(entry.meter)
+            return cast(Result, copied(entry.result) if entry.space is None else entry.result)
+        del self._entries[key]
+        self._scopes.append([key, 0])
+        try:
+            made = make()
+        finally:
+            self._scopes.pop()
+        for inside in [each for each in self._entries if each.startswith(key + "/")]:
+            del self._entries[inside]
+        if self.folder is not None:  # who asked for it may go on with its tensors in place
+            entry.result = copied(made)
+        entry.cost = None if entry.meter is None else _spent(entry.meter)
+        self._entries[key] = entry
+        return made
+
+    def resume(self, name: str, operator: LinearOperator | None, owner: Resumable) -> None:
+        """Puts the owner back to where it was."""
+        key = self._next_key(name)
+        self._entries[key] = _Entry(operator, owner)
+        if key in self._before and self.folder is not None:
+            owner.restore(self._restored(key, operator, self._entries[key].space))
+
+    def save(self) -> None:
+        """Writes what there is; what could not be written is told, and the state before stays."""
+        if self.folder is None or self._before:  # what is there knows more, as long as not all of it was met again
+            return
+        entries: dict[str, tuple[Any, VectorSpace | None]] = {
+            key: (entry.value(), entry.space) for key, entry in self._entries.items()
+        }
+        failure = self.folder.save(entries)
+        self._saved_at = time.monotonic()
+        if failure is not None:
+            self.inner.notice(f"the state could not be saved to {self.folder.path}: {failure}; the one before is kept")
+
+    def _restored(self, key: str, operator: LinearOperator | None, space: VectorSpace | None) -> Any:
+        assert self.folder is not None
+        found = self.folder.value(self._before.pop(key), space)
+        if operator is not None:
+            operator.credit(*found["cost"])
+        return found["value"]
+
+    def _next_key(self, name: str) -> str:
+        scope = self._scopes[-1]
+        scope[1] += 1
+        return f"{scope[0]}/{scope[1]}-{name}"
+
+    def _look(self) -> None:
+        asked, due = self.was_asked(), time.monotonic() - self._saved_at > self.seconds
+        if self.cluster.size > 1:
+            flags = self.cluster.sum(torch.tensor([float(asked), float(due)]))
+            asked, due = bool(flags[0] > 0), bool(flags[1] > 0)
+        if not asked and (not due or self.folder is None):
+            return
+        self.save()
+        if asked:
+            raise StopRequested
+
+
+def _spent(meter: Meter) -> list[float]:
+    cost = meter.cost()
+    return [cost.num_hvps, cost.data_passes, cost.seconds]

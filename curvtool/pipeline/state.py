@@ -1,0 +1,220 @@
+"""A folder with the state of a run: what was saved last, and what was saved before that.
+
+    state.json                     the entries, a fingerprint of the problem, and the files with their checksums
+    previous.json                  the same of the state before, for when a file of the last one is damaged
+    000017/rank-0-of-4.safetensors the tensors that each rank held
+
+A state becomes the last one by the replacement of `state.json` alone, after all of its files are on the disk. Another
+number of ranks can read it: each takes the coordinates that it is to hold out of the files of all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from curvtool.cluster.solo import Solo
+from curvtool.errors import LoadError, UsageError
+from curvtool.linalg.shards import Shards
+from curvtool.linalg.space import VectorSpace
+from curvtool.pipeline.codec import decode, encode
+from curvtool.report.write import write_atomic
+
+_VERSION = 1
+_LAST, _BEFORE = "state.json", "previous.json"
+_READ_AT_ONCE = 2**24
+
+
+class StateFolder:
+    """Args:
+    path: the folder, which is made.
+    cluster: the ranks, each of which writes its own file.
+    fingerprint: what the state must belong to, by name.
+    """
+
+    def __init__(self, path: Path, cluster: Solo, fingerprint: Mapping[str, str]) -> None:
+        self.path, self.cluster, self.fingerprint = path, cluster, dict(fingerprint)
+        self._generation = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was saved there."""
+        return not any((self.path / name).exists() for name in (_LAST, _BEFORE))
+
+    def save(self, entries: Mapping[str, tuple[Any, VectorSpace | None]]) -> str | None:
+        """Writes the values, each with the space of its vectors; on all ranks together.
+
+        Returns:
+            Why it was not possible: what was there before is there still. None where it was.
+        """
+        generation = self._generation + 1
+        folder = self.path / f"{generation:06d}"
+        tensors: dict[str, torch.Tensor] = {}
+        trees = {key: encode(value, _putter(key, space, tensors)) for key, (value, space) in entries.items()}
+        own = tensors if self.cluster.is_first else {k: t for k, t in tensors.items() if k.startswith("vectors/")}
+        written: list[Any] = self.cluster.gather_objects(self._write(folder, own))
+        failure = next((each for each in written if isinstance(each, str)), None)
+        if failure is None and self.cluster.is_first:
+            manifest = {
+                "version": _VERSION, "fingerprint": self.fingerprint, "generation": generation,
+                "files": written, "entries": trees,
+            }  # fmt: skip
+            failure = self._publish(json.dumps(manifest).encode())
+        failure = self.cluster.gather_objects(failure)[0]
+        if failure is None:
+            self._generation = generation
+        if self.cluster.is_first:
+            self._remove_all_but(self._generation, self._generation - 1)
+        return failure
+
+    def load(self) -> dict[str, Any] | None:
+        """The last entries as they were encoded, or those before where a file is damaged; None if there are none.
+
+        Raises:
+            LoadError: CT062, both are damaged; CT063, they belong to another problem.
+        """
+        damaged: list[str] = []
+        for name in (_LAST, _BEFORE):
+            path = self.path / name
+            if not path.exists():
+                continue
+            try:
+                manifest = json.loads(path.read_bytes())
+                fine = manifest["version"] == _VERSION and self._is_whole(manifest)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                damaged.append(f"{name}: {error}")
+                continue
+            if not fine:
+                damaged.append(f"{name}: a file of it is missing, cut short or changed")
+                continue
+            self._check_fingerprint(manifest["fingerprint"])
+            self._generation = manifest["generation"]
+            self._files = [str(self.path / file["name"]) for file in manifest["files"]]
+            self.fell_back = bool(damaged)
+            return dict(manifest["entries"])
+        if damaged:
+            raise LoadError(
+                "CT062",
+                f"the state in {self.path} is damaged",
+                expected="the files as they were written",
+                received="; ".join(damaged)[:300],
+                remedy=f"rm -r {self.path}, and start again",
+            )
+        return None
+
+    def value(self, tree: Any, space: VectorSpace | None) -> Any:
+        """The value of an entry of `load`, its vectors as those of the space."""
+
+        def get(told: Any) -> torch.Tensor | np.ndarray:
+            key, lead, segments = told
+            if segments is None:
+                with safe_open(self._files[0], framework="pt") as file:
+                    return file.get_tensor(key).numpy()
+            assert space is not None
+            return self._vectors(key, space, tuple(segments)).view(*lead, space.size)
+
+        return decode(tree, get)
+
+    def _vectors(self, key: str, space: VectorSpace, segments: tuple[int, ...]) -> torch.Tensor:
+        """(n, size): the coordinates of this rank out of the files of all."""
+        shards = Shards(segments, len(self._files))
+        found: torch.Tensor | None = None
+        for rank, name in enumerate(self._files):
+            with safe_open(name, framework="pt") as file:
+                held = file.get_slice(key)
+                if found is None:
+                    dtype = file.get_tensor(key)[:, :0].dtype
+                    found = torch.empty(held.get_shape()[0], space.size, dtype=dtype)
+                start = 0
+                for columns in shards.columns(rank):
+                    place = 0
+                    for own in space.columns:
+                        low, high = max(columns.start, own.start), min(columns.stop, own.stop)
+                        if low < high:
+                            piece = held[:, start + low - columns.start : start + high - columns.start]
+                            found[:, place + low - own.start : place + high - own.start] = piece
+                        place += len(own)
+                    start += len(columns)
+        assert found is not None
+        return found.to(space.device)
+
+    def _write(self, folder: Path, tensors: dict[str, torch.Tensor]) -> Any:
+        """What is written down of this rank's file: its name, size and checksum; or in words why there is none."""
+        path = folder / f"rank-{self.cluster.rank}-of-{self.cluster.size}.safetensors"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, path)
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+            return {"name": f"{folder.name}/{path.name}", "size": path.stat().st_size, "crc32": _checksum(path)}
+        except (OSError, SafetensorError) as error:
+            return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+    def _publish(self, manifest: bytes) -> str | None:
+        try:
+            if (self.path / _LAST).exists():
+                write_atomic(self.path / _BEFORE, (self.path / _LAST).read_bytes())
+            write_atomic(self.path / _LAST, manifest)
+        except (UsageError, OSError) as error:
+            return error.received if isinstance(error, UsageError) else str(error)
+        return None
+
+    def _is_whole(self, manifest: Mapping[str, Any]) -> bool:
+        for told in manifest["files"]:
+            path = self.path / told["name"]
+            if not path.exists() or path.stat().st_size != told["size"] or _checksum(path) != told["crc32"]:
+                return False
+        return True
+
+    def _check_fingerprint(self, found: Mapping[str, str]) -> None:
+        different = [name for name in self.fingerprint if found.get(name) != self.fingerprint[name]]
+        if different:
+            name = different[0]
+            raise LoadError(
+                "CT063",
+                f"the state in {self.path} belongs to another run",
+                expected=f"{name} = {self.fingerprint[name]}",
+                received=f"{name} = {found.get(name)}"
+                + (f", and {len(different) - 1} more differ" if len(different) > 1 else ""),
+                remedy="the same command as before; or another folder",
+            )
+
+    def _remove_all_but(self, *generations: int) -> None:
+        kept = {f"{generation:06d}" for generation in generations}
+        for folder in self.path.glob("[0-9]" * 6):
+            if folder.name not in kept:
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(folder)
+
+
+def _putter(key: str, space: VectorSpace | None, tensors: dict[str, torch.Tensor]) -> Any:
+    def put(value: torch.Tensor | np.ndarray) -> list[Any]:
+        kind = "arrays" if isinstance(value, np.ndarray) else "vectors"
+        name = f"{kind}/{key}/{len(tensors)}"
+        if isinstance(value, np.ndarray):
+            tensors[name] = torch.from_numpy(np.array(value, order="C"))  # a copy: the owner goes on
+            return [name, None, None]
+        assert space is not None, f"vectors of no space in {key}"
+        tensors[name] = value.detach().reshape(-1, space.size).to("cpu").contiguous().clone()
+        return [name, list(value.shape[:-1]), list(space.segments)]
+
+    return put
+
+
+def _checksum(path: Path) -> int:
+    total = 0
+    with path.open("rb") as file:
+        while piece := file.read(_READ_AT_ONCE):
+            total = zlib.crc32(piece, total)
+    return total

@@ -1,0 +1,207 @@
+"""`track`: the same analyses over the checkpoints of a training run."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from curvtool.cluster.solo import Solo
+from curvtool.config.schema import RunConfig
+from curvtool.errors import LoadError, StopRequested, UsageError
+from curvtool.estimators.observer import Observer
+from curvtool.pipeline.checkpoints import step_of
+from curvtool.pipeline.journal import Keeping
+from curvtool.pipeline.load import Loaded, load
+from curvtool.pipeline.run import fingerprint, run_all
+from curvtool.problem.data import Data
+from curvtool.problem.vectors import load_vectors, stacked_parts, to_bytes
+from curvtool.report import model as report
+from curvtool.report.rows import append_row, read_rows
+from curvtool.report.write import check_writable, write_atomic
+
+STARTS = ("auto", "cold", "warm")
+
+
+class Track:
+    """Args:
+    configs: the analyses, with the first checkpoint.
+    paths: the checkpoints, one run after the other, each in the order of its steps.
+    target: the file of JSON lines.
+    shard: `i/n`, told in the file's name where there is one.
+    start: `cold`, `warm`, or `auto`.
+    cluster: the ranks that share the work.
+    keeping: where the state within a checkpoint is kept, if anywhere.
+    was_asked: whether a signal came.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[RunConfig],
+        paths: Sequence[Path],
+        target: Path,
+        shard: str | None,
+        start: str,
+        cluster: Solo,
+        keeping: Keeping | None,
+        was_asked: Callable[[], bool],
+    ) -> None:
+        if start not in STARTS:
+            raise UsageError(
+                "CT001", f"no such start {start!r}", expected=", ".join(STARTS), received=start, remedy="--start auto"
+            )
+        if shard is not None:
+            target = target.with_name(f"{target.stem}.{shard.replace('/', '-of-')}{target.suffix}")
+        self.configs, self.paths, self.target, self.cluster = configs, paths, target, cluster
+        self.keeping, self.was_asked = keeping, was_asked
+        self.was_stopped = False
+        self._choice = _Choice(start)
+        self._vectors_file = target.with_name(target.name + ".vectors.safetensors")
+        if cluster.is_first:
+            check_writable(target)
+
+    def rows(self, observer: Observer) -> Iterator[report.TrackRow]:
+        """The rows in order, those that are there already first; each new one is on the disk when it is given.
+
+        Raises:
+            CurvtoolError: a checkpoint cannot be loaded or analysed; the rows before are there.
+        """
+        there = {row.checkpoint: row for row in read_rows(self.target)}
+        if self.cluster.size > 1:
+            self.cluster.barrier()
+        data: Data | None = None
+        vectors: torch.Tensor | None = None
+        run: str | None = None
+        for number, path in enumerate(self.paths):
+            if str(path.parent) != run:  # vectors of another run are of no use
+                run, vectors = str(path.parent), None
+            if str(path) in there:
+                row = there[str(path)]
+                self._choice.learn(row)
+                yield row
+                continue
+            configs = [replace(c, model=replace(c.model, checkpoint=str(path))) for c in self.configs]
+            observer.begin(f"checkpoint {number + 1} of {len(self.paths)}: {path.name}")
+            loaded = load(configs[0], observer, self.cluster, data)
+            data = loaded.problem.data
+            self._check_settings(there, configs, loaded)
+            if vectors is None and number and str(self.paths[number - 1].parent) == run:
+                vectors = self._vectors_before(loaded)
+            start = self._choice.pick(vectors is not None)
+            outcome = None
+            keeping = self._keeping_of(number)
+            try:
+                outcome = run_all(
+                    configs,
+                    observer,
+                    self.cluster,
+                    keeping,
+                    self.was_asked,
+                    loaded,
+                    vectors if start == "warm" else None,
+                )
+            except StopRequested:
+                self.was_stopped = True
+                return
+            if outcome.stopped is not None:
+                if not isinstance(outcome.stopped, KeyboardInterrupt):
+                    raise outcome.stopped
+                self.was_stopped = True
+                return
+            row = self._row(path, start, outcome.report, configs, loaded)
+            pairs = next(iter(outcome.pairs.values()), None)
+            vectors = None if pairs is None else pairs.vectors
+            if self.cluster.is_first:
+                if vectors is not None and self.cluster.size == 1:
+                    self._write_vectors(loaded, vectors, path)
+                append_row(self.target, row)
+                if keeping is not None:
+                    shutil.rmtree(keeping.path, ignore_errors=True)
+            there[str(path)] = row
+            self._choice.learn(row)
+            yield row
+
+    def _row(
+        self,
+        path: Path,
+        start: Literal["cold", "warm"],
+        found: report.Report,
+        configs: Sequence[RunConfig],
+        loaded: Loaded,
+    ) -> report.TrackRow:
+        return report.TrackRow(
+            run=str(path.parent),
+            checkpoint=str(path),
+            step=step_of(path),
+            settings=_settings(configs, loaded),
+            start=start,
+            status=found.status,
+            problem=found.problem,
+            analyses=found.analyses,
+            warnings=found.warnings,
+            checkpoint_sha256=loaded.checkpoint_sha256,
+            ended=found.provenance.ended,
+            unavailable={} if step_of(path) is not None else {"step": "no number in the file's name"},
+        )
+
+    def _check_settings(self, there: dict[str, report.TrackRow], configs: Sequence[RunConfig], loaded: Loaded) -> None:
+        """Rows of other settings are not to be mixed with these."""
+        if there and next(iter(there.values())).settings != _settings(configs, loaded):
+            raise LoadError(
+                "CT063",
+                f"the rows in {self.target} are of other settings",
+                expected="the same analyses, data and model as before",
+                received="another checksum of the settings",
+                remedy="another file for the rows (-o)",
+            )
+
+    def _keeping_of(self, number: int) -> Keeping | None:
+        if self.keeping is None:
+            return None
+        return replace(self.keeping, path=self.keeping.path / f"checkpoint-{number:05d}", go_on=True)
+
+    def _write_vectors(self, loaded: Loaded, vectors: torch.Tensor, path: Path) -> None:
+        content = to_bytes(stacked_parts(vectors, loaded.problem.parameters), {"checkpoint": str(path)})
+        write_atomic(self._vectors_file, content)
+
+    def _vectors_before(self, loaded: Loaded) -> torch.Tensor | None:
+        """Those of the row that was written last by a run that was stopped."""
+        if self.cluster.size > 1 or not self._vectors_file.exists():
+            return None
+        try:
+            found = load_vectors(self._vectors_file, loaded.problem.parameters)
+        except LoadError:
+            return None
+        return found.to(loaded.problem.device, loaded.problem.dtype)
+
+
+class _Choice:
+    """Cold or warm, by the products that each took: what took fewer at its last turn; the other one is tried again now
+    and then, for training changes."""
+
+    def __init__(self, start: str) -> None:
+        self.start = start
+        self._last: dict[str, float] = {}
+        self._since = 0
+
+    def pick(self, has_vectors: bool) -> Literal["cold", "warm"]:
+        if self.start == "cold" or not has_vectors:
+            return "cold"
+        if self.start == "warm" or "warm" not in self._last:
+            return "warm"
+        return "warm" if self._last["warm"] <= self._last.get("cold", float("inf")) else "cold"
+
+    def learn(self, row: report.TrackRow) -> None:
+        costs = [each.cost.solver_hvps for each in row.analyses if isinstance(each, report.Eigs)]
+        if costs:
+            self._last[row.start] = sum(costs)
+
+
+def _settings(configs: Sequence[RunConfig], loaded: Loaded) -> str:
+    facts = {name: value for name, value in fingerprint(configs, loaded).items() if name != "checkpoint"}
+    return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
