@@ -27,6 +27,9 @@ _BEAT_SECONDS = 2.0  # between two looks at how the others are
 _WORDS_SECONDS = 6.0  # that a rank waits for the reason why another one went away
 _GRACE_SECONDS = 20.0  # that a rank has to come to its own end after another one failed
 _FAILED = "failed"
+# torch 2.13 has other names for the same
+_ALL_GATHER = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_REDUCE_SCATTER = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
 
 
 def join(timeout: float = TIMEOUT_SECONDS) -> Solo:
@@ -95,14 +98,14 @@ class ProcessGroup(Solo):
         """This rank's piece of the sum over the ranks: (size * n,) to (n,)."""
         self.traffic.scattered += tensor.nbytes
         piece = tensor.new_empty(len(tensor) // self.size)
-        self._call(lambda: dist.reduce_scatter_tensor(piece, tensor.contiguous()))
+        self._call(lambda: _REDUCE_SCATTER(piece, tensor.contiguous()))
         return piece
 
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """All ranks' tensors of one shape: (size, *shape)."""
         whole = tensor.new_empty(self.size, *tensor.shape)
         self.traffic.gathered += whole.nbytes
-        self._call(lambda: dist.all_gather_into_tensor(whole.view(-1), tensor.contiguous().view(-1)))
+        self._call(lambda: _ALL_GATHER(whole.view(-1), tensor.contiguous().view(-1)))
         return whole
 
     def gather_objects(self, value: Any) -> list[Any]:

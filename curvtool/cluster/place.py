@@ -103,7 +103,7 @@ def _port_of_step(environment: Mapping[str, str]) -> int:
 
 
 def _first_machine(environment: Mapping[str, str]) -> str:
-    """The first of a list such as `gpu[007-009,12],cpu1`."""
+    """The first of a list such as `gpu[007-009,12],cpu1` or `r[1-2]n[01-04]`."""
     listed = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST") or "localhost"
-    found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\])?([^,\[]*)", listed)
-    return listed if found is None else "".join(part or "" for part in found.groups())
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", listed)  # commas within brackets part numbers, not names
+    return re.sub(r"\[(\d+)[^\]]*\]", r"\1", first.group() if first else listed)

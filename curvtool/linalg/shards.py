@@ -59,7 +59,8 @@ class Shards:
         parts = []
         for size, part in zip(self.sizes, whole.split(list(self.sizes), dim=-1), strict=True):
             piece = self._piece(size)
-            full = torch.constant_pad_nd(part, (0, piece * self.num_ranks - size))
+            lacking = piece * self.num_ranks - size
+            full = torch.constant_pad_nd(part, (0, lacking)) if lacking else part  # which copies in any case
             parts.append(full.unflatten(-1, (self.num_ranks, piece)).movedim(-2, 0))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 

@@ -60,6 +60,8 @@ def mean_over_batches(
             pairs = [(view, part) for view, part in zip(views, parts, strict=True) if part is not None]
             if pairs:
                 torch._foreach_add_([view for view, _ in pairs], [part for _, part in pairs])
+            del views, pairs
+        del parts  # before the next batch makes its own
         if record is not None:
             record(index, total)
     if total is None:  # a rank without a sample

@@ -94,7 +94,7 @@ def run_density(stage: Stage, analysis: DensityConfig) -> report.Density | repor
             "(a larger --memory-budget, or fewer parameters by --params)",
         )
     stage.close(operator, not any(q.nodes.any() for q in result.quadratures), 1.0)
-    compared = None if exact else _compare(stage, result, operator)
+    compared = None if exact else _compare(stage, result, operator, outliers)
     return _record(stage, analysis, result, outliers, compared, meter.cost())
 
 
@@ -151,7 +151,9 @@ def _given(operator: CurvatureOperator, vectors: torch.Tensor) -> _Outliers:
     return _Outliers(tuple(values), tuple(errors), rows)
 
 
-def _compare(stage: Stage, result: DensityResult, operator: CurvatureOperator) -> TraceResult | None:
+def _compare(
+    stage: Stage, result: DensityResult, operator: CurvatureOperator, outliers: _Outliers
+) -> TraceResult | None:
     """The trace by its own probes; a warning where the density's lies beyond both errors."""
     found: list[TraceResult] = []
 
@@ -161,6 +163,7 @@ def _compare(stage: Stage, result: DensityResult, operator: CurvatureOperator) -
             operator,
             rtol=_TRACE_RTOL,
             max_passes=max(_TRACE_PASSES, result.num_probes * result.num_steps // 2),
+            eigenpairs=None if outliers.vectors is None else (outliers.values, outliers.vectors),
             memory_budget=stage.budget // 2,
             seed=stage.config.compute.seed,
             observer=stage.observer,

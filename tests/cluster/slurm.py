@@ -53,11 +53,11 @@ PartitionName=test Nodes=ALL Default=YES OverSubscribe=FORCE:4 MaxTime=INFINITE 
 
 
 def missing() -> str | None:
-    """Why no Slurm can be started here, or None. Installs it where CURVTOOL_TEST_INSTALL_SLURM=1 asks for that."""
+    """Why no Slurm can be started here, or None. Installs it where INSTALL_SLURM=1 asks for that."""
     if os.geteuid() != 0:
         return "Slurm's daemons need root"
     remedy = f"apt-get install --no-install-recommends {' '.join(PACKAGES)}"
-    if os.environ.get("CURVTOOL_TEST_INSTALL_SLURM") == "1":
+    if os.environ.get("INSTALL_SLURM") == "1":
         with Path(__file__).open() as own:
             fcntl.flock(own, fcntl.LOCK_EX)  # pytest-xdist's workers come here together
             if _absent():
