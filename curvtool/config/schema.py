@@ -148,6 +148,9 @@ class ComputeConfig(Section):
     operations: Operations = setting(
         "auto", "The model's operations: torch's own, or rewritten for cheap second derivatives; auto measures."
     )
+    shard_parameters: bool = setting(
+        False, "On several ranks: each keeps a piece of every parameter, for models that do not fit one device."
+    )
     rank_timeout: float = setting(
         600.0, "Seconds that one of several ranks waits for the others.", minimum=1, metavar="SECONDS"
     )

@@ -19,7 +19,8 @@ from curvtool.operators.base import LinearOperator
 from curvtool.operators.block import Block
 from curvtool.operators.calibration import Kernel
 from curvtool.operators.data_sum import mean_over_batches, pieces_of, split, sum_of
-from curvtool.operators.execution import MAX_PARTS, Execution
+from curvtool.operators.distribution import MAX_PARTS, SharedParameters, SharedSamples
+from curvtool.operators.execution import Execution
 from curvtool.operators.products import Parts, stacked
 from curvtool.operators.stack import Stack
 from curvtool.problem.validation import find_non_finite
@@ -64,22 +65,23 @@ class CurvatureOperator(LinearOperator):
         form: str = "auto",
         cluster: Solo | None = None,
     ) -> None:
-        parameters = list(problem.parameters.values())
-        num_params = sum(p.numel() for p in parameters)
-        super().__init__(VectorSpace(num_params, problem.dtype, problem.device, cluster))
-        self._probe_space = VectorSpace(num_params, problem.dtype, problem.device)
-        self.cluster = self.space.cluster
+        cut = problem.sharded
+        self.cluster = cut.cluster if cut is not None else cluster or Solo()
+        self.shared = SharedSamples(problem, self.cluster) if cut is None else SharedParameters(problem, self.cluster)
+        super().__init__(self.shared.space)
         self.problem = problem
-        self.shapes = [p.shape for p in parameters]
+        self.shapes = [p.shape for p in problem.parameters.values()]
         self.execution = Execution(problem, self.make_kernel, mode, memory_budget, form)
-        samples = self.cluster.share(problem.num_samples)
+        samples = self.shared.samples
         self.batch_size = self.piece_size = batch_size or self.execution.batch_size(max(len(samples), 1))
-        self._may_halve = batch_size is None
-        self.batches = pieces_of(samples, self.batch_size)
+        self._may_halve = batch_size is None and cut is None
+        self.batches = self.shared.batches(self.batch_size)
         self.groups = problem.ranges(group_size or default_group_size(problem.num_samples))
         tried = self.batches[0] if self.batches else problem.first(1)
         self.stack = Stack(self.execution, self.groups, tried)
         self.block = Block(self.execution, tried)
+        if cut is not None:  # no rule maps a collective over several vectors
+            self.stack.height, self.stack.suits_whole, self.block.width = 1, False, 1
         self._block_width: int | None = None
         self._vectors_budget = self.cluster.least(self.execution.memory_budget) // 4
         num_parts = min(MAX_PARTS, len(self.batches))
@@ -96,6 +98,8 @@ class CurvatureOperator(LinearOperator):
     @property
     def block_width(self) -> int:
         """As measured on the first batch: see `Block`; the same on all ranks."""
+        if self.cluster.size == 1:
+            return self.block.width
         if self._block_width is None:
             self._block_width = self.cluster.least(self.block.width)
         return self._block_width
@@ -108,9 +112,9 @@ class CurvatureOperator(LinearOperator):
         return torch.cat([self._block_product(some) for some in vectors.split(width)])
 
     def _block_product(self, vectors: torch.Tensor) -> torch.Tensor:
-        parts = split(self.space.whole(vectors), self.shapes)
+        parts = split(self.shared.argument(vectors), self.shapes)
         result = mean_over_batches(
-            self.space,
+            self.shared.sum_space,
             self.shapes,
             self.batches,
             lambda rows: self._block_sum(rows, parts),
@@ -134,26 +138,24 @@ class CurvatureOperator(LinearOperator):
         """A v from the terms' products, where these run in one go and faster than the batches do."""
         if not self.stack.suits_whole:
             return self.matvec(vector)
-        whole, total = self.space.whole(vector), self.probe_space.zeros()
+        whole, total = self.shared.term_argument(vector), self.probe_space.zeros()
         for terms in self.term_ranges:
             total += self.term_products(terms, whole.expand(len(terms), -1)).sum(0)
-        return self.space.reduced(total)
+        return self.shared.from_terms(total)
 
     def matvec_in_parts(self, vector: torch.Tensor, against: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A v, and the inner products of the rows of `against` with the part of A v that each part of the data adds."""
-        if self.cluster.size > 1:  # each rank's part of the product meets all coordinates of the vectors
-            affordable = len(against) * self.space.whole_bytes <= self._vectors_budget
-            against = self.space.whole(against) if affordable and len(against) else against[:0]
-        parts = split(self.space.whole(vector), self.shapes)
+        against = self.shared.partners(against, self._vectors_budget)
+        parts = split(self.shared.argument(vector), self.shapes)
         ends = {indices[-1] for indices in self._parts} if len(against) else set()
         running = [vector.new_zeros(len(against))] if len(against) else []
 
         def record(index: int, total: torch.Tensor) -> None:
             if index in ends:
-                running.append(self.probe_space.coefficients(against, total))
+                running.append(self.shared.coefficients(against, total))
 
         result = mean_over_batches(
-            self.space,
+            self.shared.sum_space,
             self.shapes,
             self.batches,
             lambda rows: self._batch_product(rows, parts),
@@ -163,21 +165,7 @@ class CurvatureOperator(LinearOperator):
         self.num_products += 1
         self.data_passes += 1
         shares = torch.stack(running).diff(dim=0) / self.problem.total_weight if running else vector.new_empty(0, 0)
-        return result, self._of_all_parts(shares) if len(against) else shares
-
-    def _of_all_parts(self, shares: torch.Tensor) -> torch.Tensor:
-        """Those of this rank's parts (b, m) joined with the others', (B, m)."""
-        if self.cluster.size == 1:
-            return shares
-        padded = shares.new_zeros(MAX_PARTS, shares.shape[1])
-        padded[: len(shares)] = shares
-        everyone = self.cluster.gather(padded)
-        return torch.cat([rows[:num] for rows, num in zip(everyone, self._num_parts, strict=True)])
-
-    @cached_property
-    def _num_parts(self) -> list[int]:
-        """How many parts of the data each rank tells apart."""
-        return [int(n) for n in self.cluster.gather(torch.tensor([len(self._parts)]))]
+        return result, self.shared.of_all_parts(shares) if len(against) else shares
 
     def _batch_product(self, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
         """A_b v in parts."""
@@ -193,7 +181,7 @@ class CurvatureOperator(LinearOperator):
         """
         while True:
             try:
-                return sum_of(of_piece(piece) for piece in pieces_of(rows, self.piece_size))
+                return sum_of(of_piece(piece) for piece in pieces_of(rows, self.piece_size) or [rows])
             except OutOfMemory:
                 if not self._may_halve or min(self.piece_size, len(rows)) == 1:
                     raise
@@ -215,7 +203,7 @@ class CurvatureOperator(LinearOperator):
 
         That is for gradients, which need less memory than the products that the size was chosen for.
         """
-        if self._may_halve or len(self.batches) < 2:
+        if self._may_halve or len(self.batches) < 2 or self.problem.sharded is not None:
             return self.batches
         size = max(1, self.execution.small_batch_size // self.batch_size) * self.batch_size
         return pieces_of(range(self.batches[0].start, self.batches[-1].stop), size)
@@ -228,7 +216,7 @@ class CurvatureOperator(LinearOperator):
     @cached_property
     def _part_weights(self) -> np.ndarray:
         own = [sum(self.problem.weight_of(self.batches[i]) for i in indices) for indices in self._parts]
-        weights = [weight for each in self.cluster.gather_objects(own) for weight in each]
+        weights = self.shared.part_weights(own)
         return np.asarray(weights) / sum(weights)
 
     @property
@@ -239,11 +227,19 @@ class CurvatureOperator(LinearOperator):
     @property
     def probe_space(self) -> VectorSpace:
         """All coordinates on every rank: a term's product is one rank's alone."""
-        return self._probe_space
+        return self.shared.probe_space
 
     def of_all_terms(self, numbers: torch.Tensor) -> torch.Tensor:
-        """The sum over the ranks."""
-        return self.cluster.sum(numbers)
+        """All ranks' together."""
+        return self.shared.of_all_terms(numbers)
+
+    def for_probes(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Vectors of `space` as those of `probe_space`."""
+        return self.shared.term_argument(vectors)
+
+    def from_probes(self, total: torch.Tensor) -> torch.Tensor:
+        """A vector of `space` from the sum of what this rank's terms gave."""
+        return self.shared.from_terms(total)
 
     def term_matvec(self, term: int, vector: torch.Tensor) -> torch.Tensor:
         """A_t v with A_t = (1/W) sum over the samples of group t, on this rank alone: shape (P,)."""
@@ -252,10 +248,11 @@ class CurvatureOperator(LinearOperator):
         share = len(rows) / self.problem.num_samples
         self.num_products += share
         self.data_passes += share
+        own = self.shared.rows_of_term(rows)
         return mean_over_batches(
-            self.probe_space,
+            self.shared.term_space,
             self.shapes,
-            pieces_of(rows, self.batch_size),
+            pieces_of(own, self.batch_size) or [own],
             lambda piece: self._batch_product(piece, parts),
             self.problem.total_weight,
         )
@@ -263,7 +260,7 @@ class CurvatureOperator(LinearOperator):
     @property
     def term_ranges(self) -> list[range]:
         """As many of this rank's groups of one size at once as run in one go; a shorter last one by itself."""
-        own = self.cluster.share(self.num_terms)
+        own = self.shared.own_terms(self.num_terms)
         full = min(own.stop, self.stack.num_full)
         rest = [range(full, own.stop)] if full < own.stop else []
         return [*pieces_of(range(own.start, full), self.stack.height), *rest]
@@ -311,7 +308,7 @@ class CurvatureOperator(LinearOperator):
             return gradient
 
         runs = self._runs_of_batches()
-        gradient = mean_over_batches(self.space, self.shapes, runs, gradient_of, self.problem.total_weight)
+        gradient = mean_over_batches(self.shared.sum_space, self.shapes, runs, gradient_of, self.problem.total_weight)
         own = torch.stack(values).double().sum() if values else torch.zeros((), dtype=torch.float64)
         loss = float(self.cluster.sum(own.cpu())) / self.problem.total_weight
         if not math.isfinite(loss) or self.cluster.any(not bool(torch.isfinite(gradient).all())):
@@ -328,6 +325,8 @@ class CurvatureOperator(LinearOperator):
     def batch_gradient(self, rows: range) -> tuple[torch.Tensor, Parts]:
         """The sum of the losses of these samples, a scalar on the device, and its gradient in parts."""
         value = self.problem.loss_sum(self.problem.parameters, self.problem.batch(rows))
+        if not rows:
+            value = value * 0.0
         if not value.requires_grad:
             return value, [None] * len(self.shapes)
         gradient = torch.autograd.grad(value, list(self.problem.parameters.values()), allow_unused=True)
@@ -352,4 +351,4 @@ class CurvatureOperator(LinearOperator):
 
     def by_parameter(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
         """A flat vector with all its coordinates (see `VectorSpace.whole`) as views by parameter name."""
-        return dict(zip(self.problem.parameters, split(vector, self.shapes), strict=True))
+        return dict(zip(self.problem.shapes, split(vector, list(self.problem.shapes.values())), strict=True))

@@ -18,6 +18,7 @@ from curvtool.errors import DerivativeError, UsageError
 from curvtool.operators.calibration import CALIBRATION_SAMPLES, Calibration, Graph, Kernel, Way, calibrate
 from curvtool.operators.compiled import Compilation
 from curvtool.operators.differences import HasDifferences, Step
+from curvtool.operators.distribution import MAX_PARTS
 from curvtool.operators.memory import default_budget
 from curvtool.operators.products import Parts
 from curvtool.problem.rewrites.mode import Form
@@ -29,8 +30,24 @@ if TYPE_CHECKING:
 DIFFERENCES, DIFFERENCED_SAMPLES = "finite-difference", 128  # kinks on the way show with many samples alone
 MAX_BATCH = 512
 MAX_SMALL_BATCH, SMALL_GRAPH = 8192, 2**24  # samples whose graph is so small, in bytes, cost overhead alone
-MAX_PARTS = 32  # of the data whose shares of a product are told apart
+_SHARDED_BATCH = 4  # samples a rank
 LEAST_BATCHES = 8  # where there are samples enough: the spread over the data is told from them
+
+
+def _check_sharded(mode: str, form: str) -> None:
+    """Refuses what would let the ranks go different ways.
+
+    Raises:
+        UsageError: CT003.
+    """
+    if mode not in {"auto", "kept", "fresh"} or form not in {"auto", "torch"}:
+        raise UsageError(
+            "CT003",
+            "with --shard-parameters products are run in reverse mode with torch's own operations",
+            expected="--hvp auto, kept or fresh, and --operations auto or torch",
+            received=f"--hvp {mode} --operations {form}",
+            remedy="leave them out",
+        )
 
 
 class Execution:
@@ -54,6 +71,9 @@ class Execution:
         form: str = "auto",
     ) -> None:
         self.problem, self.mode = problem, mode
+        if problem.sharded is not None:
+            _check_sharded(mode, form)
+            self.mode, form = "kept" if mode == "kept" else "fresh", "torch"
         self._asked_form = "torch" if mode == DIFFERENCES else form
         self.memory_budget = default_budget(problem.device) if memory_budget is None else memory_budget
         self.parameters = list(problem.parameters.values())
@@ -157,6 +177,8 @@ class Execution:
 
         Up to 8,192 where their graph takes 16 MiB at most and there are as many batches as parts of the data.
         """
+        if self.problem.sharded is not None:  # not measured: its graphs' sizes would have to be agreed on
+            return min(_SHARDED_BATCH, total)
         per_sample = max(self.calibration.graph_bytes_per_sample, 1)
         size = MAX_SMALL_BATCH
         while size > MAX_BATCH and size * per_sample > SMALL_GRAPH:

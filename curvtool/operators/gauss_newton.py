@@ -44,7 +44,8 @@ class SandwichGraph:
             )
         else:
             tangent = self.graph.jvp(vector)
-        return self.graph.vjp(self.kernel.middle(self.graph.output.detach(), self.targets, tangent), keep=keep)
+        cotangent = self.kernel.middle(self.graph.output.detach(), self.targets, tangent)
+        return self.graph.vjp(cotangent if self.rows else cotangent * 0.0, keep=keep)
 
 
 class SandwichKernel:
@@ -99,8 +100,8 @@ class SandwichKernel:
     @property
     def forward_works(self) -> bool:
         """Whether J v by forward mode agrees with J v by reverse mode twice, on a few samples; tried once."""
-        if self._forward_works is None:
-            self._forward_works = self._try_forward()
+        if self._forward_works is None:  # ranks that share the parameters might come to different answers
+            self._forward_works = self.problem.sharded is None and self._try_forward()
         return self._forward_works
 
     def _try_forward(self) -> bool:
@@ -127,19 +128,24 @@ class SandwichOperator(CurvatureOperator):
         return RowSquares(kernel, self.execution.graph_budget // 2)
 
     @property
+    def _num_rows(self) -> int | None:
+        """Rows of a sample's Jacobian whose squares can be had; None where they cannot."""
+        return self._row_squares.num_rows if self.problem.sharded is None else None
+
+    @property
     def rank_bound(self) -> int:
         """The rows of all samples' Jacobians, where that is less than P."""
-        rows = self._row_squares.num_rows
+        rows = self._num_rows
         return self.space.dim if rows is None else min(rows * self.problem.num_samples, self.space.dim)
 
     @property
     def diagonal_cost(self) -> int:
         """Passes of `exact_diagonal`: a row of every sample's Jacobian each, or P products where that is less."""
-        return min(self._row_squares.num_rows or self.space.dim, self.space.dim)
+        return min(self._num_rows or self.space.dim, self.space.dim)
 
     def exact_diagonal(self, observe: Callable[[int], None] | None = None) -> torch.Tensor:
         """The squares of all samples' rows, this rank's coordinates of their sum."""
-        num_rows = self._row_squares.num_rows
+        num_rows = self._num_rows
         if num_rows is None or num_rows >= self.space.dim:
             return super().exact_diagonal(observe)
 
@@ -147,9 +153,8 @@ class SandwichOperator(CurvatureOperator):
             if observe is not None and self.cluster.size == 1:  # the ranks' batches differ in number
                 observe(int(num_rows * (index + 1) / len(self.batches)))
 
-        diagonal = mean_over_batches(
-            self.space, self.shapes, self.batches, self._row_squares.of_batch, self.problem.total_weight, told
-        )
+        squares, weight = self._row_squares.of_batch, self.problem.total_weight
+        diagonal = mean_over_batches(self.shared.sum_space, self.shapes, self.batches, squares, weight, told)
         self.num_products += num_rows
         self.data_passes += num_rows
         return diagonal

@@ -87,8 +87,13 @@ class HessianKernel:
         return gradient
 
     def _loss_of(self, rows: range) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
-        batch = self.problem.batch(rows)
-        return lambda parameters: self.problem.loss_sum(dict(zip(self._names, parameters, strict=True)), batch)
+        batch, factor = self.problem.batch(rows), 1.0 if rows else 0.0
+
+        def loss(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
+            value = self.problem.loss_sum(dict(zip(self._names, parameters, strict=True)), batch)
+            return value if factor else value * factor
+
+        return loss
 
 
 class Hessian(CurvatureOperator):

@@ -16,6 +16,7 @@ import torch
 
 from curvtool.errors import CurvtoolError, DerivativeError, LoadError, OutOfMemory
 from curvtool.operators.curvature import CurvatureOperator
+from curvtool.operators.data_sum import split
 from curvtool.operators.execution import DIFFERENCES
 from curvtool.operators.hessian import Hessian
 from curvtool.operators.jacobian import InputJacobian
@@ -152,8 +153,8 @@ def _symmetry(operator: CurvatureOperator, vector: torch.Tensor, seed: int) -> t
 def _noise(exact: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor) -> float:
     """Relative distance of a product from the one in float64."""
     true = exact.matvec(vector.double())
-    norm = float(true.norm())
-    return float(true.sub_(image).norm()) / norm if norm else 0.0
+    norm = float(exact.space.norm(true))
+    return float(exact.space.norm(true.sub_(image))) / norm if norm else 0.0
 
 
 def _finite_difference(
@@ -164,7 +165,8 @@ def _finite_difference(
     Rows of embeddings that stand for padding are left where they are: torch takes them for constants.
     """
     parameters = list(operator.problem.parameters.values())
-    named = operator.by_parameter(vector.clone())
+    space = operator.space
+    named = dict(zip(operator.problem.parameters, split(vector.clone(), operator.shapes), strict=True))
     for name, row in operator.problem.padding_rows.items():
         named[name][row] = 0.0
     parts = list(named.values())
@@ -186,12 +188,12 @@ def _finite_difference(
     for step in steps:
         difference = gradient_at(step).sub_(gradient_at(-step)).div_(2 * step)
         if last is not None:
-            length = float(difference.norm())
-            if length == 0 and bool(image.any()):  # all rounded away, in a model that computes in fewer digits
+            length = float(space.norm(difference))
+            if length == 0 and float(space.norm(image)) > 0:  # rounded away, in a model that computes in fewer digits
                 return None
-            if float(last.sub_(difference).norm()) <= agreement * length:
-                scale = max(float(image.norm()), length)  # a product of zero may be a lost derivative
-                return float(difference.sub_(image).norm()) / scale if scale > 0 else 0.0
+            if float(space.norm(last.sub_(difference))) <= agreement * length:
+                scale = max(float(space.norm(image)), length)  # a product of zero may be a lost derivative
+                return float(space.norm(difference.sub_(image))) / scale if scale > 0 else 0.0
         last = difference
     return None
 

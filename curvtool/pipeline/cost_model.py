@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from curvtool.operators.execution import MAX_PARTS
+from curvtool.operators.distribution import MAX_PARTS
 
 DEFAULT_BANDWIDTH = 25e9  # bytes/s a rank, each way: a port of 200 Gbit/s InfiniBand for each device
 DEFAULT_LATENCY = 5e-5  # seconds a collective: tens of microseconds over a few machines

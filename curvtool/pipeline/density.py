@@ -43,7 +43,7 @@ def run_density(stage: Stage, analysis: DensityConfig) -> report.Density | repor
 
     Stopped while it looks for the outliers, or before there is a density, it returns those found so far.
     """
-    given = None if analysis.deflate is None else load_vectors(Path(analysis.deflate), stage.problem.parameters)
+    given = None if analysis.deflate is None else load_vectors(Path(analysis.deflate), stage.problem.shapes)
     operator = stage.checked_operator(analysis.operator)
     meter, known = Meter(operator), stage.shared.pairs.get(analysis.operator)
     exact = analysis.method == "exact" or (
@@ -231,7 +231,7 @@ def _record(
         method=result.method,
         num_probes=result.num_probes,
         num_steps=result.num_steps,
-        num_dims=sum(p.numel() for p in stage.problem.parameters.values()),
+        num_dims=stage.problem.num_trainable,
         cost=cost_record(replace(cost, solver_hvps=cost.num_hvps), peak_bytes(stage.problem.device)),
         unavailable=unavailable,
     )

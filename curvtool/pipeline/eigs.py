@@ -101,7 +101,10 @@ def _share(stage: Stage, analysis: EigsConfig, result: EigenvaluesResult) -> Non
     if kept and analysis.deflate is None:
         pairs = [eigenvalue_record(result.eigenvalues[i], stage.noise) for i in kept]
         values, errors = (tuple(float(getattr(p, name)) for p in pairs) for name in ("value", "error_bound"))
-        stage.shared.pairs[analysis.operator] = KnownPairs(values, errors, result.vectors[kept])
+        vectors = result.vectors
+        if len(kept) < len(vectors):
+            vectors = torch.stack([vectors[i] for i in kept])
+        stage.shared.pairs[analysis.operator] = KnownPairs(values, errors, vectors)
 
 
 def fitting(stage: Stage, k: int, most: int) -> int:
@@ -111,7 +114,7 @@ def fitting(stage: Stage, k: int, most: int) -> int:
 
 
 def _load(stage: Stage, path: str | None) -> torch.Tensor | None:
-    return None if path is None else load_vectors(Path(path), stage.problem.parameters)
+    return None if path is None else load_vectors(Path(path), stage.problem.shapes)
 
 
 def _warn(stage: Stage, result: EigenvaluesResult, analysis: EigsConfig) -> None:
@@ -139,8 +142,8 @@ def _write_vectors(path: Path, result: EigenvaluesResult, operator: CurvatureOpe
         "model": stage.loaded.model_name,
     }
     rows = stage.all_coordinates(operator, result.vectors)
-    parameters = operator.problem.parameters
-    stage.on_first(lambda: write_atomic(path, to_bytes(stacked_parts(rows, parameters), metadata)))
+    shapes = operator.problem.shapes
+    stage.on_first(lambda: write_atomic(path, to_bytes(stacked_parts(rows, shapes), metadata)))
 
 
 def _per_layer(stage: Stage, analysis: EigsConfig, layers: dict[str, report.LayerEigenvalue]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from curvtool.config.analyses import JacnormConfig
-from curvtool.errors import LoadError
+from curvtool.errors import LoadError, UsageError
 from curvtool.estimators.jacobian_directions import jacobian_directions
 from curvtool.estimators.jacobian_norms import JacobianNormsResult, jacobian_norms
 from curvtool.operators.jacobian import InputJacobian
@@ -30,6 +30,14 @@ from curvtool.report.write import check_writable, write_atomic
 def run_jacnorm(stage: Stage, analysis: JacnormConfig) -> report.JacNorm:
     """Norms of every example's input-output Jacobian."""
     problem = stage.problem
+    if problem.sharded is not None:
+        raise UsageError(
+            "CT003",
+            "jacnorm takes whole parameters on every rank",
+            expected="a model that fits each device",
+            received="--shard-parameters",
+            remedy="leave it out: the ranks then share the examples",
+        )
     for file in (analysis.per_example, analysis.directions):
         if file:
             stage.on_first(partial(check_writable, Path(file)))

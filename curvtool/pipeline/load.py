@@ -123,7 +123,11 @@ def load(
         dtype=getattr(torch, config.compute.dtype) if config.compute.dtype else None,
         output_key=config.model.output_key,
         tf32=config.compute.tf32,
+        cluster=cluster,
+        shard_parameters=config.compute.shard_parameters,
     )
+    if problem.sharded is not None:
+        problem.sharded.release_model()
     check_problem(problem)
     return Loaded(problem, name, sniff.sha256(path), data.notes)
 

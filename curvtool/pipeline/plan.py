@@ -113,7 +113,7 @@ def plan(
         kind=analysis.kind,
         model=loaded.model_name,
         num_params=problem.num_params,
-        num_trainable=sum(p.numel() for p in problem.parameters.values()),
+        num_trainable=problem.num_trainable,
         num_samples=problem.num_samples,
         device=str(problem.device),
         dtype=str(problem.dtype).removeprefix("torch."),

@@ -38,7 +38,7 @@ def summary(stages: Sequence[Stage]) -> report.ProblemSummary:
     return report.ProblemSummary(
         model=loaded.model_name,
         num_params=problem.num_params,
-        num_trainable=sum(p.numel() for p in problem.parameters.values()),
+        num_trainable=problem.num_trainable,
         num_samples=problem.num_samples,
         weight=problem.total_weight if has_loss else None,
         loss=problem.loss.name if problem.loss is not None else None,

@@ -23,7 +23,7 @@ from curvtool.config.analyses import (
 from curvtool.config.schema import RunConfig
 from curvtool.errors import STOPPING, CurvtoolError, cause_of
 from curvtool.estimators.observer import SILENT, Observer
-from curvtool.linalg.space import VectorSpace
+from curvtool.operators.distribution import SharedParameters, SharedSamples
 from curvtool.operators.memory import reuse_freed_pages
 from curvtool.pipeline import records
 from curvtool.pipeline.check import run_check
@@ -101,8 +101,8 @@ def run_all(
         reuse_freed_pages()
     if problem.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(problem.device)
-    num_params = sum(p.numel() for p in problem.parameters.values())
-    shared = Shared(VectorSpace(num_params, problem.dtype, problem.device, cluster), start=start)
+    kind = SharedSamples if problem.sharded is None else SharedParameters
+    shared = Shared(kind(problem, cluster).space, start=start)
     stages: list[Stage] = []
     analyses: list[report.Analysis] = []
     stopped: BaseException | None = None
@@ -196,7 +196,7 @@ def fingerprint(configs: Sequence[RunConfig], loaded: Loaded) -> dict[str, str]:
         "analyses": ", ".join(each.analysis.kind for each in configs),
         "checkpoint": loaded.checkpoint_sha256,
         "data": problem.data.fingerprint(),
-        "number of parameters": str(sum(p.numel() for p in problem.parameters.values())),
+        "number of parameters": str(problem.num_trainable),
     }
     return facts | {name: str(value) for name, value in values.items() if name.partition(".")[2] not in _NOT_NUMBERS}
 

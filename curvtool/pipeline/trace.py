@@ -63,7 +63,7 @@ def _blocks(problem: Problem) -> Blocks:
     places = {name: index for index, name in enumerate(problem.parameters)}
     members = {_PARAMETER + name: [index] for name, index in places.items()}
     members |= {_LAYER + layer: [places[name] for name in names] for layer, names in problem.layers().items()}
-    return Blocks([p.numel() for p in problem.parameters.values()], members)
+    return Blocks([shape.numel() for shape in problem.shapes.values()], members)
 
 
 def _record(stage: Stage, analysis: TraceConfig, result: TraceResult) -> report.Trace:
@@ -73,11 +73,10 @@ def _record(stage: Stage, analysis: TraceConfig, result: TraceResult) -> report.
         unavailable |= dict.fromkeys(("per_parameter", "per_layer"), "not asked for")
     if result.ci95 is None:
         unavailable |= {"ci95": missing, "stderr": missing}
-    parameters = stage.problem.parameters
-    sizes = {_PARAMETER + name: p.numel() for name, p in parameters.items()}
+    shapes = stage.problem.shapes
+    sizes = {_PARAMETER + name: shape.numel() for name, shape in shapes.items()}
     sizes |= {
-        _LAYER + layer: sum(parameters[name].numel() for name in names)
-        for layer, names in stage.problem.layers().items()
+        _LAYER + layer: sum(shapes[name].numel() for name in names) for layer, names in stage.problem.layers().items()
     }
     return report.Trace(
         operator=analysis.operator,

@@ -166,7 +166,7 @@ class Track:
         return replace(self.keeping, path=self.keeping.path / f"checkpoint-{number:05d}", go_on=True)
 
     def _write_vectors(self, loaded: Loaded, vectors: torch.Tensor, path: Path) -> None:
-        content = to_bytes(stacked_parts(vectors, loaded.problem.parameters), {"checkpoint": str(path)})
+        content = to_bytes(stacked_parts(vectors, loaded.problem.shapes), {"checkpoint": str(path)})
         write_atomic(self._vectors_file, content)
 
     def _vectors_before(self, loaded: Loaded) -> torch.Tensor | None:
@@ -174,7 +174,7 @@ class Track:
         if self.cluster.size > 1 or not self._vectors_file.exists():
             return None
         try:
-            found = load_vectors(self._vectors_file, loaded.problem.parameters)
+            found = load_vectors(self._vectors_file, loaded.problem.shapes)
         except LoadError:
             return None
         return found.to(loaded.problem.device, loaded.problem.dtype)

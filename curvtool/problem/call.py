@@ -13,6 +13,7 @@ from torch.func import functional_call
 from curvtool.problem.module import Evaluation, has_compiled, has_ties, takes_keywords
 from curvtool.problem.rewrites.mode import Form, Rewriting
 from curvtool.problem.rewrites.precision import Precisely
+from curvtool.problem.sharded import ShardedState
 from curvtool.problem.tree import Tree
 
 
@@ -22,6 +23,7 @@ class ModelCall:
     Args:
         model: the module, which is not modified.
         inputs: what it will be called with, of whose kind.
+        sharded: how its parameters are cut over ranks, where they are.
 
     Attributes:
         has_compiled: whether a module inside is wrapped by `torch.compile`, which is then left out.
@@ -29,8 +31,8 @@ class ModelCall:
         casts_down: whether it casts to fewer digits than float64's; None until it was called in float64.
     """
 
-    def __init__(self, model: nn.Module, inputs: Tree) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, inputs: Tree, sharded: ShardedState | None = None) -> None:
+        self.model, self.sharded = model, sharded
         self._modules = list(model.modules())
         self._by_name = takes_keywords(model, inputs)
         self._has_ties = has_ties(model)
@@ -52,11 +54,19 @@ class ModelCall:
         if isinstance(inputs, Mapping) and self._by_name:
             args, kwargs = (), dict(inputs)
         call = partial(functional_call, self.model, state, args, kwargs, tie_weights=self._has_ties)
+        if self.sharded is not None:
+            call = partial(self._gathering, self.sharded, state, args, kwargs)
         with Evaluation(self._modules, self.has_compiled):
             if form == "torch":
                 return self._precisely(call, dtype)
             with Rewriting(form == "channels-last"):
                 return self._precisely(call, dtype)
+
+    def _gathering(self, sharded: ShardedState, state: dict[str, torch.Tensor], args: Any, kwargs: Any) -> Any:
+        pieces = {name: state[name] for name in sharded.cuts}
+        buffers = {name: tensor for name, tensor in state.items() if name not in pieces}
+        with sharded.placed(pieces):  # to look for ties would read, and so gather, every parameter
+            return functional_call(self.model, buffers, args, kwargs, tie_weights=False)
 
     def _precisely(self, call: partial[Any], dtype: torch.dtype) -> Any:
         if dtype != torch.float64 or self.casts_down is False:

@@ -31,6 +31,7 @@ class Differentiable:
         device: where the model runs; settings of other devices are left alone.
         tf32: allow TensorFloat-32 products on CUDA.
         cudnn: allow cuDNN, whose recurrent layers have no second derivative.
+        around: another context to enter within.
         tell: the error in words for what was raised inside; None where it has none, and it goes on as it is.
 
     Raises:
@@ -44,7 +45,9 @@ class Differentiable:
         tf32: bool = False,
         cudnn: bool = True,
         tell: Callable[[BaseException], CurvtoolError | None] = lambda error: None,
+        around: Callable[[], contextlib.AbstractContextManager[None]] | None = None,
     ) -> None:
+        self._around = around() if around is not None else None
         self.device, self.tf32, self.cudnn, self._tell = device, tf32, cudnn, tell
 
     def __enter__(self) -> None:
@@ -54,10 +57,14 @@ class Differentiable:
             switch(not before)
         self._settings = None if self.device.type == "cpu" else self._device_settings()
         torch.set_grad_enabled(True)
+        if self._around is not None:
+            self._around.__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._around is not None:
+            self._around.__exit__(None, None, None)
         torch.set_grad_enabled(self._had_gradients)
         if self._settings is not None:
             self._settings.close()

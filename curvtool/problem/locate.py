@@ -25,6 +25,8 @@ def located(error: DerivativeError, problem: Problem) -> DerivativeError:
         error: raised by a product, or of one that is wrong (CT053).
         problem: whose model is called once more, on a few samples.
     """
+    if problem.sharded is not None:  # single modules would gather what other ranks do not ask for
+        return error
     try:
         name = _culprit(problem, _is_wrong if error.code == "CT053" else _fails)
     except Exception:  # a model that only works whole: the error is told as it is

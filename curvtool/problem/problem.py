@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from curvtool.cluster.solo import Solo
 from curvtool.errors import CurvtoolError, LoadError, OutOfMemory, is_out_of_memory
 from curvtool.problem.call import ModelCall
 from curvtool.problem.context import Differentiable, told_of_index
@@ -25,6 +26,7 @@ from curvtool.problem.losses.reduction import reduced, with_targets
 from curvtool.problem.module import padding_rows, refuse_sharded, select_prediction, told_of_inputs, unwrap
 from curvtool.problem.rewrites.mode import Form, Rewriting
 from curvtool.problem.select import select_parameters
+from curvtool.problem.sharded import ShardedState
 from curvtool.problem.sources.objects import from_object
 from curvtool.problem.tree import Tree, map_tensors, named_tensors, num_bytes, storage_id
 
@@ -51,6 +53,12 @@ class Problem:
         dtype: what to compute in; the model's own if None, float32 for half-precision weights.
         output_key: which entry of a dict or tuple output is the prediction; `logits` or the first tensor if None.
         tf32: allow TensorFloat-32 products on CUDA (off, they lose 13 of 23 bits).
+        cluster: the ranks among which parameters are cut.
+        shard_parameters: keep a piece of every parameter on each rank alone, and gather it where the model reads it.
+
+    Attributes:
+        sharded: how the parameters are cut; None where each rank has all of them.
+        shapes: of the parameters that take part, by name, uncut.
 
     Raises:
         LoadError: CT023 to CT028 where data, model and loss do not fit.
@@ -70,6 +78,8 @@ class Problem:
         dtype: torch.dtype | None = None,
         output_key: str | None = None,
         tf32: bool = False,
+        cluster: Solo | None = None,
+        shard_parameters: bool = False,
     ) -> None:
         self.model = unwrap(model)
         self._found_wrapped = self.model is not model
@@ -88,17 +98,26 @@ class Problem:
         self.device = torch.device(device) if device is not None else first.device
         self.dtype = dtype or (torch.float32 if first.dtype in _HALF else first.dtype)
         self.num_params = sum(p.numel() for p in self.model.parameters())
+        self.shapes = {name: p.shape for name, p in chosen.items()}
+        self.sharded: ShardedState | None = None
         try:
+            if shard_parameters and cluster is not None and cluster.size > 1:
+                own = dict(self.model.named_parameters())
+                pieces = {name: self._snapshot(ShardedState.shard_of(p, cluster)) for name, p in own.items()}
+                self.sharded = ShardedState(self.model, cluster, pieces)
+                chosen = {name: pieces[name] for name in chosen}
             self.parameters = {name: self._snapshot(p).requires_grad_() for name, p in chosen.items()}
             fixed = dict(self.model.named_buffers()) | {
-                name: p for name, p in self.model.named_parameters() if name not in chosen
+                name: p if self.sharded is None else pieces[name]
+                for name, p in self.model.named_parameters()
+                if name not in chosen
             }
             self._constants = {name: self._snapshot(t) for name, t in fixed.items()}
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise self.out_of_memory(0) from error
             raise
-        self._model_call = ModelCall(self.model, self.data.inputs)
+        self._model_call = ModelCall(self.model, self.data.inputs, self.sharded)
         self.padding_rows = {name: row for name, row in padding_rows(self.model).items() if name in self.parameters}
         if isinstance(self.loss, ModelLoss) and isinstance(self.data.targets, torch.Tensor):
             self.loss.settle(self.data.targets, [self._predictions_by(cut) for cut in cuts(self.num_samples)])
@@ -153,7 +172,7 @@ class Problem:
 
     def weight_of(self, rows: range) -> float:
         """What these samples add to the weight of the whole (their number where nothing is divided by a weight)."""
-        if self.loss is None or self.reduction == "sum":
+        if self.loss is None or self.reduction == "sum" or not rows:
             return float(len(rows))
         return self.loss.weight(self.data.rows(rows.start, rows.stop)[1])
 
@@ -174,6 +193,11 @@ class Problem:
         }
         return [told for told, is_so in switched.items() if is_so]
 
+    @property
+    def num_trainable(self) -> int:
+        """The number P of parameters that take part."""
+        return sum(shape.numel() for shape in self.shapes.values())
+
     # the samples
 
     @property
@@ -190,7 +214,9 @@ class Problem:
         return [range(start, min(start + size, self.num_samples)) for start in range(0, self.num_samples, size)]
 
     def batch(self, rows: range) -> tuple[Tree, Tree | None]:
-        """Inputs and targets of these samples on the device, floating inputs in the working dtype."""
+        """Inputs and targets of these samples on the device, floating inputs in the working dtype; those of any sample
+        for an empty range, whose loss is then to count nothing."""
+        rows = rows or self.first(1)
         inputs, targets = self.data.rows(rows.start, rows.stop)
         return self._placed(inputs), self._placed(targets)
 
@@ -239,6 +265,7 @@ class Problem:
         """The same problem over these parameters alone: the others are constants."""
         other = copy.copy(self)
         other.parameters = {name: self.parameters[name] for name in names}
+        other.shapes = {name: self.shapes[name] for name in names}
         other.padding_rows = {name: row for name, row in self.padding_rows.items() if name in other.parameters}
         fixed = {name: p.detach() for name, p in self.parameters.items() if name not in other.parameters}
         other._constants = {**self._constants, **fixed}
@@ -309,7 +336,8 @@ class Problem:
         def tell(error: BaseException) -> CurvtoolError | None:
             return self.out_of_memory(batch_size) if is_out_of_memory(error) else told_of_index(error)
 
-        return Differentiable(self.device, tf32=self.tf32, cudnn=not self._model_call.has_rnn, tell=tell)
+        around = self.sharded.saving if self.sharded is not None else None
+        return Differentiable(self.device, tf32=self.tf32, cudnn=not self._model_call.has_rnn, tell=tell, around=around)
 
     def out_of_memory(self, batch_size: int) -> OutOfMemory:
         """The error for a batch that did not fit, with the size to try."""
@@ -318,7 +346,7 @@ class Problem:
             "CT040",
             f"out of memory on {self.device}" + (f" with batches of {batch_size}" if batch_size else ""),
             expected="parameters, one batch's graph and the vectors to fit",
-            received=f"{sum(p.numel() for p in self.parameters.values()):,} parameters in {self.dtype}",
+            received=f"{self.num_trainable:,} parameters in {self.dtype}",
             remedy=f"--batch-size {try_size}"
             if batch_size > 1
             else "a larger device, or --params to take fewer layers",

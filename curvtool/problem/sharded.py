@@ -276,6 +276,11 @@ class ShardedState:
         columns = Shards((tensor.numel(),), cluster.size).columns(cluster.rank)[0]
         return tensor.detach().reshape(-1)[columns.start : columns.stop].clone()
 
+    def release_model(self) -> None:
+        """Gives up the memory of the model's own parameters, where nobody else needs them."""
+        for _, parameter in self.model.named_parameters():
+            parameter.data = parameter.data.new_empty(0)
+
     @property
     def peak_gathered_bytes(self) -> int:
         """The most bytes of gathered tensors (parameters, tangents, directions) that were alive at once."""

@@ -17,15 +17,15 @@ def to_bytes(parts: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> 
     return save({name: part.detach().cpu().contiguous() for name, part in parts.items()}, dict(metadata))
 
 
-def stacked_parts(vectors: torch.Tensor, parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Flat vectors (k, P) as tensors of shape (k, *parameter.shape) by parameter name."""
-    pieces = vectors.split([p.numel() for p in parameters.values()], dim=1)
+def stacked_parts(vectors: torch.Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, torch.Tensor]:
+    """Flat vectors (k, P) as tensors of shape (k, *shape) by parameter name."""
+    pieces = vectors.split([shape.numel() for shape in shapes.values()], dim=1)
     return {
-        name: piece.reshape(len(vectors), *p.shape) for (name, p), piece in zip(parameters.items(), pieces, strict=True)
+        name: piece.reshape(len(vectors), *shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
     }
 
 
-def load_vectors(path: Path, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def load_vectors(path: Path, shapes: Mapping[str, torch.Size]) -> torch.Tensor:
     """Vectors (k, P) of a file that `stacked_parts` and `to_bytes` made, in the parameters' order, on the host.
 
     Raises:
@@ -50,15 +50,15 @@ def load_vectors(path: Path, parameters: Mapping[str, torch.Tensor]) -> torch.Te
             received=str(error)[:200],
             remedy="write one with curvtool eigs … --vectors FILE.safetensors",
         ) from error
-    missing = [name for name in parameters if name not in held]
-    counts = {len(held[name]) if held[name].dim() else 0 for name in parameters if name in held}
-    fitting = not missing and len(held) == len(parameters) and len(counts) == 1
-    if not fitting or any(held[name].shape[1:] != p.shape for name, p in parameters.items()):
+    missing = [name for name in shapes if name not in held]
+    counts = {len(held[name]) if held[name].dim() else 0 for name in shapes if name in held}
+    fitting = not missing and len(held) == len(shapes) and len(counts) == 1
+    if not fitting or any(held[name].shape[1:] != shape for name, shape in shapes.items()):
         raise LoadError(
             "CT029",
             f"the vectors in {path.name} belong to other parameters",
-            expected=f"{len(parameters)} tensors of shape (k, *shape) by parameter name",
+            expected=f"{len(shapes)} tensors of shape (k, *shape) by parameter name",
             received=f"{len(held)} tensors" + (f", none for {missing[0]!r}" if missing else ", of other shapes"),
             remedy="take the same model and the same --params and --exclude as when they were written",
         )
-    return torch.cat([held[name].flatten(1) for name in parameters], dim=1)
+    return torch.cat([held[name].flatten(1) for name in shapes], dim=1)

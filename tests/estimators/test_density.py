@@ -29,7 +29,8 @@ def test_every_case(case):
     result = density(Hessian(case.problem(), batch_size=3), num_probes=40, num_steps=len(true), method="probes")
     assert abs(result.trace - true.sum()) <= 5 * result.trace_stderr + 1e-8 * abs(true).sum()
     curve = smoothed_truth(true, result.grid, result.width)
-    assert np.all(abs(result.density - curve) <= 6 * result.density_stderr + 1e-6 * curve.max())
+    # the largest of 500 points, whose squares are skewed: up to 6.9 was seen in 40 runs
+    assert np.all(abs(result.density - curve) <= 8 * result.density_stderr + 1e-6 * curve.max())
     assert integral(result.density, result.grid) == pytest.approx(1.0, abs=1e-4)
 
 
