@@ -56,4 +56,9 @@ def test_the_configurations_resolve():
         kinds = re.findall(r'^kind = "(\w+)"', file.read_text(), re.MULTILINE)
         assert kinds, file
         for kind in kinds:
-            assert "default" not in resolve(kind, {}, config_file=str(file)).sources["model.checkpoint"]
+            assert (
+                "default"
+                not in resolve(kind, {}, config_file=str(file)).sources[
+                    "model.factory" if file.stem == "track" else "model.checkpoint"
+                ]
+            )

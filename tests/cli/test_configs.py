@@ -19,10 +19,10 @@ import torch
 class Net(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv, self.head = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 5)
+        self.conv, self.bn, self.head = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 5)
 
     def forward(self, x):
-        return self.head(torch.relu(self.conv(x)).mean((2, 3)))
+        return self.head(torch.relu(self.bn(self.conv(x))).mean((2, 3)))
 
 
 def resnet20():
@@ -62,7 +62,8 @@ def weights(folder, module, name="net.pt"):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(len(name))
     made = module()
-    torch.save({k: v + 0.01 * torch.randn(v.shape) for k, v in made.state_dict().items()}, folder / name)
+    moved = {k: v + 0.01 * torch.randn(v.shape) if v.is_floating_point() else v for k, v in made.state_dict().items()}
+    torch.save(moved, folder / name)
 
 
 def ran(run, folder, name, *words):
@@ -126,7 +127,7 @@ def test_of_a_training_run(run, folder):
     assert status == 0, said
     rows = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 9, 10]
-    assert [row["start"] for row in rows][0] == "cold" and {row["start"] for row in rows} <= {"cold", "warm"}
+    assert rows[0]["start"] == "cold" and {row["start"] for row in rows} <= {"cold", "warm"}
     assert "3 checkpoints" in out
     # started again it does nothing; with the last row cut off it makes up for that one
     content = Path("rows.jsonl").read_bytes()
