@@ -38,10 +38,10 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
     free = operator.space.dim - (0 if locked is None else len(locked))
     k = fitting(stage, analysis.k, free // 2 if analysis.which == "be" else free)
     gradient = stage.take_gradient()
+    if start is None and analysis.method == "lanczos":
+        start = stage.shared.start
     if start is None and gradient is not None and analysis.method == "lanczos" and analysis.block_size == 1:
         start = gradient[None]  # it leans towards the leading eigenvectors; a random part is mixed in
-    if start is None and analysis.method == "lanczos" and stage.shared.start is not None:
-        start = stage.shared.start
     del gradient
     result = stage.estimate(
         "eigenvalues",

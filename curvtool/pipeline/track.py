@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -26,6 +27,7 @@ from curvtool.report.rows import append_row, read_rows
 from curvtool.report.write import check_writable, write_atomic
 
 STARTS = ("auto", "cold", "warm")
+_REMEMBERED = 5  # turns of a start; training changes
 
 
 class Track:
@@ -181,25 +183,28 @@ class Track:
 
 
 class _Choice:
-    """Cold or warm, by the products that each took: what took fewer at its last turn; the other one is tried again now
-    and then, for training changes."""
+    """Cold or warm, by the products that each took at its last turns: the one that took fewer on average.
+
+    The first checkpoint of a run is cold, the second one warm; whichever is dearer after that waits until the other one
+    has become dearer still.
+    """
 
     def __init__(self, start: str) -> None:
         self.start = start
-        self._last: dict[str, float] = {}
-        self._since = 0
+        self._costs: dict[str, list[float]] = {"cold": [], "warm": []}
 
     def pick(self, has_vectors: bool) -> Literal["cold", "warm"]:
         if self.start == "cold" or not has_vectors:
             return "cold"
-        if self.start == "warm" or "warm" not in self._last:
+        cold, warm = self._costs["cold"], self._costs["warm"]
+        if self.start == "warm" or not warm or not cold:
             return "warm"
-        return "warm" if self._last["warm"] <= self._last.get("cold", float("inf")) else "cold"
+        return "warm" if fmean(warm) <= fmean(cold) else "cold"
 
     def learn(self, row: report.TrackRow) -> None:
         costs = [each.cost.solver_hvps for each in row.analyses if isinstance(each, report.Eigs)]
         if costs:
-            self._last[row.start] = sum(costs)
+            self._costs[row.start] = [*self._costs[row.start], sum(costs)][-_REMEMBERED:]
 
 
 def _settings(configs: Sequence[RunConfig], loaded: Loaded) -> str:
