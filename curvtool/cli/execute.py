@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -17,7 +18,16 @@ from curvtool.cli.progress import TerminalObserver
 from curvtool.cli.ranks import joined
 from curvtool.config.resolve import resolve, resolve_all
 from curvtool.config.schema import RunConfig
-from curvtool.errors import EXIT_INTERRUPTED, EXIT_RESUMABLE, CurvtoolError, NotConverged, StopRequested, UsageError
+from curvtool.errors import (
+    EXIT_BUG,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_RESUMABLE,
+    CurvtoolError,
+    NotConverged,
+    StopRequested,
+    UsageError,
+)
 from curvtool.report.write import check_writable, write_atomic
 
 if TYPE_CHECKING:
@@ -73,9 +83,33 @@ def _execute(configs: Sequence[RunConfig], output: Output, cluster: Solo) -> Non
         if output.json not in (None, "-"):
             write_atomic(Path(str(output.json)), text.encode())
         return
+    keeping = _keeping(output)
+    try:
+        _run_and_show(configs, output, cluster, keeping, observer, errors)
+    except BaseException as error:
+        status = error.code if isinstance(error, SystemExit) else getattr(error, "exit_status", EXIT_BUG)
+        _write_status(keeping, cluster, status)
+        raise
+    _write_status(keeping, cluster, EXIT_OK)
+
+
+def _write_status(keeping: Keeping | None, cluster: Solo, status: Any) -> None:
+    """Beside the state, for job scripts: torchrun turns every status into 1."""
+    if keeping is not None and cluster.is_first and keeping.path.is_dir():
+        with contextlib.suppress(CurvtoolError):  # a full disk
+            write_atomic(keeping.path / "exit-status", f"{status}\n".encode())
+
+
+def _run_and_show(
+    configs: Sequence[RunConfig],
+    output: Output,
+    cluster: Solo,
+    keeping: Keeping | None,
+    observer: TerminalObserver,
+    errors: Console,
+) -> None:
     from curvtool.pipeline.run import run_all
 
-    keeping = _keeping(output)
     with observer:
         try:
             outcome = run_all(configs, observer, cluster, keeping, interruption.was_asked)
@@ -99,6 +133,9 @@ def execute_track(pattern: str | None, flags: dict[str, Any], output: Output, sh
     from curvtool.pipeline.checkpoints import found_by
 
     paths = found_by(pattern, shard)
+    if not paths:
+        make_console(output, stderr=True).print(f"no checkpoints in part {shard}: there are fewer than parts")
+        return
     flags["checkpoint"] = str(paths[0])
     configs = resolve_all(flags, config_file=output.config, default="eigs")
     with joined(configs[0].compute.rank_timeout) as cluster:
@@ -120,6 +157,8 @@ def execute_track(pattern: str | None, flags: dict[str, Any], output: Output, sh
                 sys.stdout.writelines(json.dumps(row.model_dump(mode="json"), allow_nan=False) + "\n" for row in rows)
             else:
                 print_rows(rows, make_console(output))
+        if track.failed is not None:
+            raise track.failed
         if track.was_stopped:
             raise SystemExit(EXIT_INTERRUPTED if interruption.was_ctrl_c() else EXIT_RESUMABLE)
 

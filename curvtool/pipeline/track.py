@@ -14,7 +14,7 @@ import torch
 
 from curvtool.cluster.solo import Solo
 from curvtool.config.schema import RunConfig
-from curvtool.errors import LoadError, StopRequested, UsageError
+from curvtool.errors import CurvtoolError, DerivativeError, LoadError, StopRequested, UsageError
 from curvtool.estimators.observer import Observer
 from curvtool.pipeline.checkpoints import step_of
 from curvtool.pipeline.journal import Keeping
@@ -62,6 +62,7 @@ class Track:
         self.configs, self.paths, self.target, self.cluster = configs, paths, target, cluster
         self.keeping, self.was_asked = keeping, was_asked
         self.was_stopped = False
+        self.failed: CurvtoolError | None = None  # the first checkpoint that was left out, and why
         self._choice = _Choice(start)
         self._vectors_file = target.with_name(target.name + ".vectors.safetensors")
         if cluster.is_first:
@@ -71,7 +72,8 @@ class Track:
         """The rows in order, those that are there already first; each new one is on the disk when it is given.
 
         Raises:
-            CurvtoolError: a checkpoint cannot be loaded or analysed; the rows before are there.
+            CurvtoolError: the rows cannot be written, or are of other settings. A checkpoint that cannot be loaded or
+                analysed is left out, and `failed` says why.
         """
         there = {row.checkpoint: row for row in read_rows(self.target)}
         if self.cluster.size > 1:
@@ -89,7 +91,11 @@ class Track:
                 continue
             configs = [replace(c, model=replace(c.model, checkpoint=str(path))) for c in self.configs]
             observer.begin(f"checkpoint {number + 1} of {len(self.paths)}: {path.name}")
-            loaded = load(configs[0], observer, self.cluster, data)
+            try:
+                loaded = load(configs[0], observer, self.cluster, data)
+            except LoadError as error:
+                self._leave_out(path, error, observer)
+                continue
             data = loaded.problem.data
             self._check_settings(there, configs, loaded)
             if vectors is None and number and str(self.paths[number - 1].parent) == run:
@@ -110,9 +116,13 @@ class Track:
             except StopRequested:
                 self.was_stopped = True
                 return
+            except (LoadError, DerivativeError) as error:
+                self._leave_out(path, error, observer)
+                continue
             if outcome.stopped is not None:
-                if not isinstance(outcome.stopped, KeyboardInterrupt):
-                    raise outcome.stopped
+                if isinstance(outcome.stopped, CurvtoolError):
+                    self._leave_out(path, outcome.stopped, observer)
+                    continue
                 self.was_stopped = True
                 return
             row = self._row(path, start, outcome.report, configs, loaded)
@@ -127,6 +137,10 @@ class Track:
             there[str(path)] = row
             self._choice.learn(row)
             yield row
+
+    def _leave_out(self, path: Path, error: CurvtoolError, observer: Observer) -> None:
+        self.failed = self.failed or error
+        observer.notice(f"{path}: {error.message}; left out")
 
     def _row(
         self,

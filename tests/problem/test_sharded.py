@@ -388,7 +388,7 @@ class Peak(TorchDispatchMode):
         return result
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def failures(request: pytest.FixtureRequest) -> dict[str, str]:
     """What failed, by the name of the check, where none failed before it."""
     with socket.socket() as free:
