@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 DIFFERENCES, DIFFERENCED_SAMPLES = "finite-difference", 128  # kinks on the way show with many samples alone
 MAX_BATCH = 512
 MAX_SMALL_BATCH, SMALL_GRAPH = 8192, 2**24  # samples whose graph is so small, in bytes, cost overhead alone
-_SHARDED_BATCH = 4  # samples a rank
+SHARDED_BATCH = 4  # samples a rank
 LEAST_BATCHES = 8  # where there are samples enough: the spread over the data is told from them
 
 
@@ -178,7 +178,7 @@ class Execution:
         Up to 8,192 where their graph takes 16 MiB at most and there are as many batches as parts of the data.
         """
         if self.problem.sharded is not None:  # not measured: its graphs' sizes would have to be agreed on
-            return min(_SHARDED_BATCH, total)
+            return min(SHARDED_BATCH, total)
         per_sample = max(self.calibration.graph_bytes_per_sample, 1)
         size = MAX_SMALL_BATCH
         while size > MAX_BATCH and size * per_sample > SMALL_GRAPH:

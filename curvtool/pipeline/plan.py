@@ -26,6 +26,7 @@ from curvtool.estimators.request import Request, basis_size, storage_for
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.calibration import measured_seconds
 from curvtool.operators.curvature import CurvatureOperator
+from curvtool.operators.execution import SHARDED_BATCH
 from curvtool.operators.jacobian import InputJacobian
 from curvtool.operators.named import OPERATORS
 from curvtool.pipeline import settings
@@ -101,7 +102,8 @@ def plan(
         bandwidth: bytes/s that each sends while it receives as many; `DEFAULT_BANDWIDTH` if None.
     """
     cluster = cluster or Solo()
-    loaded = load(config, observer, cluster)
+    whole = replace(config, compute=replace(config.compute, shard_parameters=False))  # a product is measured uncut
+    loaded = load(whole, observer, cluster)
     problem, analysis = loaded.problem, config.analysis
     budget = settings.memory_budget(config, problem.device, cluster)
     ranks, bandwidth = ranks or cluster.size, bandwidth or DEFAULT_BANDWIDTH
@@ -193,6 +195,7 @@ def _forecast_of_curvature(
     problem, execution, alone = operator.problem, operator.execution, operator.space
     space = VectorSpace(alone.dim, alone.dtype, alone.device, _Imagined(ranks))
     need = _need_of(config.analysis, operator, space, budget)
+    sharded, share = config.compute.shard_parameters, -(-problem.num_samples // ranks)
     model = ClusterModel(
         num_params=alone.dim,
         itemsize=alone.dtype.itemsize,
@@ -203,10 +206,11 @@ def _forecast_of_curvature(
         row_seconds=_seconds_of_row(alone, budget) if need.rows_met else 0.0,
         rows_met=need.rows_met,
         basis_vectors=need.basis,
-        batch_size=settings.batch_size(config) or execution.batch_size(-(-problem.num_samples // ranks)),
+        batch_size=settings.batch_size(config) or (SHARDED_BATCH if sharded else execution.batch_size(share)),
         graph_bytes_per_sample=execution.calibration.graph_bytes_per_sample,
         graph_budget=execution.graph_budget,
-        keeps_graphs=execution.kept(operator.batches[0]) is not None,
+        keeps_graphs=config.compute.hvp == "kept" if sharded else execution.kept(operator.batches[0]) is not None,
+        sharded=sharded,
         largest_module=_largest_module(problem),
         num_tensors=len(problem.parameters),
         exchanged=need.exchanged,
