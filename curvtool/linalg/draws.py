@@ -15,7 +15,7 @@ _GOLDEN = -7046029254386353131  # 0x9e3779b97f4a7c15, as a signed number
 _FIRST, _SECOND = -4658895280553007687, -7723592293110705685  # 0xbf58476d1ce4e5b9, 0x94d049bb133111eb
 _BITS, _BYTE = 64, 8
 _FRACTION = 53  # bits of a float64's
-_AT_ONCE = 2**20  # places of a row, each of which takes some 40 bytes on the way
+_AT_ONCE = 2**18  # places of a row, each of which takes some 60 bytes on the way
 
 
 def random_signs(

@@ -24,7 +24,7 @@ from curvtool.config.schema import RunConfig
 from curvtool.errors import STOPPING, CurvtoolError, cause_of
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.distribution import SharedParameters, SharedSamples
-from curvtool.operators.memory import reuse_freed_pages
+from curvtool.operators.memory import return_large_blocks, reuse_freed_pages
 from curvtool.pipeline import records
 from curvtool.pipeline.check import run_check
 from curvtool.pipeline.density import run_density
@@ -98,7 +98,7 @@ def run_all(
         journal.keep_in(StateFolder(keeping.path, cluster, fingerprint(configs, loaded)), keeping.go_on)
     problem = loaded.problem
     if problem.device.type == "cpu":
-        reuse_freed_pages()
+        reuse_freed_pages() if problem.sharded is None else return_large_blocks()
     if problem.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(problem.device)
     kind = SharedSamples if problem.sharded is None else SharedParameters
