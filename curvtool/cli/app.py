@@ -64,9 +64,13 @@ def _root(
 def main() -> None:
     """Runs the program and ends the process with its status."""
     interruption.install()
+    if any(word.partition("=")[0] in {"--state", "--resume"} for word in sys.argv):
+        interruption.be_patient()
     if sys.stdout is None:  # closed by the caller
         sys.stdout = io.StringIO()
-    sys.exit(_run())
+    status = _run()
+    interruption.ignore_further()
+    sys.exit(status)
 
 
 def _run() -> int:

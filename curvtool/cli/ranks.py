@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from curvtool.cli import interruption
@@ -26,8 +26,11 @@ def joined(timeout: float) -> Iterator[Solo]:
         timeout: seconds that a rank waits for the others.
     """
     from curvtool.cluster.group import join
+    from curvtool.cluster.place import place_of
 
-    cluster = join(timeout)
+    waits = interruption.at_once() if place_of() is not None else nullcontext()
+    with waits:  # what waits in the library for the others hears no signal
+        cluster = join(timeout)
     if cluster.size == 1:
         yield cluster
         return

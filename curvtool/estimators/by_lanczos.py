@@ -210,7 +210,7 @@ class _Run:
 
 
 def _start(operator: LinearOperator, request: Request) -> torch.Tensor | None:
-    """The given vectors' sum with a random part of one vector's length, so that no direction is shut out; or theirs.
+    """The given vectors' sum with a random part as long as it is, so that no direction is shut out; or theirs.
 
     With a block each given vector starts a direction of its own, and the last one is random.
     """
@@ -221,7 +221,8 @@ def _start(operator: LinearOperator, request: Request) -> torch.Tensor | None:
     if request.block_size > 1:
         return given[: request.block_size - 1]
     noise = space.normal(request.seed, 22)
-    return (given.sum(0) + noise / space.norm(noise))[None]
+    total = given.sum(0)
+    return (total + noise * (space.norm(total) / space.norm(noise)))[None]
 
 
 def keep_for(k: int, which: str) -> Keep:

@@ -141,7 +141,7 @@ class CurvatureOperator(LinearOperator):
         whole, total = self.shared.term_argument(vector), self.probe_space.zeros()
         for terms in self.term_ranges:
             total += self.term_products(terms, whole.expand(len(terms), -1)).sum(0)
-        return self.shared.from_terms(total)
+        return self.from_probes(total)
 
     def matvec_in_parts(self, vector: torch.Tensor, against: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A v, and the inner products of the rows of `against` with the part of A v that each part of the data adds."""
@@ -231,7 +231,20 @@ class CurvatureOperator(LinearOperator):
 
     def of_all_terms(self, numbers: torch.Tensor) -> torch.Tensor:
         """All ranks' together."""
+        self._count_joined()
         return self.shared.of_all_terms(numbers)
+
+    def _count(self, share: float) -> None:
+        """A product of a term. Where each rank has its own, all of them together are counted when they are joined, so
+        that the ranks' counts are alike."""
+        if self.shared.terms_are_everyones:
+            self.num_products += share
+            self.data_passes += share
+
+    def _count_joined(self) -> None:
+        if not self.shared.terms_are_everyones:
+            self.num_products += 1
+            self.data_passes += 1
 
     def for_probes(self, vectors: torch.Tensor) -> torch.Tensor:
         """Vectors of `space` as those of `probe_space`."""
@@ -239,6 +252,7 @@ class CurvatureOperator(LinearOperator):
 
     def from_probes(self, total: torch.Tensor) -> torch.Tensor:
         """A vector of `space` from the sum of what this rank's terms gave."""
+        self._count_joined()
         return self.shared.from_terms(total)
 
     def term_matvec(self, term: int, vector: torch.Tensor) -> torch.Tensor:
@@ -246,8 +260,7 @@ class CurvatureOperator(LinearOperator):
         rows = self.groups[term]
         parts = split(vector, self.shapes)
         share = len(rows) / self.problem.num_samples
-        self.num_products += share
-        self.data_passes += share
+        self._count(share)
         own = self.shared.rows_of_term(rows)
         return mean_over_batches(
             self.shared.term_space,
@@ -284,8 +297,7 @@ class CurvatureOperator(LinearOperator):
             if part is not None:
                 view.copy_(part)
         share = len(rows) / self.problem.num_samples
-        self.num_products += share
-        self.data_passes += share
+        self._count(share)
         return result.div_(self.problem.total_weight)
 
     def loss_and_gradient(self) -> tuple[float, torch.Tensor]:

@@ -41,6 +41,11 @@ class SharedSamples:
         self.probe_space = self.term_space = VectorSpace(problem.num_trainable, problem.dtype, problem.device)
 
     @property
+    def terms_are_everyones(self) -> bool:
+        """Whether every rank takes part in every term, as one process alone does."""
+        return self.cluster.size == 1
+
+    @property
     def samples(self) -> range:
         """This rank's."""
         return self.cluster.share(self.num_samples)
@@ -112,6 +117,11 @@ class SharedParameters(SharedSamples):
         self.space = VectorSpace(sum(sizes), problem.dtype, problem.device, cluster, sizes)
         self.probe_space = self.space
         self.sum_space = self.term_space = VectorSpace(self.space.size, problem.dtype, problem.device)
+
+    @property
+    def terms_are_everyones(self) -> bool:
+        """They are."""
+        return True
 
     def batches(self, size: int) -> list[range]:
         """As many on every rank; the last ones may be empty."""

@@ -99,6 +99,7 @@ class Journal(Observer):
                 received="the state of another run, or of this one",
                 remedy=f"--resume {folder.path} to go on from it, or another folder",
             )
+        folder.check_writable()
         self.folder = folder
         found = folder.load() if go_on else None
         if found is not None:
@@ -172,7 +173,8 @@ class Journal(Observer):
         failure = self.folder.save(entries)
         self._saved_at = time.monotonic()
         if failure is not None:
-            self.inner.notice(f"the state could not be saved to {self.folder.path}: {failure}; the one before is kept")
+            left = "no state is there" if self.folder.is_empty else "the one before is kept"
+            self.inner.notice(f"the state could not be saved to {self.folder.path}: {failure}; {left}")
 
     def _restored(self, key: str, operator: LinearOperator | None, space: VectorSpace | None) -> Any:
         assert self.folder is not None

@@ -21,7 +21,7 @@ from curvtool.config.analyses import (
     VerifyConfig,
 )
 from curvtool.config.schema import RunConfig
-from curvtool.errors import STOPPING, CurvtoolError, cause_of
+from curvtool.errors import STOPPING, CurvtoolError, LoadError, RankLost, cause_of
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.distribution import SharedParameters, SharedSamples
 from curvtool.operators.memory import return_large_blocks, reuse_freed_pages
@@ -91,11 +91,13 @@ def run_all(
     started = records.now()
     cluster, config = cluster or Solo(), configs[0]
     loaded = loaded or load(config, observer, cluster)
+    facts = fingerprint(configs, loaded) if keeping is not None or cluster.size > 1 else {}
+    _check_alike(cluster, facts)
     journal: Journal | None = None
     if keeping is not None or cluster.size > 1:
         observer = journal = Journal(observer, cluster, was_asked, keeping.seconds if keeping else math.inf)
     if journal is not None and keeping is not None:
-        journal.keep_in(StateFolder(keeping.path, cluster, fingerprint(configs, loaded)), keeping.go_on)
+        journal.keep_in(StateFolder(keeping.path, cluster, facts), keeping.go_on)
     problem = loaded.problem
     if problem.device.type == "cpu":
         reuse_freed_pages() if problem.sharded is None else return_large_blocks()
@@ -106,6 +108,7 @@ def run_all(
     stages: list[Stage] = []
     analyses: list[report.Analysis] = []
     stopped: BaseException | None = None
+    failures: list[report.Warning] = []
     for config in configs:
         stage = Stage(config, loaded, observer, shared, cluster)
         if problem.dtype == torch.bfloat16:
@@ -113,10 +116,13 @@ def run_all(
         try:
             analyses.append(_finished(stage, observer))
         except STOPPING as error:
-            stopped = cause_of(error)
-            if not analyses:
-                raise stopped from None
-            stages[-1].warnings.append(_stopped_early(stopped, config.analysis.kind))
+            failure = cause_of(error)
+            if len(configs) == 1 or (not analyses and not isinstance(failure, CurvtoolError)):
+                raise failure from None
+            stopped = stopped or failure
+            failures.append(_stopped_early(failure, config.analysis.kind))
+            if isinstance(failure, CurvtoolError) and not isinstance(failure, RankLost):
+                continue  # the others may well be possible
             break
         stages.append(stage)
         if stage.stopped is not None:
@@ -125,18 +131,42 @@ def run_all(
             break
         if not analyses[-1].converged:
             stage.warnings.append(records.not_converged(analyses[-1]))
+    if not analyses and stopped is not None:
+        raise stopped
     converged = all(analysis.converged for analysis in analyses)
     status: report.Status = "partial" if stopped is not None else "complete" if converged else "not_converged"
     whole = report.Report(
         status=status,
         problem=records.summary(stages),
         analyses=analyses,
-        warnings=records.warnings_of(stages),
+        warnings=[*records.warnings_of(stages), *failures],
         provenance=records.provenance(stages, started),
     )
     if journal is not None and stopped is None:
         journal.save()
     return Outcome(whole, stopped, journal is not None and journal.has_saved, shared.pairs)
+
+
+def _check_alike(cluster: Solo, facts: dict[str, str]) -> None:
+    """Whether all ranks have the same problem: files staged on every machine, or data drawn at random, may differ.
+
+    Raises:
+        LoadError: CT065, they do not.
+    """
+    if cluster.size == 1:
+        return
+    everyone = cluster.gather_objects(facts)
+    for rank, others in enumerate(everyone):
+        different = [name for name in {**everyone[0], **others} if everyone[0].get(name) != others.get(name)]
+        if different:
+            name = different[0]
+            raise LoadError(
+                "CT065",
+                f"rank {rank} has another {name} than rank 0",
+                expected=f"{name} = {everyone[0].get(name, 'none')}",
+                received=f"{name} = {others.get(name, 'none')}",
+                remedy="the same command and the same files on every rank; data drawn at random need a seed",
+            )
 
 
 def _finished(stage: Stage, observer: Observer) -> report.Analysis:

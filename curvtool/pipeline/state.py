@@ -29,7 +29,7 @@ from curvtool.errors import LoadError, UsageError
 from curvtool.linalg.shards import Shards
 from curvtool.linalg.space import VectorSpace
 from curvtool.pipeline.codec import decode, encode
-from curvtool.report.write import write_atomic
+from curvtool.report.write import check_writable, write_atomic
 
 _VERSION = 1
 _LAST, _BEFORE = "state.json", "previous.json"
@@ -51,6 +51,29 @@ class StateFolder:
     def is_empty(self) -> bool:
         """Whether nothing was saved there."""
         return not any((self.path / name).exists() for name in (_LAST, _BEFORE))
+
+    def check_writable(self) -> None:
+        """Makes the folder, before anything is computed.
+
+        Raises:
+            UsageError: CT007, it cannot be made or written to.
+        """
+        failure = None
+        if self.cluster.is_first:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                check_writable(self.path / _LAST)
+            except (OSError, UsageError) as error:
+                failure = error.message if isinstance(error, UsageError) else str(error)
+        failure = self.cluster.gather_objects(failure)[0]
+        if failure is not None:
+            raise UsageError(
+                "CT007",
+                f"no state can be kept in {self.path}",
+                expected="a folder that can be made and written to",
+                received=failure,
+                remedy="another folder",
+            )
 
     def save(self, entries: Mapping[str, tuple[Any, VectorSpace | None]]) -> str | None:
         """Writes the values, each with the space of its vectors; on all ranks together.

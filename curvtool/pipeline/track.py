@@ -15,11 +15,12 @@ import torch
 from curvtool.cluster.solo import Solo
 from curvtool.config.schema import RunConfig
 from curvtool.errors import CurvtoolError, DerivativeError, LoadError, StopRequested, UsageError
-from curvtool.estimators.observer import Observer
+from curvtool.estimators.observer import SILENT, Observer
 from curvtool.pipeline.checkpoints import step_of
 from curvtool.pipeline.journal import Keeping
 from curvtool.pipeline.load import Loaded, load
 from curvtool.pipeline.run import fingerprint, run_all
+from curvtool.problem.checkpoints import sniff
 from curvtool.problem.data import Data
 from curvtool.problem.vectors import load_vectors, stacked_parts, to_bytes
 from curvtool.report import model as report
@@ -81,11 +82,25 @@ class Track:
         data: Data | None = None
         vectors: torch.Tensor | None = None
         run: str | None = None
+        checked = False  # whether the rows are of these settings
         for number, path in enumerate(self.paths):
             if str(path.parent) != run:  # vectors of another run are of no use
                 run, vectors = str(path.parent), None
             if str(path) in there:
                 row = there[str(path)]
+                if sniff.sha256(path) != row.checkpoint_sha256:
+                    raise LoadError(
+                        "CT063",
+                        f"{path} is another file than when its row was written",
+                        expected="the checkpoints as they were",
+                        received="another checksum",
+                        remedy="another file for the rows (-o)",
+                    )
+                if not checked:
+                    configs = [replace(c, model=replace(c.model, checkpoint=str(path))) for c in self.configs]
+                    loaded = load(configs[0], SILENT, self.cluster)
+                    data, checked = loaded.problem.data, True
+                    self._check_settings(there, configs, loaded)
                 self._choice.learn(row)
                 yield row
                 continue
@@ -167,7 +182,7 @@ class Track:
 
     def _check_settings(self, there: dict[str, report.TrackRow], configs: Sequence[RunConfig], loaded: Loaded) -> None:
         """Rows of other settings are not to be mixed with these."""
-        if there and next(iter(there.values())).settings != _settings(configs, loaded):
+        if there and {row.settings for row in there.values()} != {_settings(configs, loaded)}:
             raise LoadError(
                 "CT063",
                 f"the rows in {self.target} are of other settings",

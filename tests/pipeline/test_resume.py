@@ -154,9 +154,9 @@ def test_a_stop_while_it_catches_up_loses_nothing(uninterrupted, tmp_path):
     same(numbers(outcome.report), uninterrupted("full check"))
 
 
-def test_a_folder_that_takes_no_files(tmp_path, uninterrupted):
-    """The run goes on, says so, and comes to its end."""
+def test_a_folder_that_takes_no_files(tmp_path):
+    """Told before anything is computed."""
     folder = tmp_path / "state"
     folder.write_text("a file where the folder would be")
-    outcome = run(configured("trace"), keeping=Keeping(Path(folder), go_on=True, seconds=0.0))
-    same(numbers(outcome.report), uninterrupted("trace"))
+    with pytest.raises(UsageError, match="CT007"):
+        run(configured("trace"), keeping=Keeping(Path(folder), go_on=True))
