@@ -196,18 +196,20 @@ def test_what_all_ranks_refuse_is_told_once(tmp_path):
     assert sum(text.count("CT010") for text in said) == 1
 
 
-def test_a_rank_that_is_killed_ends_the_others():
-    with Ranks(2, "trace", "demo:digits", "--rtol", "1e-6", "--rank-timeout", "30", *PLAIN) as ranks:
-        time.sleep(15)
+def test_a_rank_that_is_killed_ends_the_others(tmp_path):
+    kept = ["--resume", tmp_path / "state", "--checkpoint-seconds", "0"]
+    with Ranks(2, "trace", "demo:digits", "--rtol", "1e-6", "--rank-timeout", "60", *kept, *PLAIN) as ranks:
+        until_saved(tmp_path / "state", 2)
         ranks.send(signal.SIGKILL, rank=1)
         statuses, _, said = ranks.ended()
     assert statuses[1] == -signal.SIGKILL
     assert statuses[0] == 70 and ("gone away" in said[0] or "rank 1" in said[0]), said[0]
 
 
-def test_a_rank_that_hangs_is_named_after_the_timeout():
-    with Ranks(2, "trace", "demo:digits", "--rtol", "1e-6", "--rank-timeout", "8", *PLAIN) as ranks:
-        time.sleep(15)
+def test_a_rank_that_hangs_is_named_after_the_timeout(tmp_path):
+    kept = ["--resume", tmp_path / "state", "--checkpoint-seconds", "0"]
+    with Ranks(2, "trace", "demo:digits", "--rtol", "1e-6", "--rank-timeout", "25", *kept, *PLAIN) as ranks:
+        until_saved(tmp_path / "state", 2)
         ranks.send(signal.SIGSTOP, rank=1)
         try:
             said = ranks.processes[0].communicate(timeout=90)[1]
