@@ -87,7 +87,8 @@ def _execute(configs: Sequence[RunConfig], output: Output, cluster: Solo) -> Non
     try:
         _run_and_show(configs, output, cluster, keeping, observer, errors)
     except BaseException as error:
-        status = error.code if isinstance(error, SystemExit) else getattr(error, "exit_status", EXIT_BUG)
+        other = EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_BUG
+        status = error.code if isinstance(error, SystemExit) else getattr(error, "exit_status", other)
         _write_status(keeping, cluster, status)
         raise
     _write_status(keeping, cluster, EXIT_OK)

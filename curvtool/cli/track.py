@@ -33,7 +33,7 @@ def track(flags: dict[str, Any], output: Output) -> None:
     """The same analyses over the checkpoints of a training run, a row each in a file of JSON lines (-o rows.jsonl).
 
     Each search for eigenpairs may start from the vectors of the checkpoint before. Started again, it goes on after the
-    last row. The analyses are those of the project file; without one the largest eigenvalue.
+    last row. The analyses are those of the project file; without one the five largest eigenvalues.
     """
     from curvtool.cli.execute import execute_track
 

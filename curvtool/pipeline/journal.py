@@ -139,9 +139,10 @@ class Journal(Observer):
         key = self._next_key(name)
         entry = self._entries[key] = _Entry(operator, space=space)
         if key in self._before and self.folder is not None:
-            entry.result = self._restored(key, operator, entry.space)
+            result = self._restored(key, operator, entry.space)
+            entry.result = copied(result)  # who asked for it may go on with its tensors in place
             entry.cost = None if entry.meter is None else _spent(entry.meter)
-            return cast(Result, copied(entry.result) if entry.space is None else entry.result)
+            return cast(Result, result)
         del self._entries[key]
         self._scopes.append([key, 0])
         try:
@@ -150,7 +151,7 @@ class Journal(Observer):
             self._scopes.pop()
         for inside in [each for each in self._entries if each.startswith(key + "/")]:
             del self._entries[inside]
-        if self.folder is not None:  # who asked for it may go on with its tensors in place
+        if self.folder is not None:  # likewise
             entry.result = copied(made)
         entry.cost = None if entry.meter is None else _spent(entry.meter)
         self._entries[key] = entry

@@ -45,10 +45,10 @@ def _headline(analysis: Analysis) -> str:
     """The first number of an analysis with its error."""
     if isinstance(analysis, Eigs) and analysis.eigenvalues:
         pair = analysis.eigenvalues[0]
-        return with_error(pair.value, pair.error_bound)
+        return f"{with_error(pair.value, pair.error_bound)} +- {number(pair.error_bound, 2)}"
     if isinstance(analysis, Trace):
         half = (analysis.ci95[1] - analysis.ci95[0]) / 2 if analysis.ci95 is not None else None
-        return with_error(analysis.value, half) if half is not None else number(analysis.value, 5)
+        return number(analysis.value, 5) if half is None else f"{with_error(analysis.value, half)} +- {number(half, 2)}"
     return ""
 
 
