@@ -65,6 +65,17 @@ def _rebuild(
     return kind(code, message, expected=expected, received=received, remedy=remedy)
 
 
+def to_data(error: CurvtoolError) -> list[str]:
+    """The error as JSON can hold it."""
+    return [type(error).__name__, error.code, *error.words]
+
+
+def from_data(told: list[str]) -> CurvtoolError:
+    """The error that `to_data` told of."""
+    name, code, *words = told
+    return _rebuild(globals()[name], code, *words)
+
+
 class UsageError(CurvtoolError):
     """CT001-CT009: a flag, a variable or a configuration key that makes no sense (exit 2)."""
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -19,7 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from curvtool.cluster.place import Place, place_of
 from curvtool.cluster.solo import Solo
-from curvtool.errors import EXIT_RANK_LOST, RankLost, is_out_of_memory
+from curvtool.errors import EXIT_RANK_LOST, CurvtoolError, RankLost, from_data, is_out_of_memory, to_data
 
 Result = TypeVar("Result")
 TIMEOUT_SECONDS = 600.0
@@ -116,6 +116,24 @@ class ProcessGroup(Solo):
         padded[: len(own)] = own
         rows = self.gather(padded)
         return [json.loads(bytes(row[:length].tolist())) for row, length in zip(rows, lengths, strict=True)]
+
+    def first(self, do: Callable[[], Result]) -> Result:
+        """What the first rank alone does, as reading or writing a file: its result (data that JSON can hold) on all.
+
+        Raises:
+            CurvtoolError: what came of it, on all ranks.
+        """
+        result: Any = None
+        error: CurvtoolError | None = None
+        if self.is_first:
+            try:
+                result = do()
+            except CurvtoolError as raised:
+                error = raised
+        told, result_told = self.gather_objects([error and to_data(error), result])[0]
+        if told is not None:
+            raise error or from_data(told)
+        return cast(Result, result if self.is_first else result_told)
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on one rank at least."""

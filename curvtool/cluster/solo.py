@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -66,6 +69,14 @@ class Solo:
     def gather_objects(self, value: Any) -> list[Any]:
         """Every rank's value, in their order."""
         return [value]
+
+    def first(self, do: Callable[[], Result]) -> Result:
+        """What the first rank alone does, as reading or writing a file: its result (data that JSON can hold) on all.
+
+        Raises:
+            CurvtoolError: what came of it, on all ranks.
+        """
+        return do()
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on one rank at least."""

@@ -21,7 +21,7 @@ from curvtool.report.write import check_writable, write_atomic
 def run_diag(stage: Stage, analysis: DiagConfig) -> report.Diag:
     """The diagonal of the chosen matrix, and its file."""
     if analysis.out is not None:
-        stage.on_first(lambda: check_writable(Path(str(analysis.out))))
+        stage.cluster.first(lambda: check_writable(Path(str(analysis.out))))
     operator = stage.checked_operator(analysis.operator, group_size=analysis.probe_group)
     operator.execution.release()  # the probes run on groups of their own
     result = stage.estimate(
@@ -57,7 +57,7 @@ def _write(path: Path, result: DiagonalResult, operator: CurvatureOperator, stag
         "model": stage.loaded.model_name,
     }
     host = {name: t.cpu().contiguous() for name, t in tensors.items()}
-    stage.on_first(lambda: write_atomic(path, to_bytes(host, metadata)))
+    stage.cluster.first(lambda: write_atomic(path, to_bytes(host, metadata)))
 
 
 def _whole(operator: CurvatureOperator, vector: torch.Tensor | None) -> torch.Tensor | None:

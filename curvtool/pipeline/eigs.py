@@ -28,7 +28,7 @@ NOISE_OF_PAIRS = 3  # an eigenpair's noise in units of a random vector's, which 
 def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
     """Extreme eigenvalues of the chosen matrix, their vectors and each layer's where asked for."""
     if analysis.vectors is not None:
-        stage.on_first(lambda: check_writable(Path(str(analysis.vectors))))
+        stage.cluster.first(lambda: check_writable(Path(str(analysis.vectors))))
     start = _load(stage, analysis.start)
     locked = _load(stage, analysis.deflate)
     operator = stage.checked_operator(analysis.operator, keep_gradient=True)
@@ -143,7 +143,7 @@ def _write_vectors(path: Path, result: EigenvaluesResult, operator: CurvatureOpe
     }
     rows = stage.all_coordinates(operator, result.vectors)
     shapes = operator.problem.shapes
-    stage.on_first(lambda: write_atomic(path, to_bytes(stacked_parts(rows, shapes), metadata)))
+    stage.cluster.first(lambda: write_atomic(path, to_bytes(stacked_parts(rows, shapes), metadata)))
 
 
 def _per_layer(stage: Stage, analysis: EigsConfig, layers: dict[str, report.LayerEigenvalue]) -> None:

@@ -40,7 +40,7 @@ def run_jacnorm(stage: Stage, analysis: JacnormConfig) -> report.JacNorm:
         )
     for file in (analysis.per_example, analysis.directions):
         if file:
-            stage.on_first(partial(check_writable, Path(file)))
+            stage.cluster.first(partial(check_writable, Path(file)))
     labels = _labels(problem) if analysis.per_class else None
     jacobian = InputJacobian(
         problem,
@@ -85,7 +85,7 @@ def run_jacnorm(stage: Stage, analysis: JacnormConfig) -> report.JacNorm:
             f"{'yes' if result.top_exact else 'no'})",
         )
     if analysis.per_example:
-        stage.save(lambda: stage.on_first(lambda: _write_examples(Path(str(analysis.per_example)), result)))
+        stage.save(lambda: stage.cluster.first(lambda: _write_examples(Path(str(analysis.per_example)), result)))
     if analysis.directions:
         stage.attempt(lambda: _write_directions(Path(str(analysis.directions)), jacobian, result, stage))
     by_embeddings = not any(t.is_floating_point() for _, t in named_tensors(problem.data.inputs))
@@ -130,7 +130,7 @@ def _write_directions(path: Path, jacobian: InputJacobian, result: JacobianNorms
     }
     metadata = {"what": "sigma u = J v: spectral, outputs (u), inputs (v), a row an example of index"}
     host = {name: t.cpu().contiguous() for name, t in tensors.items()}
-    stage.on_first(lambda: write_atomic(path, to_bytes(host, metadata)))
+    stage.cluster.first(lambda: write_atomic(path, to_bytes(host, metadata)))
 
 
 def _check_listed(stage: Stage, result: JacobianNormsResult, norm: str) -> None:

@@ -99,7 +99,7 @@ class Journal(Observer):
                 received="the state of another run, or of this one",
                 remedy=f"--resume {folder.path} to go on from it, or another folder",
             )
-        folder.check_writable()
+        folder.open(self.inner.notice)
         self.folder = folder
         found = folder.load() if go_on else None
         if found is not None:
@@ -108,6 +108,11 @@ class Journal(Observer):
             self.inner.notice(f"going on from the state in {folder.path}{before}")
         elif go_on:
             self.inner.notice(f"no state in {folder.path} yet: starting afresh")
+
+    def close(self) -> None:
+        """Leaves the folder to others."""
+        if self.folder is not None:
+            self.folder.close()
 
     @property
     def has_saved(self) -> bool:

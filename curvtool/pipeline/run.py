@@ -96,8 +96,24 @@ def run_all(
     journal: Journal | None = None
     if keeping is not None or cluster.size > 1:
         observer = journal = Journal(observer, cluster, was_asked, keeping.seconds if keeping else math.inf)
-    if journal is not None and keeping is not None:
-        journal.keep_in(StateFolder(keeping.path, cluster, facts), keeping.go_on)
+    try:
+        if journal is not None and keeping is not None:
+            journal.keep_in(StateFolder(keeping.path, cluster, facts), keeping.go_on)
+        return _reported(configs, loaded, observer, cluster, journal, start, started)
+    finally:
+        if journal is not None:
+            journal.close()
+
+
+def _reported(
+    configs: Sequence[RunConfig],
+    loaded: Loaded,
+    observer: Observer,
+    cluster: Solo,
+    journal: Journal | None,
+    start: torch.Tensor | None,
+    started: str,
+) -> Outcome:
     problem = loaded.problem
     if problem.device.type == "cpu":
         reuse_freed_pages() if problem.sharded is None else return_large_blocks()

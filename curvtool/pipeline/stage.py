@@ -10,7 +10,7 @@ import torch
 
 from curvtool.cluster.solo import Solo
 from curvtool.config.schema import RunConfig
-from curvtool.errors import STOPPING, CurvtoolError, Interrupted, UsageError, cause_of
+from curvtool.errors import STOPPING, CurvtoolError, Interrupted, cause_of
 from curvtool.estimators.observer import Observer
 from curvtool.operators.base import LinearOperator
 from curvtool.operators.curvature import CurvatureOperator
@@ -168,27 +168,6 @@ class Stage:
             self.stopped = stop.cause
         except STOPPING as error:
             self.stopped = cause_of(error)
-
-    def on_first(self, do: Callable[[], None]) -> None:
-        """On the first rank alone, as what reads or writes files; what it raises is raised on all.
-
-        Raises:
-            CurvtoolError: what came of it.
-        """
-        raised: CurvtoolError | None = None
-        if self.cluster.is_first:
-            try:
-                do()
-            except CurvtoolError as error:
-                raised = error
-        if self.cluster.size > 1:
-            words = None if raised is None else [raised.code, *raised.words]
-            told = self.cluster.gather_objects(words)[0]
-            if told is not None and raised is None:
-                code, message, expected, received, remedy = told
-                raised = UsageError(code, message, expected=expected, received=received, remedy=remedy)
-        if raised is not None:
-            raise raised
 
     def all_coordinates(self, operator: CurvatureOperator, vectors: torch.Tensor) -> torch.Tensor:
         """Vectors of the operator's space with all their coordinates on the first rank's host, (k, P); none elsewhere.

@@ -1,11 +1,12 @@
 """A folder with the state of a run: what was saved last, and what was saved before that.
 
-    state.json                     the entries, a fingerprint of the problem, and the files with their checksums
-    previous.json                  the same of the state before, for when a file of the last one is damaged
     000017/rank-0-of-4.safetensors the tensors that each rank held
+    000017/state.json              the entries, a fingerprint of the problem, and the files with their checksums
+    lock                           held by the process that writes, and naming it
 
-A state becomes the last one by the replacement of `state.json` alone, after all of its files are on the disk. Another
-number of ranks can read it: each takes the coordinates that it is to hold out of the files of all.
+A state counts from the moment that its `state.json` is there, after all of its files are on the disk, and none of them
+is written again. Another number of ranks can read it: each takes the coordinates that it is to hold out of the files of
+all.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,12 @@ from curvtool.errors import LoadError, UsageError
 from curvtool.linalg.shards import Shards
 from curvtool.linalg.space import VectorSpace
 from curvtool.pipeline.codec import decode, encode
+from curvtool.pipeline.lock import Lock
 from curvtool.report.write import check_writable, write_atomic
 
-_VERSION = 1
-_LAST, _BEFORE = "state.json", "previous.json"
+_VERSION = 2
+_MANIFEST = "state.json"
+_NUMBERED = "[0-9]" * 6
 _READ_AT_ONCE = 2**24
 
 
@@ -45,35 +48,48 @@ class StateFolder:
 
     def __init__(self, path: Path, cluster: Solo, fingerprint: Mapping[str, str]) -> None:
         self.path, self.cluster, self.fingerprint = path, cluster, dict(fingerprint)
-        self._generation = 0
+        self.fell_back = False
+        self._whole: list[int] = []  # the states that are to be kept, the last one first
+        self._next = 1
+        self._lock: Lock | None = None
+        self._files: list[str] = []
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was saved there."""
-        return not any((self.path / name).exists() for name in (_LAST, _BEFORE))
+        return not self._saved()
 
-    def check_writable(self) -> None:
-        """Makes the folder, before anything is computed.
+    def open(self, notice: Callable[[str], None] = lambda _: None) -> None:
+        """Makes the folder, and keeps other processes out of it; before anything is computed.
+
+        Args:
+            notice: is told where another process has to be waited for.
 
         Raises:
-            UsageError: CT007, it cannot be made or written to.
+            UsageError: CT007, it cannot be made or written to; CT066, another process writes there.
         """
-        failure = None
-        if self.cluster.is_first:
+
+        def take() -> int:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                check_writable(self.path / _LAST)
-            except (OSError, UsageError) as error:
-                failure = error.message if isinstance(error, UsageError) else str(error)
-        failure = self.cluster.gather_objects(failure)[0]
-        if failure is not None:
-            raise UsageError(
-                "CT007",
-                f"no state can be kept in {self.path}",
-                expected="a folder that can be made and written to",
-                received=failure,
-                remedy="another folder",
-            )
+            except OSError as error:
+                raise UsageError(
+                    "CT007",
+                    f"no state can be kept in {self.path}",
+                    expected="a folder that can be made and written to",
+                    received=str(error),
+                    remedy="another folder",
+                ) from error
+            check_writable(self.path / _MANIFEST)
+            self._lock = Lock(self.path / "lock", notice)
+            return 1 + max((int(folder.name) for folder in self.path.glob(_NUMBERED)), default=0)
+
+        self._next = self.cluster.first(take)
+
+    def close(self) -> None:
+        """Lets other processes in again."""
+        if self._lock is not None:
+            self._lock.release()
 
     def save(self, entries: Mapping[str, tuple[Any, VectorSpace | None]]) -> str | None:
         """Writes the values, each with the space of its vectors; on all ranks together.
@@ -81,50 +97,42 @@ class StateFolder:
         Returns:
             Why it was not possible: what was there before is there still. None where it was.
         """
-        generation = self._generation + 1
-        folder = self.path / f"{generation:06d}"
+        generation, self._next = self._next, self._next + 1
+        folder = self._folder(generation)
         tensors: dict[str, torch.Tensor] = {}
         trees = {key: encode(value, _putter(key, space, tensors)) for key, (value, space) in entries.items()}
         own = tensors if self.cluster.is_first else {k: t for k, t in tensors.items() if k.startswith("vectors/")}
         written: list[Any] = self.cluster.gather_objects(self._write(folder, own))
         failure = next((each for each in written if isinstance(each, str)), None)
         if failure is None and self.cluster.is_first:
-            manifest = {
-                "version": _VERSION, "fingerprint": self.fingerprint, "generation": generation,
-                "files": written, "entries": trees,
-            }  # fmt: skip
-            failure = self._publish(json.dumps(manifest).encode())
+            manifest = {"version": _VERSION, "fingerprint": self.fingerprint, "files": written, "entries": trees}
+            failure = _publish(folder / _MANIFEST, json.dumps(manifest).encode())
         failure = self.cluster.gather_objects(failure)[0]
         if failure is None:
-            self._generation = generation
+            self._whole = [generation, *self._whole[:1]]
         if self.cluster.is_first:
-            self._remove_all_but(self._generation, self._generation - 1)
+            self._remove_all_others()
         return failure
 
     def load(self) -> dict[str, Any] | None:
         """The last entries as they were encoded, or those before where a file is damaged; None if there are none.
 
         Raises:
-            LoadError: CT062, both are damaged; CT063, they belong to another problem.
+            LoadError: CT062, all are damaged; CT063, they belong to another problem.
         """
         damaged: list[str] = []
-        for name in (_LAST, _BEFORE):
-            path = self.path / name
-            if not path.exists():
-                continue
-            try:
-                manifest = json.loads(path.read_bytes())
-                fine = manifest["version"] == _VERSION and self._is_whole(manifest)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                damaged.append(f"{name}: {error}")
-                continue
-            if not fine:
-                damaged.append(f"{name}: a file of it is missing, cut short or changed")
+        saved = self.cluster.first(self._saved)
+        for generation in saved:
+            manifest, told = self._read(generation)
+            told = next((each for each in self.cluster.gather_objects(told) if each), "")
+            if told:
+                damaged.append(f"{generation:06d}: {told}")
                 continue
             self._check_fingerprint(manifest["fingerprint"])
-            self._generation = manifest["generation"]
+            self._whole, self.fell_back = [generation], bool(damaged)
+            if not damaged and len(saved) > 1:
+                self._whole.append(saved[1])
             self._files = [str(self.path / file["name"]) for file in manifest["files"]]
-            self.fell_back = bool(damaged)
             return dict(manifest["entries"])
         if damaged:
             raise LoadError(
@@ -172,6 +180,28 @@ class StateFolder:
         assert found is not None
         return found.to(space.device)
 
+    def _folder(self, generation: int) -> Path:
+        return self.path / f"{generation:06d}"
+
+    def _saved(self) -> list[int]:
+        """The numbers of the states, the last one first; one that was being written does not count."""
+        return sorted((int(each.parent.name) for each in self.path.glob(f"{_NUMBERED}/{_MANIFEST}")), reverse=True)
+
+    def _read(self, generation: int) -> tuple[dict[str, Any], str]:
+        """What was written down of a state; and in words what is wrong with it, the ranks sharing its files."""
+        try:
+            manifest = json.loads((self._folder(generation) / _MANIFEST).read_bytes())
+            if manifest["version"] != _VERSION:
+                return {}, f"written by another version of curvtool (format {manifest['version']})"
+            files = manifest["files"]
+            for number in self.cluster.share(len(files)):
+                path = self.path / files[number]["name"]
+                if path.stat().st_size != files[number]["size"] or _checksum(path) != files[number]["crc32"]:
+                    return {}, f"{path.name} is cut short or changed"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return {}, f"{_MANIFEST}: {error}"
+        return manifest, ""
+
     def _write(self, folder: Path, tensors: dict[str, torch.Tensor]) -> Any:
         """What is written down of this rank's file: its name, size and checksum; or in words why there is none."""
         path = folder / f"rank-{self.cluster.rank}-of-{self.cluster.size}.safetensors"
@@ -183,22 +213,6 @@ class StateFolder:
             return {"name": f"{folder.name}/{path.name}", "size": path.stat().st_size, "crc32": _checksum(path)}
         except (OSError, SafetensorError) as error:
             return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-    def _publish(self, manifest: bytes) -> str | None:
-        try:
-            if (self.path / _LAST).exists():
-                write_atomic(self.path / _BEFORE, (self.path / _LAST).read_bytes())
-            write_atomic(self.path / _LAST, manifest)
-        except (UsageError, OSError) as error:
-            return error.received if isinstance(error, UsageError) else str(error)
-        return None
-
-    def _is_whole(self, manifest: Mapping[str, Any]) -> bool:
-        for told in manifest["files"]:
-            path = self.path / told["name"]
-            if not path.exists() or path.stat().st_size != told["size"] or _checksum(path) != told["crc32"]:
-                return False
-        return True
 
     def _check_fingerprint(self, found: Mapping[str, str]) -> None:
         different = [name for name in self.fingerprint if found.get(name) != self.fingerprint[name]]
@@ -213,12 +227,20 @@ class StateFolder:
                 remedy="the same command as before; or another folder",
             )
 
-    def _remove_all_but(self, *generations: int) -> None:
-        kept = {f"{generation:06d}" for generation in generations}
-        for folder in self.path.glob("[0-9]" * 6):
-            if folder.name not in kept:
-                with contextlib.suppress(OSError):
+    def _remove_all_others(self) -> None:
+        for folder in self.path.glob(_NUMBERED):
+            if int(folder.name) not in self._whole:
+                with contextlib.suppress(OSError):  # without what makes it count first, should this be stopped
+                    (folder / _MANIFEST).unlink(missing_ok=True)
                     shutil.rmtree(folder)
+
+
+def _publish(path: Path, manifest: bytes) -> str | None:
+    try:
+        write_atomic(path, manifest)
+    except UsageError as error:
+        return error.received
+    return None
 
 
 def _putter(key: str, space: VectorSpace | None, tensors: dict[str, torch.Tensor]) -> Any:

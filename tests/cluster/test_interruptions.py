@@ -75,7 +75,7 @@ def small_disk(folder):
 
 def whole(folder):
     """No report and no state is there by half."""
-    for path in [folder / "r.json", *(folder / "disk" / "state").glob("*.json")]:
+    for path in [folder / "r.json", *(folder / "disk" / "state").glob("*/state.json")]:
         if path.exists():
             json.loads(path.read_text())
 

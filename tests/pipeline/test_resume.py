@@ -1,6 +1,7 @@
 """Runs that are stopped and go on: they end in the numbers of the uninterrupted one, and no state is half there."""
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from curvtool.config.resolve import resolve
 from curvtool.errors import LoadError, StopRequested, UsageError
+from curvtool.pipeline import lock
 from curvtool.pipeline.journal import Keeping
 from curvtool.pipeline.run import run
 
@@ -113,13 +115,17 @@ def test_a_cut_off_state_falls_back_to_the_one_before(uninterrupted, tmp_path):
     config, folder = configured("eigs"), tmp_path / "state"
     for at in (12, 14):
         assert stopped_at(config, folder, at)
-    (last,) = sorted(folder.glob("[0-9]*"))[-1].iterdir()
+    (last,) = sorted(folder.glob("[0-9]*"))[-1].glob("*.safetensors")
     last.write_bytes(last.read_bytes()[:-100])
     told = []
     observer = type("Told", (), {"notice": lambda _, text: told.append(text), "begin": no, "advance": no})()
     outcome = run(config, observer, keeping=Keeping(folder, go_on=True))
     assert "the one before it" in told[-1] or any("the one before it" in text for text in told)
     same(numbers(outcome.report), uninterrupted("eigs"))
+
+
+def saved(folder):
+    return {path: path.read_bytes() for path in folder.glob("*/state.json")}
 
 
 def no(*_, **__):
@@ -129,9 +135,36 @@ def no(*_, **__):
 def test_both_states_cut_off(tmp_path):
     config, folder = configured("eigs"), tmp_path / "state"
     assert stopped_at(config, folder, 12)
-    (folder / "state.json").write_text("{")
+    for manifest in folder.glob("*/state.json"):
+        manifest.write_text("{")
     with pytest.raises(LoadError, match="CT062"):
         stopped_at(config, folder, 3)
+
+
+def test_the_last_state_cut_off_each_time(uninterrupted, tmp_path):
+    """What it went back to stays there until a whole one has come after it."""
+    config, folder = configured("eigs"), tmp_path / "state"
+    assert stopped_at(config, folder, 12)
+    for at in (14, 15, 16, 17):
+        assert stopped_at(config, folder, at)
+        (last,) = sorted(folder.glob("[0-9]*"))[-1].glob("*.safetensors")
+        last.write_bytes(last.read_bytes()[:-100])
+    same(numbers(run(config, keeping=Keeping(folder, go_on=True)).report), uninterrupted("eigs"))
+
+
+def test_two_processes_on_one_folder(tmp_path, monkeypatch):
+    config, folder = configured("eigs"), tmp_path / "state"
+    assert stopped_at(config, folder, 12)
+    monkeypatch.setattr(lock, "PATIENCE_SECONDS", 1.0)
+    told = []
+    other = lock.Lock(folder / "lock")
+    with pytest.raises(UsageError, match="CT066") as raised:
+        lock.Lock(folder / "lock", told.append)
+    assert f"process {os.getpid()} on" in raised.value.received and "waiting" in told[0]
+    with pytest.raises(UsageError, match="CT066"):
+        stopped_at(config, folder, 3)
+    other.release()
+    assert stopped_at(config, folder, 3)
 
 
 def test_a_state_of_another_run(tmp_path):
@@ -147,9 +180,9 @@ def test_a_stop_while_it_catches_up_loses_nothing(uninterrupted, tmp_path):
     """The state that it goes on from knows more than the run that has just begun."""
     config, folder = configured("full check"), tmp_path / "state"
     assert stopped_at(config, folder, 20)
-    before = (folder / "state.json").read_bytes()
+    before = saved(folder)
     assert stopped_at(config, folder, 1)
-    assert (folder / "state.json").read_bytes() == before
+    assert saved(folder) == before
     outcome = run(config, keeping=Keeping(folder, go_on=True))
     same(numbers(outcome.report), uninterrupted("full check"))
 

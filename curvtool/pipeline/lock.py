@@ -1,0 +1,71 @@
+"""A lock on a folder that two processes must not write to at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from curvtool.errors import UsageError
+
+PATIENCE_SECONDS = 100.0  # a machine that went down may hold its lock on a network's files for 90 s
+_LOOK_SECONDS = 0.5
+
+
+class Lock:
+    """Taken when made, held until it is released or the process ends, however it ends.
+
+    Where a file system knows no locks, nothing is locked.
+
+    Args:
+        path: the file to lock; it is made, and names the process that holds it.
+        notice: is told where another process has to be waited for.
+
+    Raises:
+        UsageError: CT066, another process holds it still.
+    """
+
+    def __init__(self, path: Path, notice: Callable[[str], None] = lambda _: None) -> None:
+        self._handle: int | None = None
+        try:
+            import fcntl
+        except ImportError:  # no such locks on this system
+            return
+        until: float | None = None
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                holder = os.pread(handle, 200, 0).decode(errors="replace").strip()
+                if until is None:
+                    until = time.monotonic() + PATIENCE_SECONDS
+                    notice(f"{path.parent} is in use by {holder}: waiting for {PATIENCE_SECONDS:g} s at most")
+                if time.monotonic() < until:
+                    time.sleep(_LOOK_SECONDS)
+                    continue
+                os.close(handle)
+                raise UsageError(
+                    "CT066",
+                    f"another process is writing to {path.parent}",
+                    expected="one process, or one group of ranks, at a time",
+                    received=f"in use by {holder}",
+                    remedy="wait for it, or give this one another folder",
+                ) from None
+            except OSError:
+                os.close(handle)
+                return
+        self._handle = handle
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without a name
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Lets others take it."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
