@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from curvtool.cli import interruption
+from curvtool.cli.console import make_console, show_settings
 from curvtool.cli.options import Output
 from curvtool.cli.progress import TerminalObserver
 from curvtool.cli.ranks import joined
-from curvtool.config.resolve import resolve, resolve_all
+from curvtool.config.resolve import resolve
 from curvtool.config.schema import RunConfig
 from curvtool.errors import (
     EXIT_BUG,
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from curvtool.cluster.solo import Solo
     from curvtool.pipeline.journal import Keeping
     from curvtool.report.model import Report
-
-_PIPED_WIDTH = 120
 
 
 def execute(kind: str, flags: dict[str, Any], output: Output) -> None:
@@ -66,7 +64,7 @@ def _execute(configs: Sequence[RunConfig], output: Output, cluster: Solo) -> Non
     quiet = output.quiet or not cluster.is_first
     observer = TerminalObserver(errors, quiet=quiet, verbose=output.verbose)
     if output.verbose and cluster.is_first:
-        _show_settings(config, errors)
+        show_settings(configs, errors)
     if output.dry_run:
         from curvtool.pipeline.plan import plan
         from curvtool.render.table import print_plan
@@ -83,7 +81,7 @@ def _execute(configs: Sequence[RunConfig], output: Output, cluster: Solo) -> Non
         if output.json not in (None, "-"):
             write_atomic(Path(str(output.json)), text.encode())
         return
-    keeping = _keeping(output)
+    keeping = keeping_of(output)
     try:
         _run_and_show(configs, output, cluster, keeping, observer, errors)
     except BaseException as error:
@@ -129,42 +127,7 @@ def _run_and_show(
         raise NotConverged("CT045", "not converged, and --strict was given", remedy="see the warnings above")
 
 
-def execute_track(pattern: str | None, flags: dict[str, Any], output: Output, shard: str | None, start: str) -> None:
-    """Runs the same analyses over checkpoints, a row each."""
-    from curvtool.pipeline.checkpoints import found_by
-
-    paths = found_by(pattern, shard)
-    if not paths:
-        make_console(output, stderr=True).print(f"no checkpoints in part {shard}: there are fewer than parts")
-        return
-    flags["checkpoint"] = str(paths[0])
-    configs = resolve_all(flags, config_file=output.config, default="eigs")
-    with joined(configs[0].compute.rank_timeout) as cluster:
-        errors = make_console(output, stderr=True)
-        quiet = output.quiet or not cluster.is_first
-        from curvtool.pipeline.track import Track
-        from curvtool.render.track import print_row, print_rows
-
-        target = Path(output.output) if output.output is not None else Path("track.jsonl")
-        track = Track(configs, paths, target, shard, start, cluster, _keeping(output), interruption.was_asked)
-        with TerminalObserver(errors, quiet=quiet, verbose=output.verbose) as observer:
-            rows = []
-            for row in track.rows(observer):
-                rows.append(row)
-                if cluster.is_first and not output.quiet:
-                    observer.notice(print_row(row))
-        if cluster.is_first:
-            if output.json == "-" or output.format == "json":
-                sys.stdout.writelines(json.dumps(row.model_dump(mode="json"), allow_nan=False) + "\n" for row in rows)
-            else:
-                print_rows(rows, make_console(output))
-        if track.failed is not None:
-            raise track.failed
-        if track.was_stopped:
-            raise SystemExit(EXIT_INTERRUPTED if interruption.was_ctrl_c() else EXIT_RESUMABLE)
-
-
-def _keeping(output: Output) -> Keeping | None:
+def keeping_of(output: Output) -> Keeping | None:
     """Where the state is kept, if anywhere; then signals wait for an end between two products."""
     from curvtool.pipeline.journal import Keeping
 
@@ -213,24 +176,3 @@ def _as_text(report: Any, json_text: str, format: str) -> str:
     from curvtool.render.text import to_csv, to_markdown
 
     return {"json": lambda: json_text, "csv": lambda: to_csv(report), "md": lambda: to_markdown(report)}[format]()
-
-
-def make_console(output: Output, *, stderr: bool = False) -> Console:
-    """A console of a fixed width when piped; colours as asked for."""
-    stream = sys.stderr if stderr else sys.stdout
-    piped = not stream.isatty()
-    return Console(
-        stderr=stderr,
-        width=_PIPED_WIDTH if piped and "COLUMNS" not in os.environ else None,
-        force_terminal=True if output.color == "always" else None,
-        no_color=True if output.color == "never" else None,
-        soft_wrap=stderr,
-    )
-
-
-def _show_settings(config: RunConfig, console: Console) -> None:
-    for name, source in config.sources.items():
-        if source != "default":
-            section, _, key = name.partition(".")
-            part = getattr(config, section, config.analysis)
-            console.print(f"{name} = {getattr(part, key)!r}  ({source})", style="dim", markup=False, highlight=False)

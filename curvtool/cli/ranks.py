@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -25,10 +26,14 @@ def joined(timeout: float) -> Iterator[Solo]:
     Args:
         timeout: seconds that a rank waits for the others.
     """
-    from curvtool.cluster.group import join
     from curvtool.cluster.place import place_of
 
-    waits = interruption.at_once() if place_of() is not None else nullcontext()
+    several = place_of() is not None
+    if several:  # a lost rank is told in our words, not by a stack trace of the library's
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from curvtool.cluster.group import join
+
+    waits = interruption.at_once() if several else nullcontext()
     with waits:  # what waits in the library for the others hears no signal
         cluster = join(timeout)
     if cluster.size == 1:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from curvtool.cli import interruption
 from curvtool.cli.options import Output, with_options
+from curvtool.errors import EXIT_INTERRUPTED, EXIT_RESUMABLE
 
 _HELP = "Checkpoints of a training run, as 'runs/*/step_*.pt' in quotes; in the order of their last number."
 _OWN = {
@@ -35,7 +40,42 @@ def track(flags: dict[str, Any], output: Output) -> None:
     Each search for eigenpairs may start from the vectors of the checkpoint before. Started again, it goes on after the
     last row. The analyses are those of the project file; without one the five largest eigenvalues.
     """
-    from curvtool.cli.execute import execute_track
+    from curvtool.cli.console import make_console, show_settings
+    from curvtool.cli.execute import keeping_of
+    from curvtool.cli.progress import TerminalObserver
+    from curvtool.cli.ranks import joined
+    from curvtool.config.resolve import resolve_all
+    from curvtool.pipeline.checkpoints import found_by
+    from curvtool.render.track import print_rows, row_line
 
-    pattern, shard, start = flags.pop("checkpoint"), flags.pop("shard"), flags.pop("start")
-    execute_track(pattern, flags, output, shard, start or "auto")
+    pattern, shard, start = flags.pop("checkpoint"), flags.pop("shard"), flags.pop("start") or "auto"
+    paths = found_by(pattern, shard)
+    errors = make_console(output, stderr=True)
+    if not paths:
+        errors.print(f"no checkpoints in part {shard}: there are fewer than parts", markup=False, highlight=False)
+        return
+    flags["checkpoint"] = str(paths[0])
+    configs = resolve_all(flags, config_file=output.config, default="eigs")
+    with joined(configs[0].compute.rank_timeout) as cluster:
+        from curvtool.pipeline.track import Track
+
+        if output.verbose and cluster.is_first:
+            show_settings(configs, errors)
+        target = Path(output.output) if output.output is not None else Path("track.jsonl")
+        track = Track(configs, paths, target, shard, start, cluster, keeping_of(output), interruption.was_asked)
+        quiet = output.quiet or not cluster.is_first
+        with TerminalObserver(errors, quiet=quiet, verbose=output.verbose) as observer:
+            rows = []
+            for row in track.rows(observer):
+                rows.append(row)
+                if not quiet:
+                    observer.notice(row_line(row))
+        if cluster.is_first:
+            if output.json == "-" or output.format == "json":
+                sys.stdout.writelines(json.dumps(row.model_dump(mode="json"), allow_nan=False) + "\n" for row in rows)
+            else:
+                print_rows(rows, make_console(output))
+        if track.failed is not None:
+            raise track.failed
+        if track.was_stopped:
+            raise SystemExit(EXIT_INTERRUPTED if interruption.was_ctrl_c() else EXIT_RESUMABLE)

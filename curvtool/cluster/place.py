@@ -61,6 +61,14 @@ def place_of(environment: Mapping[str, str] | None = None) -> Place | None:
             _number(environment, "MASTER_PORT", _port_of_step(environment)),
             "Slurm",
         )
+    elif _is_several(environment):
+        raise UsageError(
+            "CT003",
+            f"WORLD_SIZE is {environment['WORLD_SIZE']}, but there is no RANK",
+            expected="both, as torchrun sets them, or neither",
+            received="one process that cannot know which of several it is",
+            remedy="start it by torchrun or srun; or unset WORLD_SIZE",
+        )
     else:
         return None
     if not 0 <= place.rank < place.size:
@@ -72,6 +80,10 @@ def place_of(environment: Mapping[str, str] | None = None) -> Place | None:
             remedy="start it by torchrun or srun; or unset RANK and WORLD_SIZE",
         )
     return place if place.size > 1 else None
+
+
+def _is_several(environment: Mapping[str, str]) -> bool:
+    return "RANK" not in environment and environment.get("WORLD_SIZE", "1").strip() not in {"", "0", "1"}
 
 
 def _is_batch_script(environment: Mapping[str, str]) -> bool:

@@ -15,6 +15,7 @@ from curvtool.config.section import numbers_of
 from curvtool.errors import LoadError, UsageError
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.pipeline import settings
+from curvtool.pipeline.identity import check_alike, settings_of
 from curvtool.problem import demo
 from curvtool.problem.checkpoints import sniff
 from curvtool.problem.checkpoints.load import load_model
@@ -54,9 +55,17 @@ def load(
         data: the data, where they were read before.
 
     Raises:
-        LoadError, UsageError: what is missing or does not fit, and what to type.
+        LoadError, UsageError: what is missing or does not fit, and what to type; CT065, ranks of
+            other settings.
     """
-    device = settings.pick_device(config.compute.device, cluster or Solo())
+    cluster = cluster or Solo()
+    own = {"device", "rank_timeout"}
+    how = {f"compute.{name}": str(value) for name, value in vars(config.compute).items() if name not in own}
+    how["data.batch_size"] = config.data.batch_size
+    check_alike(cluster, settings_of([config]) | how)  # before collectives that would fail without saying why
+    device = settings.pick_device(config.compute.device, cluster)
+    if config.compute.shard_parameters and cluster.size == 1:
+        observer.notice("--shard-parameters: this process is alone, and holds all of them")
     files = sorted({source for source in config.sources.values() if source.endswith(".toml")})
     for file in files:
         keys = [key for key, source in config.sources.items() if source == file]

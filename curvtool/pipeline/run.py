@@ -21,7 +21,7 @@ from curvtool.config.analyses import (
     VerifyConfig,
 )
 from curvtool.config.schema import RunConfig
-from curvtool.errors import STOPPING, CurvtoolError, LoadError, RankLost, cause_of
+from curvtool.errors import STOPPING, CurvtoolError, RankLost, cause_of
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.distribution import SharedParameters, SharedSamples
 from curvtool.operators.memory import return_large_blocks, reuse_freed_pages
@@ -30,6 +30,7 @@ from curvtool.pipeline.check import run_check
 from curvtool.pipeline.density import run_density
 from curvtool.pipeline.diag import run_diag
 from curvtool.pipeline.eigs import run_eigs
+from curvtool.pipeline.identity import check_alike, fingerprint
 from curvtool.pipeline.jacnorm import run_jacnorm
 from curvtool.pipeline.journal import Journal, Keeping
 from curvtool.pipeline.load import Loaded, load
@@ -39,8 +40,6 @@ from curvtool.pipeline.state import StateFolder
 from curvtool.pipeline.trace import run_trace
 from curvtool.pipeline.verify import run_verify
 from curvtool.report import model as report
-
-_NOT_NUMBERS = ("checkpoint", "batch_size", "vectors", "out", "per_example", "directions", "lr")  # paths and sizes
 
 
 @dataclasses.dataclass
@@ -92,7 +91,7 @@ def run_all(
     cluster, config = cluster or Solo(), configs[0]
     loaded = loaded or load(config, observer, cluster)
     facts = fingerprint(configs, loaded) if keeping is not None or cluster.size > 1 else {}
-    _check_alike(cluster, facts)
+    check_alike(cluster, facts)
     journal: Journal | None = None
     if keeping is not None or cluster.size > 1:
         observer = journal = Journal(observer, cluster, was_asked, keeping.seconds if keeping else math.inf)
@@ -163,28 +162,6 @@ def _reported(
     return Outcome(whole, stopped, journal is not None and journal.has_saved, shared.pairs)
 
 
-def _check_alike(cluster: Solo, facts: dict[str, str]) -> None:
-    """Whether all ranks have the same problem: files staged on every machine, or data drawn at random, may differ.
-
-    Raises:
-        LoadError: CT065, they do not.
-    """
-    if cluster.size == 1:
-        return
-    everyone = cluster.gather_objects(facts)
-    for rank, others in enumerate(everyone):
-        different = [name for name in {**everyone[0], **others} if everyone[0].get(name) != others.get(name)]
-        if different:
-            name = different[0]
-            raise LoadError(
-                "CT065",
-                f"rank {rank} has another {name} than rank 0",
-                expected=f"{name} = {everyone[0].get(name, 'none')}",
-                received=f"{name} = {others.get(name, 'none')}",
-                remedy="the same command and the same files on every rank; data drawn at random need a seed",
-            )
-
-
 def _finished(stage: Stage, observer: Observer) -> report.Analysis:
     """The analysis' record; from before the run was stopped where it was through then."""
     made: list[report.Analysis] = []
@@ -227,24 +204,6 @@ def _stopped_early(cause: BaseException, before: str | None = None) -> report.Wa
     reason = cause.message if isinstance(cause, CurvtoolError) else "interrupted"
     what = "the numbers are partial" if before is None else f"{before} gave nothing yet"
     return report.Warning(code="CT204", message=f"stopped early: {reason}; {what}")
-
-
-def fingerprint(configs: Sequence[RunConfig], loaded: Loaded) -> dict[str, str]:
-    """What a state must belong to, by name: all that the numbers hang on but how and where they are computed."""
-    config, sections = configs[0], ("model", "data", "loss", "params")
-    values = {f"{name}.{key}": value for name in sections for key, value in vars(getattr(config, name)).items()}
-    values |= {f"compute.{name}": getattr(config.compute, name) for name in ("dtype", "seed", "tf32")}
-    for number, each in enumerate(configs):
-        name = each.analysis.kind if len(configs) == 1 else f"{each.analysis.kind} {number + 1}"
-        values |= {f"{name}.{key}": value for key, value in vars(each.analysis).items()}
-    problem = loaded.problem
-    facts = {
-        "analyses": ", ".join(each.analysis.kind for each in configs),
-        "checkpoint": loaded.checkpoint_sha256,
-        "data": problem.data.fingerprint(),
-        "number of parameters": str(problem.num_trainable),
-    }
-    return facts | {name: str(value) for name, value in values.items() if name.partition(".")[2] not in _NOT_NUMBERS}
 
 
 def _analyse(stage: Stage) -> report.Analysis:

@@ -14,12 +14,13 @@ import torch
 
 from curvtool.cluster.solo import Solo
 from curvtool.config.schema import RunConfig
-from curvtool.errors import CurvtoolError, DerivativeError, LoadError, StopRequested, UsageError
+from curvtool.errors import CurvtoolError, DerivativeError, LoadError, RankLost, StopRequested, UsageError
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.pipeline.checkpoints import step_of
+from curvtool.pipeline.identity import fingerprint
 from curvtool.pipeline.journal import Keeping
 from curvtool.pipeline.load import Loaded, load
-from curvtool.pipeline.run import fingerprint, run_all
+from curvtool.pipeline.run import run_all
 from curvtool.problem.checkpoints import sniff
 from curvtool.problem.data import Data
 from curvtool.problem.vectors import load_vectors, stacked_parts, to_bytes
@@ -66,8 +67,10 @@ class Track:
         self.failed: CurvtoolError | None = None  # the first checkpoint that was left out, and why
         self._choice = _Choice(start)
         self._vectors_file = target.with_name(target.name + ".vectors.safetensors")
-        if cluster.is_first:
-            check_writable(target)
+        cluster.first(lambda: check_writable(target))
+        self._there: dict[str, report.TrackRow] = {}
+        self._data: Data | None = None
+        self._vectors: torch.Tensor | None = None  # of the checkpoint before
 
     def rows(self, observer: Observer) -> Iterator[report.TrackRow]:
         """The rows in order, those that are there already first; each new one is on the disk when it is given.
@@ -76,82 +79,85 @@ class Track:
             CurvtoolError: the rows cannot be written, or are of other settings. A checkpoint that cannot be loaded or
                 analysed is left out, and `failed` says why.
         """
-        there = {row.checkpoint: row for row in read_rows(self.target)}
-        if self.cluster.size > 1:
-            self.cluster.barrier()
-        data: Data | None = None
-        vectors: torch.Tensor | None = None
-        run: str | None = None
-        checked = False  # whether the rows are of these settings
+        self._there = {row.checkpoint: row for row in read_rows(self.target)}
+        self.cluster.barrier()
+        before: Path | None = None
         for number, path in enumerate(self.paths):
-            if str(path.parent) != run:  # vectors of another run are of no use
-                run, vectors = str(path.parent), None
-            if str(path) in there:
-                row = there[str(path)]
-                if sniff.sha256(path) != row.checkpoint_sha256:
-                    raise LoadError(
-                        "CT063",
-                        f"{path} is another file than when its row was written",
-                        expected="the checkpoints as they were",
-                        received="another checksum",
-                        remedy="another file for the rows (-o)",
-                    )
-                if not checked:
-                    configs = [replace(c, model=replace(c.model, checkpoint=str(path))) for c in self.configs]
-                    loaded = load(configs[0], SILENT, self.cluster)
-                    data, checked = loaded.problem.data, True
-                    self._check_settings(there, configs, loaded)
+            if before is None or before.parent != path.parent:  # vectors of another run are of no use
+                self._vectors, before = None, None
+            row = self._there.get(str(path))
+            if row is not None:
+                self._check_known(path, row)
+            else:
+                row = self._new_row(number, path, before is not None, observer)
+            before = path
+            if self.was_stopped:
+                return
+            if row is not None:
                 self._choice.learn(row)
                 yield row
-                continue
-            configs = [replace(c, model=replace(c.model, checkpoint=str(path))) for c in self.configs]
-            observer.begin(f"checkpoint {number + 1} of {len(self.paths)}: {path.name}")
-            try:
-                loaded = load(configs[0], observer, self.cluster, data)
-            except LoadError as error:
-                self._leave_out(path, error, observer)
-                continue
-            data = loaded.problem.data
-            self._check_settings(there, configs, loaded)
-            if vectors is None and number and str(self.paths[number - 1].parent) == run:
-                vectors = self._vectors_before(loaded)
-            start = self._choice.pick(vectors is not None)
-            outcome = None
-            keeping = self._keeping_of(number)
-            try:
-                outcome = run_all(
-                    configs,
-                    observer,
-                    self.cluster,
-                    keeping,
-                    self.was_asked,
-                    loaded,
-                    vectors if start == "warm" else None,
-                )
-            except StopRequested:
-                self.was_stopped = True
-                return
-            except (LoadError, DerivativeError) as error:
-                self._leave_out(path, error, observer)
-                continue
-            if outcome.stopped is not None:
-                if isinstance(outcome.stopped, CurvtoolError):
-                    self._leave_out(path, outcome.stopped, observer)
-                    continue
-                self.was_stopped = True
-                return
-            row = self._row(path, start, outcome.report, configs, loaded)
-            pairs = next(iter(outcome.pairs.values()), None)
-            vectors = None if pairs is None else pairs.vectors
-            if self.cluster.is_first:
-                if vectors is not None and self.cluster.size == 1:
-                    self._write_vectors(loaded, vectors, path)
-                append_row(self.target, row)
-                if keeping is not None:
-                    shutil.rmtree(keeping.path, ignore_errors=True)
-            there[str(path)] = row
-            self._choice.learn(row)
-            yield row
+
+    def _check_known(self, path: Path, row: report.TrackRow) -> None:
+        """A row from before must be of the file that is there, and of these settings."""
+        if sniff.sha256(path) != row.checkpoint_sha256:
+            raise LoadError(
+                "CT063",
+                f"{path} is another file than when its row was written",
+                expected="the checkpoints as they were",
+                received="another checksum",
+                remedy="another file for the rows (-o)",
+            )
+        if self._data is None:
+            configs = self._configs_of(path)
+            loaded = load(configs[0], SILENT, self.cluster)
+            self._data = loaded.problem.data
+            self._check_settings(configs, loaded)
+
+    def _new_row(self, number: int, path: Path, follows: bool, observer: Observer) -> report.TrackRow | None:
+        """None where the checkpoint is left out, or the run was stopped."""
+        configs = self._configs_of(path)
+        observer.begin(f"checkpoint {number + 1} of {len(self.paths)}: {path.name}")
+        try:  # what is told of the data and the settings is told once
+            loaded = load(configs[0], observer if self._data is None else SILENT, self.cluster, self._data)
+        except LoadError as error:
+            self._leave_out(path, error, observer)
+            return None
+        self._data = loaded.problem.data
+        self._check_settings(configs, loaded)
+        if self._vectors is None and follows:
+            self._vectors = self._vectors_before(loaded)
+        start = self._choice.pick(self._vectors is not None)
+        vectors = self._vectors if start == "warm" else None
+        keeping = self._keeping_of(number)
+        try:
+            outcome = run_all(configs, observer, self.cluster, keeping, self.was_asked, loaded, vectors)
+        except StopRequested:
+            self.was_stopped = True
+            return None
+        except (LoadError, DerivativeError) as error:
+            self._leave_out(path, error, observer)
+            return None
+        if isinstance(outcome.stopped, RankLost):
+            raise outcome.stopped
+        if isinstance(outcome.stopped, CurvtoolError):
+            self._leave_out(path, outcome.stopped, observer)
+            return None
+        if outcome.stopped is not None:
+            self.was_stopped = True
+            return None
+        row = self._row(path, start, outcome.report, configs, loaded)
+        pairs = next(iter(outcome.pairs.values()), None)
+        self._vectors = None if pairs is None else pairs.vectors
+        if self._vectors is not None and self.cluster.size == 1:
+            self._write_vectors(loaded, self._vectors, path)
+        self.cluster.first(lambda: append_row(self.target, row))
+        if keeping is not None and self.cluster.is_first:
+            shutil.rmtree(keeping.path, ignore_errors=True)
+        self._there[str(path)] = row
+        return row
+
+    def _configs_of(self, path: Path) -> list[RunConfig]:
+        return [replace(c, model=replace(c.model, checkpoint=str(path))) for c in self.configs]
 
     def _leave_out(self, path: Path, error: CurvtoolError, observer: Observer) -> None:
         self.failed = self.failed or error
@@ -180,9 +186,9 @@ class Track:
             unavailable={} if step_of(path) is not None else {"step": "no number in the file's name"},
         )
 
-    def _check_settings(self, there: dict[str, report.TrackRow], configs: Sequence[RunConfig], loaded: Loaded) -> None:
+    def _check_settings(self, configs: Sequence[RunConfig], loaded: Loaded) -> None:
         """Rows of other settings are not to be mixed with these."""
-        if there and {row.settings for row in there.values()} != {_settings(configs, loaded)}:
+        if self._there and {row.settings for row in self._there.values()} != {_settings(configs, loaded)}:
             raise LoadError(
                 "CT063",
                 f"the rows in {self.target} are of other settings",

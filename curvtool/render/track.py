@@ -12,16 +12,17 @@ from curvtool.render.tables import new_table
 from curvtool.report.model import Analysis, Eigs, Trace, TrackRow
 
 
-def print_row(row: TrackRow) -> str:
+def row_line(row: TrackRow) -> str:
     """A line."""
     told = "; ".join(text for text in map(_headline, row.analyses) if text)
-    return f"{PurePath(row.checkpoint).name}: {told} ({_products(row):g} products, {row.start} start)"
+    path = PurePath(row.checkpoint)
+    return f"{PurePath(path.parent.name) / path.name}: {told} ({_products(row):g} products, {row.start} start)"
 
 
 def print_rows(rows: Sequence[TrackRow], console: Console) -> None:
     """A table, a line a checkpoint."""
     several = len({row.run for row in rows}) > 1
-    table = new_table(f"{len(rows)} checkpoints", console)
+    table = new_table(f"{len(rows)} checkpoint" + ("s" if len(rows) != 1 else ""), console)
     names = [*(["run"] if several else []), "step", "loss", "grad norm"]
     kinds = [f"{_name(each)}" for each in rows[0].analyses] if rows else []
     for name in [*names, *kinds, "products", "start"]:

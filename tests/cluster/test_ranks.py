@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import sys
 import textwrap
 import time
@@ -103,7 +104,7 @@ def alone(tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize(("size", "starter", "num"), [(2, "torchrun", 203), (3, "Slurm", 203), (4, "torchrun", 3)])
+@pytest.mark.parametrize(("size", "starter", "num"), [(3, "Slurm", 203), (4, "torchrun", 3)])
 def test_the_numbers_of_one_process(size, starter, num, alone, tmp_path):
     """Shares that differ in size, and ranks without a sample."""
     file, wanted = alone(num)
@@ -111,6 +112,16 @@ def test_the_numbers_of_one_process(size, starter, num, alone, tmp_path):
         statuses, out, said = ranks.ended()
     assert statuses == [0] * size, said
     assert out.count("Eigenvalues of the Hessian") == 1
+    same(json.loads((tmp_path / "r.json").read_text())["analyses"], wanted)
+
+
+def test_started_by_torchrun_itself(alone, tmp_path):
+    file, wanted = alone(203)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python"]
+    words = ["-m", "curvtool", "run", str(file), "--json", str(tmp_path / "r.json")]
+    ended = subprocess.run([*torchrun, sys.executable, *words], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("Eigenvalues of the Hessian") == 1
     same(json.loads((tmp_path / "r.json").read_text())["analyses"], wanted)
 
 
@@ -187,6 +198,16 @@ def test_a_rank_that_fails_ends_the_others_with_its_words(tmp_path):
     assert time.monotonic() - begin < 120
     assert statuses[1] == 3 and "the disk of this machine is gone" in said[1]
     assert statuses[0] == 70 and "rank 1 failed" in said[0]
+
+
+@pytest.mark.parametrize("flag", [["--num-samples", "{}"], ["-k", "{}"], ["--batch-size", "{}"]])
+def test_ranks_of_unlike_commands(flag):
+    """Told before collectives that would not fit each other."""
+    shell = f"exec {sys.executable} -m curvtool eigs {' '.join(flag).format('$((40 + RANK))')}"
+    with Ranks(2, "-c", shell, command=("bash",)) as ranks:
+        statuses, _, said = ranks.ended()
+    assert statuses == [3, 3]
+    assert sum(text.count("CT065") for text in said) == 1, said
 
 
 def test_what_all_ranks_refuse_is_told_once(tmp_path):
@@ -292,7 +313,9 @@ def test_the_place_by_the_variables(environment, wanted):
     assert found == wanted
 
 
-@pytest.mark.parametrize("environment", [{"RANK": "4", "WORLD_SIZE": "4"}, {"RANK": "x", "WORLD_SIZE": "2"}])
+@pytest.mark.parametrize(
+    "environment", [{"RANK": "4", "WORLD_SIZE": "4"}, {"RANK": "x", "WORLD_SIZE": "2"}, {"WORLD_SIZE": "2"}]
+)
 def test_variables_that_contradict_each_other(environment):
     with pytest.raises(UsageError, match="CT003"):
         place_of(environment)

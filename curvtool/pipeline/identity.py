@@ -1,0 +1,62 @@
+"""What a run is: the settings and the files that its numbers hang on, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from curvtool.cluster.solo import Solo
+from curvtool.config.schema import RunConfig
+from curvtool.errors import LoadError
+
+if TYPE_CHECKING:
+    from curvtool.pipeline.load import Loaded
+
+_NOT_NUMBERS = {  # paths and sizes
+    "checkpoint", "batch_size", "vectors", "out", "per_example", "directions", "lr",
+}  # fmt: skip
+
+
+def settings_of(configs: Sequence[RunConfig]) -> dict[str, str]:
+    """All settings that the numbers hang on, but for how and where they are computed."""
+    config, sections = configs[0], ("model", "data", "loss", "params")
+    values = {f"{name}.{key}": value for name in sections for key, value in vars(getattr(config, name)).items()}
+    values |= {f"compute.{name}": getattr(config.compute, name) for name in ("dtype", "seed", "tf32")}
+    for number, each in enumerate(configs):
+        name = each.analysis.kind if len(configs) == 1 else f"{each.analysis.kind} {number + 1}"
+        values |= {f"{name}.{key}": value for key, value in vars(each.analysis).items()}
+    told = {name: str(value) for name, value in values.items() if name.partition(".")[2] not in _NOT_NUMBERS}
+    return {"analyses": ", ".join(each.analysis.kind for each in configs), **told}
+
+
+def fingerprint(configs: Sequence[RunConfig], loaded: Loaded) -> dict[str, str]:
+    """What a state, a row or the other ranks must agree in: the settings, and what was loaded by them."""
+    problem = loaded.problem
+    return {
+        "checkpoint": f"sha256 {loaded.checkpoint_sha256[:16]}",
+        "data": f"sha256 {problem.data.fingerprint()[:16]}",
+        "number of parameters": str(problem.num_trainable),
+        **settings_of(configs),
+    }
+
+
+def check_alike(cluster: Solo, facts: Mapping[str, str]) -> None:
+    """Whether all ranks have the same: commands, files staged on every machine, or data drawn at random may differ.
+
+    Raises:
+        LoadError: CT065, they do not.
+    """
+    if cluster.size == 1:
+        return
+    everyone = cluster.gather_objects(dict(facts))
+    for rank, others in enumerate(everyone):
+        different = [name for name in {**everyone[0], **others} if everyone[0].get(name) != others.get(name)]
+        if different:
+            name = different[0]
+            raise LoadError(
+                "CT065",
+                f"rank {rank} has another {name} than rank 0",
+                expected=f"{name} = {everyone[0].get(name, 'none')}",
+                received=f"{name} = {others.get(name, 'none')}",
+                remedy="the same command and the same files on every rank; data drawn at random need a seed",
+            )
