@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from cases import Case
 
-from curvtool import Problem
+from curvtool import MatrixOperator, Problem
+from curvtool.operators.base import LinearOperator
 
 
 def dense_hessian(case: Case) -> torch.Tensor:
@@ -114,3 +115,10 @@ def dense_fisher(case: Case) -> torch.Tensor:
         gradients = _rows(-log_p[:, label], parameters)
         total = total + gradients.T @ (log_p[:, label].detach().exp()[:, None] * gradients)
     return total / _weight(case, output)
+
+
+class OneByOne(MatrixOperator):
+    """Its terms multiplied alone, so that a run can be stopped amid a pass."""
+
+    term_ranges = LinearOperator.term_ranges
+    term_products = LinearOperator.term_products

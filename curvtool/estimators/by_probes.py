@@ -78,6 +78,7 @@ class ProbeSearch:
         self.passes: list[np.ndarray] = []
         self.interval: Interval | None = None
         self.look = 0
+        self._sums = np.zeros((2, operator.num_terms))  # of the passes' forms, and of their squares
         self._block_sums = np.zeros((2, operator.num_terms, len(blocks.members) if blocks else 0))
         self._membership = _membership(blocks) if blocks else None
         self._made_before = np.zeros((0, operator.num_terms))
@@ -161,7 +162,9 @@ class ProbeSearch:
 
     def _draw(self, until: int) -> None:
         while len(self.passes) < until:
-            self.passes.append(self._one_pass(len(self.passes)))
+            made = self._one_pass(len(self.passes))
+            self.passes.append(made)
+            self._sums += np.stack([made, made**2])
             if len(self.passes) > len(self._made_before):
                 self.observer.advance(len(self.passes), self._running(), until - len(self.passes))
 
@@ -191,11 +194,13 @@ class ProbeSearch:
         return total
 
     def _running(self) -> str:
-        spread = ""
-        if len(self.passes) > 1:
-            deviation = np.stack(self.passes).var(axis=0, ddof=1).sum() ** 0.5
-            spread = f" +- {deviation / len(self.passes) ** 0.5:.2g}"
-        return f"trace {self.value:.5g}{spread}"
+        """For progress: at every pass, so not by all of them."""
+        num, (sums, squares) = len(self.passes), self._sums
+        value = (self.known.trace if self.known else 0.0) + sums.sum() / num
+        if num == 1:
+            return f"trace {value:.5g}"
+        variance = np.maximum(squares - sums**2 / num, 0.0).sum() / (num - 1)
+        return f"trace {value:.5g} +- {(variance / num) ** 0.5:.2g}"
 
 
 def _membership(blocks: Blocks) -> np.ndarray:

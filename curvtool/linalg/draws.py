@@ -8,6 +8,7 @@ a step are 64 signs, or one uniform number.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 
@@ -30,8 +31,7 @@ def random_signs(
         dtype: of the result.
         device: where they are drawn.
     """
-    of_byte = torch.arange(2**_BYTE, device=device)[:, None] >> torch.arange(_BYTE, device=device)
-    table = ((of_byte & 1) * 2 - 1).to(dtype)
+    table = _signs_of_bytes(dtype, device)
     of_rows = _of_rows(key, rows, device)
     found = []
     for some in columns:
@@ -63,6 +63,13 @@ def random_normals(
     return found.to(device)
 
 
+@lru_cache(maxsize=8)
+def _signs_of_bytes(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """The eight signs of every byte, shape (256, 8)."""
+    of_byte = torch.arange(2**_BYTE, device=device)[:, None] >> torch.arange(_BYTE, device=device)
+    return ((of_byte & 1) * 2 - 1).to(dtype)
+
+
 def _of_rows(key: int, rows: range, device: torch.device) -> torch.Tensor:
     """A state for each row, shape (len(rows), 1)."""
     numbers = torch.arange(rows.start + 1, rows.stop + 1, device=device)
@@ -76,6 +83,6 @@ def _words(of_rows: torch.Tensor, places: range) -> torch.Tensor:
 
 def _mixed(z: torch.Tensor) -> torch.Tensor:
     """SplitMix64's output function; the shifts are those of unsigned numbers."""
-    z = (z ^ ((z >> 30) & (2**34 - 1))) * _FIRST
-    z = (z ^ ((z >> 27) & (2**37 - 1))) * _SECOND
-    return z ^ ((z >> 31) & (2**33 - 1))
+    z = (z ^ (z >> 30).bitwise_and_(2**34 - 1)).mul_(_FIRST)
+    z.bitwise_xor_((z >> 27).bitwise_and_(2**37 - 1)).mul_(_SECOND)
+    return z.bitwise_xor_((z >> 31).bitwise_and_(2**33 - 1))

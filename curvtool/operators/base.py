@@ -173,14 +173,14 @@ class MatrixOperator(LinearOperator):
     """A dense symmetric matrix, or the sum of several, as an operator: for tests and for comparison.
 
     Args:
-        terms: one matrix (P, P), or a sequence of them that add up to the operator.
+        terms: one matrix (P, P), or several that add up to the operator, (T, P, P).
     """
 
     def __init__(self, terms: torch.Tensor | Sequence[torch.Tensor]) -> None:
-        self.terms = [terms] if isinstance(terms, torch.Tensor) else list(terms)
-        first = self.terms[0]
-        super().__init__(VectorSpace(first.shape[0], first.dtype, first.device))
-        self.matrix = torch.stack(self.terms).sum(0)
+        stacked = terms if isinstance(terms, torch.Tensor) else torch.stack(list(terms))
+        self.terms = stacked.view(-1, *stacked.shape[-2:])
+        super().__init__(VectorSpace(self.terms.shape[1], self.terms.dtype, self.terms.device))
+        self.matrix = self.terms.sum(0)
 
     def matvec(self, vector: torch.Tensor) -> torch.Tensor:
         """A v."""
@@ -195,9 +195,8 @@ class MatrixOperator(LinearOperator):
 
     def matvec_in_parts(self, vector: torch.Tensor, against: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A v and its parts, one a matrix."""
-        return self.matvec(vector), torch.stack(
-            [self.space.coefficients(against, term @ vector) for term in self.terms]
-        )
+        products = self.terms @ vector
+        return self.matvec(vector), torch.stack([self.space.coefficients(against, each) for each in products])
 
     @property
     def part_weights(self) -> np.ndarray:
@@ -209,3 +208,14 @@ class MatrixOperator(LinearOperator):
         self.num_products += 1 / self.num_terms
         self.data_passes += 1 / self.num_terms
         return self.terms[term] @ vector
+
+    @property
+    def term_ranges(self) -> list[range]:
+        """All of them together."""
+        return [range(self.num_terms)]
+
+    def term_products(self, terms: range, vectors: torch.Tensor) -> torch.Tensor:
+        """A_t v_t, in one go."""
+        self.num_products += len(terms) / self.num_terms
+        self.data_passes += len(terms) / self.num_terms
+        return torch.bmm(self.terms[terms.start : terms.stop], vectors[:, :, None])[:, :, 0]

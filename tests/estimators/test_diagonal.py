@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES
-from oracles import dense_hessian
+from oracles import OneByOne, dense_hessian
 from test_trace import digits_terms
 
 from curvtool import CurvtoolError, EmpiricalFisher, GaussNewton, Hessian, Interrupted, MatrixOperator, diagonal
@@ -88,7 +88,7 @@ def test_a_diagonal_matrix_and_a_zero():
 
 
 def test_a_stop_keeps_the_passes(terms):
-    operator = MatrixOperator(terms)
+    operator = OneByOne(terms)
     exact = operator.term_matvec
 
     def failing(*arguments):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES
-from oracles import dense_hessian
+from oracles import OneByOne, dense_hessian
 
 from curvtool import CurvtoolError, Hessian, Interrupted, MatrixOperator, Problem, trace
 
@@ -127,7 +127,7 @@ def test_seed_decides_everything(terms):
 
 
 def test_nothing_computed_is_lost(terms):
-    operator = MatrixOperator(terms)
+    operator = OneByOne(terms)
     exact, calls = operator.term_matvec, []
 
     def failing(term, probe):

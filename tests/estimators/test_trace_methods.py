@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES
-from oracles import dense_hessian
+from oracles import OneByOne, dense_hessian
 from test_trace import digits_terms, exact_deviation
 
 from curvtool import CurvtoolError, Hessian, Interrupted, MatrixOperator, trace
@@ -155,7 +155,7 @@ def test_products_are_limited(terms):
 
 @pytest.mark.parametrize(("method", "products"), [("auto", 2.5), ("hutchinson", 40), ("deflated", 23.5)])
 def test_a_stop_at_any_time_keeps_an_interval(terms, method, products):
-    operator = MatrixOperator(terms)
+    operator = OneByOne(terms)
     exact, whole = operator.term_matvec, operator.matvec_in_parts
 
     def failing(function):
