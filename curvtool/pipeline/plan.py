@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from curvtool.cluster.solo import Solo
-from curvtool.config.analyses import (
-    Analysis,
-    CheckConfig,
-    DensityConfig,
-    DiagConfig,
-    EigsConfig,
-    JacnormConfig,
-    TraceConfig,
-    VerifyConfig,
-)
+from curvtool.config.analyses import JacnormConfig
 from curvtool.config.schema import RunConfig
-from curvtool.estimators.density import is_small
 from curvtool.estimators.jacobian_norms import MAX_EXACT_OUTPUTS
 from curvtool.estimators.observer import SILENT, Observer
-from curvtool.estimators.request import Request, basis_size, storage_for
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.calibration import measured_seconds
 from curvtool.operators.curvature import CurvatureOperator
@@ -32,6 +21,7 @@ from curvtool.operators.named import OPERATORS
 from curvtool.pipeline import settings
 from curvtool.pipeline.cost_model import DEFAULT_BANDWIDTH, BytesByPart, ClusterModel
 from curvtool.pipeline.load import load
+from curvtool.pipeline.needs import Need, need_of
 from curvtool.problem.problem import Problem
 from curvtool.report import model as report
 
@@ -55,25 +45,6 @@ class _Measured:
     graph_bytes: int
     vector_bytes: int
     on_ranks: report.RanksForecast | None
-
-
-@dataclass(frozen=True)
-class _Need:
-    """What an analysis asks for.
-
-    Attributes:
-        products: a typical number of them.
-        basis: vectors that it keeps, as many as take the room of uncompressed ones on the device.
-        rows_met: kept vectors that a new one is made orthogonal to, on average.
-        exchanged: whether its vectors are cut over the ranks; each group of samples has a probe of its own otherwise.
-        notes: for the reader.
-    """
-
-    products: float
-    basis: int
-    rows_met: float = 0.0
-    exchanged: bool = True
-    notes: list[str] = field(default_factory=list)
 
 
 class _Imagined(Solo):
@@ -134,7 +105,7 @@ def plan(
 
 def _of_jacobians(
     config: RunConfig, problem: Problem, budget: int, ranks: int, bandwidth: float
-) -> tuple[_Need, _Measured]:
+) -> tuple[Need, _Measured]:
     """Of norms of Jacobians: every rank has its own samples, and nothing but norms passes between them."""
     jacobian = InputJacobian(problem, batch_size=settings.batch_size(config), memory_budget=budget)
     smaller = min(jacobian.output_dim, jacobian.input_dim)
@@ -154,14 +125,14 @@ def _of_jacobians(
         exchanged=False,
     )
     held = jacobian.output_dim * jacobian.input_dim * len(rows) * one.itemsize
-    need = _Need(float(smaller if exact else 16 + 2 * 15), 0, notes=[note])
+    need = Need(float(smaller if exact else 16 + 2 * 15), 0, notes=[note])
     on_ranks = _forecast(model, replace(model.bytes, working=held), need.products) if ranks > 1 else None
     return need, _Measured(jacobian.batch_size, "vjp", seconds, 0, held, on_ranks)
 
 
 def _of_curvature(
     config: RunConfig, problem: Problem, budget: int, ranks: int, bandwidth: float
-) -> tuple[_Need, _Measured]:
+) -> tuple[Need, _Measured]:
     """Of a matrix over the parameters: one product on the first batch is timed, and the room of the basis counted."""
     operator = OPERATORS[getattr(config.analysis, "operator", "hessian")](
         problem,
@@ -171,7 +142,7 @@ def _of_curvature(
         form=config.compute.operations,
     )
     seconds = _seconds_of_product(operator)
-    need = _need_of(config.analysis, operator, operator.space, budget)
+    need = need_of(config.analysis, operator, operator.space, budget)
     need.notes.append("an order of magnitude: small models often take several times as many products")
     execution = operator.execution
     graph_bytes = min(
@@ -194,7 +165,7 @@ def _forecast_of_curvature(
     """The same on so many ranks, where a vector takes less room, and more of them are affordable."""
     problem, execution, alone = operator.problem, operator.execution, operator.space
     space = VectorSpace(alone.dim, alone.dtype, alone.device, _Imagined(ranks))
-    need = _need_of(config.analysis, operator, space, budget)
+    need = need_of(config.analysis, operator, space, budget)
     sharded, share = config.compute.shard_parameters, -(-problem.num_samples // ranks)
     model = ClusterModel(
         num_params=alone.dim,
@@ -247,68 +218,6 @@ def _largest_module(problem: Problem) -> int:
     for name, parameter in problem.parameters.items():
         found[name.rpartition(".")[0]] += parameter.numel()
     return max(found.values())
-
-
-def _need_of(analysis: Analysis, operator: CurvatureOperator, space: VectorSpace, budget: int) -> _Need:
-    """How many products and vectors, in the space of the ranks."""
-    match analysis:
-        case EigsConfig():
-            return _need_of_eigenvalues(analysis, space, budget)
-        case DensityConfig():
-            return _need_of_density(analysis, operator, space, budget)
-        case DiagConfig():
-            note = "passes grow as 1/rtol^2 and depend on the spectrum"
-            products = min(20 * (0.1 / analysis.rtol) ** 2, float(operator.diagonal_cost))
-            return _Need(products, 4, exchanged=False, notes=[note])
-        case CheckConfig():
-            return _Need(12.0, 4, exchanged=False)
-        case VerifyConfig():
-            note = "curvtool's own; the dense matrix takes a product a parameter, PyHessian often hundreds"
-            return _Need(3.0 * analysis.k + 15, 20, rows_met=10, notes=[note])
-        case TraceConfig():
-            note = "passes depend on the spectrum, and on rtol"
-            passes = 10 * (0.05 / analysis.rtol) ** 2
-            if analysis.rtol >= 0.03:
-                return _Need(passes, 1, exchanged=False, notes=[note])
-            half = 2 * passes**0.5
-            return _Need(2 * half, int(half), rows_met=half / 2, notes=[note])
-    raise AssertionError(f"no plan for {analysis.kind}")
-
-
-def _need_of_eigenvalues(analysis: EigsConfig, space: VectorSpace, budget: int) -> _Need:
-    """Three products a pair and a few; the closing check on several ranks takes one a pair in the place of one."""
-    request = Request(
-        analysis.k,
-        analysis.which or "la",
-        block_size=analysis.block_size,
-        memory_budget=budget // 2,
-        basis=analysis.basis,
-    )
-    room = analysis.max_basis or basis_size(space, request)
-    coarse = {
-        "bfloat16": 2 / space.dtype.itemsize,
-        "host": 0.0 if space.device.type != "cpu" else 1.0,
-    }
-    steps = 3.0 * request.num_wanted + 3
-    checks = request.num_wanted - 1 if space.cluster.size > 1 else 0
-    return _Need(
-        steps + checks,
-        int(room * coarse.get(storage_for(space, request), 1.0)),
-        rows_met=min(steps / 2, 0.75 * room),  # it grows from nothing, then from a half to the whole
-        notes=["well separated largest eigenvalues; smallest or clustered ones take several times as many"],
-    )
-
-
-def _need_of_density(analysis: DensityConfig, operator: CurvatureOperator, space: VectorSpace, budget: int) -> _Need:
-    """A column of the matrix a product where it is small, else steps of Lanczos from each probe."""
-    probes, steps = analysis.probes, analysis.steps
-    small = is_small(space, probes, steps, budget // 2)
-    if analysis.method == "exact" or (analysis.method == "auto" and small):
-        return _Need(float(space.dim), space.dim, notes=["a product a column of the whole matrix"])
-    together = max(1, min(probes, operator.block_width, budget // 2 // (steps * space.vector_bytes)))
-    note = "probes times steps, the outliers, and a trace to compare with"
-    products = probes * steps + 5.0 * analysis.outliers + 10
-    return _Need(products, steps * together, rows_met=steps / 2, notes=[note])
 
 
 def _forecast(model: ClusterModel, held: BytesByPart, products: float) -> report.RanksForecast:
