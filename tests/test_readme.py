@@ -35,6 +35,7 @@ def test_its_flags_exist(run, monkeypatch):
             "run",
             "track",
             "check",
+            "render",
             "verify",
             "inspect",
             "doctor",

@@ -10,7 +10,21 @@ from typing import Annotated
 
 import typer
 
-from curvtool.cli import check, density, diag, doctor, eigs, inspect, interruption, jacnorm, run, trace, track, verify
+from curvtool.cli import (
+    check,
+    density,
+    diag,
+    doctor,
+    eigs,
+    inspect,
+    interruption,
+    jacnorm,
+    render,
+    run,
+    trace,
+    track,
+    verify,
+)
 from curvtool.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -38,6 +52,7 @@ app.command()(diag.diag)
 app.command()(jacnorm.jacnorm)
 app.command()(run.run)
 app.command()(track.track)
+app.command()(render.render)
 app.command()(check.check)
 app.command()(verify.verify)
 app.command()(inspect.inspect)

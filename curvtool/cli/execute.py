@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,6 @@ from curvtool.errors import (
     CurvtoolError,
     NotConverged,
     StopRequested,
-    UsageError,
 )
 from curvtool.report.write import check_writable, write_atomic
 
@@ -145,34 +143,29 @@ def _status_of_stop(is_resumable: bool, errors: Console, keeping: Keeping | None
     return EXIT_RESUMABLE if is_resumable and not interruption.was_ctrl_c() else EXIT_INTERRUPTED
 
 
-def _show(report: Report, output: Output, errors: Console) -> CurvtoolError | None:
+def _show(report: Report, output: Output, errors: Console) -> Exception | None:
     """Files first, then the terminal; what could not be written is returned: the result is still printed."""
-    text = json.dumps(report.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
-    files = {Path(output.json): text} if output.json is not None and output.json != "-" else {}
+    from curvtool.render.formats import content
+
+    files = {Path(output.json): "json"} if output.json is not None and output.json != "-" else {}
     if output.output is not None:
-        files[output.output] = _as_text(report, text, str(output.output_format()))
-    unwritten: CurvtoolError | None = None
-    for path, content in files.items():
+        files[output.output] = str(output.output_format())
+    unwritten: Exception | None = None
+    for path, format in files.items():
         try:
-            write_atomic(path, content.encode())
-        except UsageError as error:
+            write_atomic(path, content(report, format))
+        except Exception as error:  # whatever it is, the numbers are printed first
             unwritten = error
     if not output.quiet:
         for warning in report.warnings:
             errors.print(f"warning {warning.code}: {warning.message}", style="yellow", markup=False, highlight=False)
     if output.json == "-":
-        sys.stdout.write(text)
+        sys.stdout.write(content(report, "json").decode())
     elif output.format == "table":
         from curvtool.render.table import print_report
 
         print_report(report, make_console(output))
     else:
-        sys.stdout.write(_as_text(report, text, output.format))
+        sys.stdout.write(content(report, output.format).decode())
     sys.stdout.flush()
     return unwritten
-
-
-def _as_text(report: Any, json_text: str, format: str) -> str:
-    from curvtool.render.text import to_csv, to_markdown
-
-    return {"json": lambda: json_text, "csv": lambda: to_csv(report), "md": lambda: to_markdown(report)}[format]()

@@ -18,7 +18,6 @@ Format = Literal["table", "json", "csv", "md"]
 Color = Literal["auto", "always", "never"]
 _PANELS = {"model": "Model", "data": "Data", "loss": "Loss", "params": "Parameters", "compute": "Compute"}
 _MAX_METAVAR = 18
-_SUFFIXES = {".json": "json", ".csv": "csv", ".md": "md"}
 
 
 @dataclass(frozen=True)
@@ -44,19 +43,11 @@ class Output:
         """The format of `-o` by its suffix.
 
         Raises:
-            UsageError: CT005, a suffix without a format.
+            UsageError: CT005, a suffix without a format, or one that needs an extra.
         """
-        if self.output is None:
-            return None
-        if self.output.suffix.lower() not in _SUFFIXES:
-            raise UsageError(
-                "CT005",
-                f"no format for {self.output.name}",
-                expected="a name that ends in " + ", ".join(_SUFFIXES),
-                received=self.output.suffix or "no suffix",
-                remedy=f"-o {self.output.with_suffix('.json')}",
-            )
-        return _SUFFIXES[self.output.suffix.lower()]
+        from curvtool.render.formats import format_of
+
+        return None if self.output is None else format_of(self.output)
 
     def bytes_per_second(self) -> float | None:
         """What `--bandwidth` says; None where it was not given.
@@ -99,7 +90,7 @@ def _output_parameters() -> list[inspect.Parameter]:
         ("json", str | None, None, ("--json",),
          {"metavar": "PATH|-", "help": "Write the report as JSON; - is stdout, and nothing else goes there."}),
         ("output", Path | None, None, ("--output", "-o"),
-         {"metavar": "PATH", "help": "Write the result: .json, .csv or .md."}),
+         {"metavar": "PATH", "help": "Write the result: .json, .csv, .md, .html, .png, .svg or .pdf."}),
         ("format", Format, "table", ("--format",), {"help": "Of what is printed (default table)."}),
         ("dry_run", bool, False, ("--dry-run",), {"help": "Say what it would do and cost, and stop."}),
         ("ranks", int | None, None, ("--ranks",),

@@ -26,6 +26,8 @@ from curvtool.problem.vectors import to_bytes
 from curvtool.report import model as report
 from curvtool.report.write import check_writable, write_atomic
 
+_MAX_BINS = 40
+
 
 def run_jacnorm(stage: Stage, analysis: JacnormConfig) -> report.JacNorm:
     """Norms of every example's input-output Jacobian."""
@@ -247,7 +249,15 @@ def _distribution(values: np.ndarray | None) -> report.Summary | None:
         median=float(np.median(values)),
         p95=float(np.percentile(values, 95)),
         max=float(values.max()),
+        histogram=_histogram(values),
     )
+
+
+def _histogram(values: np.ndarray) -> report.Histogram:
+    """NumPy's `auto` bins, but no more than a picture shows."""
+    width = len(np.histogram_bin_edges(values, "auto")) - 1
+    counts, edges = np.histogram(values, bins=min(max(width, 1), _MAX_BINS))
+    return report.Histogram(edges=edges.tolist(), counts=counts.tolist())
 
 
 def _write_examples(path: Path, result: JacobianNormsResult) -> None:

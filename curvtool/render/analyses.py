@@ -1,4 +1,4 @@
-"""Who shows which analysis: each module has `show` (terminal), `csv` (header and rows) and `markdown` (lines)."""
+"""Who shows which analysis: each module has `show` (terminal), `csv` (header, rows), `markdown` (lines), `charts`."""
 
 from __future__ import annotations
 

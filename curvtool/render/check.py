@@ -6,9 +6,18 @@ from typing import Any
 
 from rich.console import Console
 
+from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import bytes_text, counted, number, seconds_text
 from curvtool.render.tables import MATRICES, markdown_table, new_table
 from curvtool.report.model import Check
+
+
+def verdict(check: Check) -> list[str]:
+    """What the numbers say, in words."""
+    if not check.seconds_by_mode:
+        return []
+    fastest = min(check.seconds_by_mode, key=lambda mode: check.seconds_by_mode[mode])
+    return [f"Fastest: {fastest}."]
 
 
 def show(check: Check, console: Console) -> None:
@@ -29,6 +38,16 @@ def show(check: Check, console: Console) -> None:
         f"a kept graph takes {bytes_text(check.graph_bytes_per_sample)} a sample; batches of {check.batch_size}",
         highlight=False,
     )
+
+
+def charts(check: Check) -> list[Chart]:
+    """The time of each way to run a product."""
+    names = tuple(check.seconds_by_mode)
+    if not names:
+        return []
+    times = Series("one product", "bars", [float(i) for i in range(len(names))], list(check.seconds_by_mode.values()))
+    samples = counted(check.calibration_samples, "sample")
+    return [Chart(f"Products on {samples}", "way", "seconds", (times,), "", names)]
 
 
 def csv(check: Check) -> tuple[list[str], list[list[Any]]]:

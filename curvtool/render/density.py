@@ -7,11 +7,25 @@ from typing import Any
 
 from rich.console import Console
 
-from curvtool.render.numbers import number, percent, with_error
+from curvtool.render.charts import Chart, Series
+from curvtool.render.numbers import count, number, percent, with_error
 from curvtool.render.tables import MATRICES, markdown_table, new_table
 from curvtool.report.model import Density, Share
 
 _BINS, _BAR = 18, 28
+
+
+def verdict(density: Density) -> list[str]:
+    """What the numbers say, in words."""
+    near, below = density.near_zero, density.below_zero
+    told = [
+        f"{percent(near.value)} of the {count(density.num_dims)} eigenvalues lie within {number(density.near, 2)} of "
+        f"zero, {percent(below.value)} below zero ({percent(below.low)} to {percent(below.high)})."
+    ]
+    if density.outliers:
+        values = [outlier.value for outlier in density.outliers]
+        told.append(f"The {len(values)} outliers reach from {number(min(values), 3)} to {number(max(values), 3)}.")
+    return told
 
 
 def show(density: Density, console: Console) -> None:
@@ -86,6 +100,28 @@ def _traces(density: Density) -> str:
     low, high = density.trace_by_probes_ci95
     half = (high - low) / 2
     return f"{own}; by probes of its own {with_error(density.trace_by_probes, half)} +- {number(half, 2)}"
+
+
+def charts(density: Density) -> list[Chart]:
+    """The density on a logarithmic scale with its band, and the outliers at the height of one eigenvalue."""
+    one = 1 / (density.num_dims * density.width * math.sqrt(2 * math.pi))
+    floor = max(one / 10, max(density.density) * 1e-9)
+    line = [value if value > floor else None for value in density.density]
+    low = high = None
+    if density.density_stderr is not None:
+        pairs = list(zip(density.density, density.density_stderr, strict=True))
+        low = [max(value - 2 * error, floor) for value, error in pairs]
+        high = [max(value + 2 * error, floor) for value, error in pairs]
+    found = [Series("density", "line", density.grid, line, low, high)]
+    if density.outliers:
+        places = [outlier.value for outlier in density.outliers]
+        found.append(Series("outlier, found beforehand", "points", places, [max(one, floor)] * len(places)))
+    caption = f"Smoothed over {number(density.width, 2)}: narrower features are not resolved."
+    if low is not None:
+        caption += f" Band: two standard errors over {density.num_probes} random vectors."
+    caption += " The axis begins at a tenth of one eigenvalue's height."
+    title = f"Spectral density of the {MATRICES[density.operator]}"
+    return [Chart(title, "eigenvalue", "density", tuple(found), caption, log_y=True)]
 
 
 def csv(density: Density) -> tuple[list[str], list[list[Any]]]:

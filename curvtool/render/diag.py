@@ -7,11 +7,22 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import count, counted, number, percent, with_error
 from curvtool.render.tables import MATRICES, markdown_table, new_table
 from curvtool.report.model import Diag
 
 _COLUMNS = ("parameter", "entries", "mean", "min", "max", "below 0")
+
+
+def verdict(diag: Diag) -> list[str]:
+    """What the numbers say, in words."""
+    largest = max(diag.per_parameter, key=lambda name: diag.per_parameter[name].mean, default=None)
+    told = [f"{percent(diag.summary.negative)} of the {count(diag.summary.num)} entries are below zero."]
+    if largest is not None:
+        mean = number(diag.per_parameter[largest].mean, 3)
+        told.append(f"Largest on average in {largest}: {mean} an entry, {number(diag.summary.mean, 3)} overall.")
+    return told
 
 
 def show(diag: Diag, console: Console) -> None:
@@ -43,6 +54,22 @@ def _rows(diag: Diag) -> list[list[str]]:
         [name, count(s.num), number(s.mean, 3), number(s.min, 3), number(s.max, 3), percent(s.negative)]
         for name, s in [*diag.per_parameter.items(), ("all", diag.summary)]
     ]
+
+
+def charts(diag: Diag) -> list[Chart]:
+    """The mean entry of every parameter, and how far its entries reach."""
+    summaries = list(diag.per_parameter.items())
+    points = Series(
+        "mean entry",
+        "points",
+        [float(i) for i in range(len(summaries))],
+        [summary.mean for _, summary in summaries],
+        [summary.min for _, summary in summaries],
+        [summary.max for _, summary in summaries],
+    )
+    caption = "Bars: from the smallest to the largest entry."
+    names = tuple(name for name, _ in summaries)
+    return [Chart(f"Diagonal of the {MATRICES[diag.operator]}", "parameter", "entry", (points,), caption, names)]
 
 
 def csv(diag: Diag) -> tuple[list[str], list[list[Any]]]:

@@ -7,11 +7,53 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from curvtool.render.charts import Chart, Series, spans_decades
 from curvtool.render.numbers import count, number, with_error
 from curvtool.render.tables import MATRICES, markdown_table, new_table
-from curvtool.report.model import Eigs, Stability
+from curvtool.report.model import Eigenvalue, Eigs, Stability
 
 _WHICH = {"la": "largest", "sa": "smallest", "lm": "largest in magnitude", "be": "both ends"}
+
+
+def verdict(eigs: Eigs) -> list[str]:
+    """What the numbers say, in words."""
+    if not eigs.eigenvalues:
+        return []
+    told = []
+    ends = {"la": [("largest", 0)], "sa": [("smallest", 0)], "lm": [("largest in magnitude", 0)]}
+    for name, place in ends.get(eigs.which, [("largest", 0), ("smallest", -1)]):
+        pair = eigs.eigenvalues[place]
+        text = f"{name} eigenvalue {with_error(pair.value, pair.error_bound)}"
+        text += f", estimated error {number(pair.error_bound, 2)}"
+        if pair.data_stderr is not None:
+            text += f", standard error over the data {number(pair.data_stderr, 2)}"
+        told.append(text)
+        if name == "smallest" and eigs.operator == "hessian":
+            told.append(_of_the_smallest(pair))
+    if not eigs.converged:
+        told.append("not converged: some values may still move by more than asked for")
+    if eigs.stability is not None:
+        told.append(_of_stability(eigs.stability))
+    return [f"{text[0].upper()}{text[1:]}." for text in told]
+
+
+def _of_the_smallest(pair: Eigenvalue) -> str:
+    if pair.value < -pair.error_bound:
+        return "the loss curves downward along its eigenvector: this is no minimum"
+    if pair.value > pair.error_bound:
+        return "no negative curvature was found"
+    return "it is zero to within its error"
+
+
+def _of_stability(stability: Stability) -> str:
+    product, error = stability.sharpness_times_lr, stability.error
+    if abs(product - stability.threshold) <= error:
+        meaning = "at the edge of stability, to within the error"
+    elif product > stability.threshold:
+        meaning = "sharp: above 2, where gradient descent on the quadratic model diverges"
+    else:
+        meaning = "below 2, where gradient descent on the quadratic model is stable"
+    return f"largest eigenvalue x learning rate {stability.lr:g} = {with_error(product, error)}: {meaning}"
 
 
 def show(eigs: Eigs, console: Console) -> None:
@@ -38,8 +80,6 @@ def show(eigs: Eigs, console: Console) -> None:
             "not met: the tolerance was not reached; the error is then the distance to some eigenvalue, which need not "
             "be the one of that rank."
         )
-    if eigs.stability is not None:
-        _print_stability(eigs.stability, console)
     if eigs.per_layer:
         layers = new_table("Leading eigenvalue of each layer's block", console)
         for name in ("layer", "parameters", "eigenvalue", "error (est.)", ""):
@@ -76,27 +116,77 @@ def show(eigs: Eigs, console: Console) -> None:
         console.print(f"vectors: {eigs.vectors_file}", style="dim", markup=False, highlight=False)
 
 
-def _print_stability(stability: Stability, console: Console) -> None:
-    product, error = stability.sharpness_times_lr, stability.error
-    if abs(product - stability.threshold) <= error:
-        verdict = "at the edge of stability"
-    else:
-        verdict = "above 2: unstable" if product > stability.threshold else "below 2: stable"
-    console.print(
-        f"learning rate {stability.lr:g} x largest eigenvalue = {with_error(product, error)} ({verdict} for gradient "
-        "descent on the quadratic model)"
+def charts(eigs: Eigs) -> list[Chart]:
+    """The pairs with their errors, and the leading eigenvalue of every layer's block."""
+    pairs = eigs.eigenvalues
+    places = [float(i) for i in range(len(pairs))]
+    values = [pair.value for pair in pairs]
+    found = [
+        Series(
+            "eigenvalue, with its estimated error",
+            "points",
+            places,
+            values,
+            [pair.value - pair.error_bound for pair in pairs],
+            [pair.value + pair.error_bound for pair in pairs],
+        )
+    ]
+    spreads = [pair.data_stderr for pair in pairs]
+    if any(spreads):
+        known = [(place, value, s) for place, value, s in zip(places, values, spreads, strict=True) if s is not None]
+        found.append(
+            Series(
+                "the same, one standard error over the data",
+                "points",
+                [place + 0.15 for place, _, _ in known],
+                [value for _, value, _ in known],
+                [value - s for _, value, s in known],
+                [value + s for _, value, s in known],
+            )
+        )
+    if eigs.stability is not None and places:
+        edge = 2 / eigs.stability.lr
+        name = f"2 / learning rate = {number(edge, 3)}"
+        found.append(Series(name, "line", [places[0] - 0.4, places[-1] + 0.4], [edge, edge]))
+    title = f"Eigenvalues of the {MATRICES[eigs.operator]} ({_WHICH[eigs.which]})"
+    whole = Chart(
+        title,
+        "rank",
+        "eigenvalue",
+        tuple(found),
+        "Error bars: the estimated distance to the nearest eigenvalue; where it is small, shorter than the marks.",
+        tuple(str(i + 1) for i in range(len(pairs))),
+        log_y=spans_decades(values),
     )
+    return [whole, *_layer_chart(eigs)] if pairs else _layer_chart(eigs)
+
+
+def _layer_chart(eigs: Eigs) -> list[Chart]:
+    layers = list((eigs.per_layer or {}).items())
+    if not layers:
+        return []
+    bars = Series(
+        "leading eigenvalue",
+        "bars",
+        [float(i) for i in range(len(layers))],
+        [layer.value for _, layer in layers],
+        [layer.value - layer.error_bound for _, layer in layers],
+        [layer.value + layer.error_bound for _, layer in layers],
+    )
+    caption = "Of each layer's own diagonal block; error bars: the estimated error."
+    names = tuple(name for name, _ in layers)
+    return [Chart("Leading eigenvalue by layer", "layer", "eigenvalue", (bars,), caption, names)]
 
 
 def csv(eigs: Eigs) -> tuple[list[str], list[list[Any]]]:
     """A row a pair of the whole matrix, then a row a layer."""
     header = ["block", "index", "eigenvalue", "error_bound", "bound_kind", "residual_norm", "data_stderr", "converged"]
     rows = [
-        ["all", i, repr(e.value), repr(e.error_bound), e.bound_kind, repr(e.residual_norm), e.data_stderr, e.converged]
+        ["all", i, e.value, e.error_bound, e.bound_kind, e.residual_norm, e.data_stderr, e.converged]
         for i, e in enumerate(eigs.eigenvalues)
     ]
     rows += [
-        [name, 0, repr(e.value), repr(e.error_bound), e.bound_kind, "", "", e.converged]
+        [name, 0, e.value, e.error_bound, e.bound_kind, "", "", e.converged]
         for name, e in (eigs.per_layer or {}).items()
     ]
     return header, rows

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from rich.console import Console
 
+from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import count, number
 from curvtool.render.tables import markdown_table, new_table
 from curvtool.report.model import JacNorm
+
+
+def verdict(jac: JacNorm) -> list[str]:
+    """What the numbers say, in words."""
+    for name, summary, key in (("spectral", jac.spectral, "spectral"), ("Frobenius", jac.frobenius, "frobenius")):
+        if summary is None:
+            continue
+        told = [f"The {name} norm is {number(summary.median, 4)} in the median and {number(summary.max, 4)} at most."]
+        value = getattr(jac.top[0], key) if jac.top else None
+        if value and summary.median:
+            times = number(value / summary.median, 3)
+            told.append(f"Most sensitive is row {jac.top[0].index}: {times} times the median.")
+        return told
+    return []
 
 
 def show(jac: JacNorm, console: Console) -> None:
@@ -58,6 +74,32 @@ def show(jac: JacNorm, console: Console) -> None:
     console.print(f"{told}. {count(jac.num_examples)} examples.", style="dim")
     if jac.by_embeddings:
         console.print("with respect to the embeddings of the tokens, one after the other.", style="dim")
+
+
+def charts(jac: JacNorm) -> list[Chart]:
+    """How the norms are spread over the examples, and the largest ones."""
+    found = []
+    for name, summary in (("spectral", jac.spectral), ("Frobenius", jac.frobenius)):
+        if summary is None or summary.histogram is None:
+            continue
+        edges, counts = summary.histogram.edges, summary.histogram.counts
+        middles = [(a + b) / 2 for a, b in itertools.pairwise(edges)]
+        bars = Series("examples", "bars", middles, [float(count) for count in counts])
+        caption = (
+            f"{count(jac.num_examples)} examples, median {number(summary.median)}, 95 % below {number(summary.p95)}."
+        )
+        found.append(
+            Chart(
+                f"{name.capitalize()} norm of the input-output Jacobian", f"{name} norm", "examples", (bars,), caption
+            )
+        )
+    if jac.top:
+        norm = "spectral" if jac.top[0].spectral is not None else "frobenius"
+        values = [getattr(example, norm) for example in jac.top]
+        bars = Series(f"{norm} norm", "bars", [float(i) for i in range(len(values))], values)
+        names = tuple(str(example.index) for example in jac.top)
+        found.append(Chart("Most sensitive examples", "row in the data", f"{norm} norm", (bars,), "", names))
+    return found
 
 
 def csv(jac: JacNorm) -> tuple[list[str], list[list[Any]]]:

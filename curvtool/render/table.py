@@ -13,7 +13,10 @@ from curvtool.report.model import Cost, Plan, PreflightChecks, RanksForecast, Re
 def print_report(report: Report, console: Console) -> None:
     """The result first, then what it was measured on and what it cost."""
     for analysis in report.analyses:
-        RENDERERS[analysis.kind].show(analysis, console)
+        renderer = RENDERERS[analysis.kind]
+        for text in renderer.verdict(analysis):
+            console.print(text, style="bold", markup=False, highlight=False)
+        renderer.show(analysis, console)
         if analysis.kind == "check":
             _print_preflight(report.problem.preflight, console)
         _print_problem(report, analysis.cost, console)

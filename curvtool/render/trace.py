@@ -7,9 +7,31 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import count, counted, number, percent, with_error
 from curvtool.render.tables import MATRICES, markdown_table, new_table
 from curvtool.report.model import BlockTrace, Trace
+
+
+def verdict(trace: Trace) -> list[str]:
+    """What the numbers say, in words."""
+    if trace.method == "exact":
+        text = f"Trace {number(trace.value, 6)}: every diagonal entry was computed."
+    elif trace.ci95 is None:
+        text = f"Trace {number(trace.value, 3)} from a single pass: no error is known."
+    else:
+        low, high = trace.ci95
+        half = (high - low) / 2
+        text = (
+            f"Trace {with_error(trace.value, half)}, 95 % interval {with_error(low, half)} to {with_error(high, half)}."
+        )
+    told = [text]
+    if trace.per_layer:
+        share = {name: layer.value / trace.value for name, layer in trace.per_layer.items() if trace.value}
+        if share and all(layer.value >= 0 for layer in trace.per_layer.values()):
+            largest = max(share, key=lambda name: share[name])
+            told.append(f"Layer {largest} holds {percent(share[largest])} of it.")
+    return told
 
 
 def show(trace: Trace, console: Console) -> None:
@@ -52,6 +74,28 @@ def _how(trace: Trace) -> str:
 
 def _cells(block: BlockTrace) -> tuple[str, str]:
     return with_error(block.value, block.stderr or 0.0), number(block.stderr, 2)
+
+
+def charts(trace: Trace) -> list[Chart]:
+    """Every layer's trace; none where there are no layers."""
+    layers = list((trace.per_layer or {}).items())
+    if not layers:
+        return []
+    values = [layer.value for _, layer in layers]
+    errors = [2 * (layer.stderr or 0.0) for _, layer in layers]
+    bars = Series(
+        "trace",
+        "bars",
+        [float(i) for i in range(len(layers))],
+        values,
+        [v - e for v, e in zip(values, errors, strict=True)],
+        [v + e for v, e in zip(values, errors, strict=True)],
+    )
+    title, caption = (
+        f"Trace of the {MATRICES[trace.operator]} by layer",
+        "Error bars: two standard errors over the probes.",
+    )
+    return [Chart(title, "layer", "trace", (bars,), caption, tuple(name for name, _ in layers))]
 
 
 def csv(trace: Trace) -> tuple[list[str], list[list[Any]]]:

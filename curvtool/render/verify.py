@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
+from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import number, seconds_text, with_error
 from curvtool.render.tables import markdown_table, new_table
 from curvtool.report.model import Verify, Way
+
+
+def verdict(verify: Verify) -> list[str]:
+    """What the numbers say, in words."""
+    return [verify.verdict]
 
 
 def show(verify: Verify, console: Console) -> None:
@@ -21,7 +26,6 @@ def show(verify: Verify, console: Console) -> None:
     for name, *cells in _rows(verify):
         table.add_row(name, *cells)
     console.print(table)
-    console.print(escape(verify.verdict), style="bold", highlight=False)
     for way in verify.ways:
         for note in way.notes:
             console.print(f"{way.tool}: {note}", style="dim", markup=False, highlight=False)
@@ -42,6 +46,28 @@ def _eigenvalue(way: Way, place: int) -> str:
         return "-"
     value = way.eigenvalues[place]
     return with_error(value, way.eigenvalue_errors[place]) if way.eigenvalue_errors else number(value, 8)
+
+
+def charts(verify: Verify) -> list[Chart]:
+    """The eigenvalues by every tool, side by side."""
+    num = max(len(way.eigenvalues) for way in verify.ways)
+    step = 0.6 / max(len(verify.ways), 1)
+    found = []
+    for place, way in enumerate(verify.ways):
+        errors = way.eigenvalue_errors or [0.0] * len(way.eigenvalues)
+        pairs = list(zip(way.eigenvalues, errors, strict=True))
+        found.append(
+            Series(
+                way.tool,
+                "points",
+                [i + step * place for i in range(len(pairs))],
+                [value for value, _ in pairs],
+                [value - error for value, error in pairs],
+                [value + error for value, error in pairs],
+            )
+        )
+    names = tuple(str(i + 1) for i in range(num))
+    return [Chart("Eigenvalues by several ways", "rank", "eigenvalue", tuple(found), verify.verdict, names)]
 
 
 def csv(verify: Verify) -> tuple[list[str], list[list[Any]]]:

@@ -173,6 +173,13 @@ class Diag(Record):
     cost: Cost
 
 
+class Histogram(Record):
+    """How many examples lie between successive edges."""
+
+    edges: list[float] = Field(description="ascending, one more than counts")
+    counts: list[int] = Field(description="the last bin holds its right edge too")
+
+
 class Summary(Record):
     """A distribution over examples."""
 
@@ -182,6 +189,7 @@ class Summary(Record):
     median: float
     p95: float
     max: float
+    histogram: Histogram | None = None
 
 
 class TopExample(Record):

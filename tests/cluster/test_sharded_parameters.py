@@ -123,7 +123,7 @@ def test_the_numbers_of_one_process(size, hvp, folder):
     file.write_text(RUNS.format(hvp=hvp))
     wanted = json.loads(run_all(resolve_all({}, config_file=str(file), environment={})).report.model_dump_json())
     with Ranks(size, "run", file, "--shard-parameters", "--json", folder / "r.json", folder=folder) as ranks:
-        statuses, _, said = ranks.ended(timeout=400)
+        statuses, _, said = ranks.ended(timeout=1500)
     assert statuses == [0] * size, said
     same(json.loads((folder / "r.json").read_text())["analyses"], wanted["analyses"])
 
@@ -187,7 +187,7 @@ def test_the_peak_of_a_rank_falls(sizes, folder, monkeypatch):
     found = {}
     for size in sizes:
         with Ranks(size, "-c", PEAK, folder, command=(sys.executable,)) as ranks:
-            statuses, out, said = ranks.ended(timeout=400)
+            statuses, out, said = ranks.ended(timeout=1500)
         assert statuses == [0] * size, said
         found[size] = json.loads(out)
     print(textwrap.indent(json.dumps(found, indent=1), "  "))

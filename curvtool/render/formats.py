@@ -1,0 +1,101 @@
+"""A report in every format that a file's name may ask for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from curvtool.errors import UsageError
+from curvtool.report.model import Report, TrackRow
+
+Rows = Sequence[TrackRow]
+PICTURES = ("png", "svg", "pdf")
+FORMATS = ("json", "csv", "md", "html", *PICTURES)
+_EXTRAS = {"html": ("uplot", "jinja2"), **dict.fromkeys(PICTURES, ("matplotlib",))}
+
+
+def format_of(path: Path) -> str:
+    """By the suffix; also whether what it needs is installed.
+
+    Raises:
+        UsageError: CT005, a suffix without a format, or an extra that is missing.
+    """
+    name = path.suffix.lower().removeprefix(".")
+    if name not in FORMATS:
+        raise UsageError(
+            "CT005",
+            f"no format for {path.name}",
+            expected="a name that ends in " + ", ".join(f".{each}" for each in FORMATS),
+            received=path.suffix or "no suffix",
+            remedy=f"-o {path.with_suffix('.json')}",
+        )
+    missing = [package for package in _EXTRAS.get(name, ()) if find_spec(package) is None]
+    if missing:
+        raise UsageError(
+            "CT005",
+            f"{path.name} needs the extra `plot`",
+            expected=", ".join(_EXTRAS[name]),
+            received=f"{', '.join(missing)} not installed",
+            remedy="pip install 'curvtool[plot]'",
+        )
+    return name
+
+
+def content(found: Report | Rows, format: str) -> bytes:
+    """What the file holds.
+
+    Args:
+        found: a report, or the rows of `track`.
+        format: one of `FORMATS`.
+
+    Raises:
+        UsageError: CT005, the extra `plot` is not installed; CT009, there is nothing to draw.
+    """
+    if format in PICTURES:
+        return _picture(found, format)
+    texts: dict[str, Callable[[], str]]
+    if isinstance(found, Report):
+        from curvtool.render.html.page import page_of_report
+        from curvtool.render.text import to_csv, to_markdown
+
+        texts = {
+            "json": lambda: json.dumps(found.model_dump(mode="json"), indent=2, allow_nan=False) + "\n",
+            "csv": lambda: to_csv(found),
+            "md": lambda: to_markdown(found),
+            "html": lambda: page_of_report(found),
+        }
+    else:
+        from curvtool.render.html.page import page_of_rows
+        from curvtool.render.track import to_csv as rows_to_csv
+        from curvtool.render.track import to_json_lines
+        from curvtool.render.track import to_markdown as rows_to_markdown
+
+        texts = {
+            "json": lambda: to_json_lines(found),
+            "csv": lambda: rows_to_csv(found),
+            "md": lambda: rows_to_markdown(found),
+            "html": lambda: page_of_rows(found),
+        }
+    return texts[format]().encode()
+
+
+def _picture(found: Report | Rows, format: str) -> bytes:
+    from curvtool.render.analyses import RENDERERS
+    from curvtool.render.pictures import draw
+    from curvtool.render.track import charts as charts_of_rows
+
+    if isinstance(found, Report):
+        charts = [chart for each in found.analyses for chart in RENDERERS[each.kind].charts(each)]
+    else:
+        charts = charts_of_rows(found)
+    if not charts:
+        raise UsageError(
+            "CT009",
+            "there is nothing to draw",
+            expected="eigenvalues, a density, norms, or numbers by layer",
+            received=", ".join(each.kind for each in found.analyses) if isinstance(found, Report) else "rows of others",
+            remedy="--per-layer for a trace; or -o report.html, which holds tables too",
+        )
+    return draw(charts, format)

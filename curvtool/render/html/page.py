@@ -1,0 +1,150 @@
+"""The page: its words and tables from the report, its charts drawn by uPlot, which is inlined from its package."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from curvtool.errors import UsageError
+from curvtool.render.analyses import RENDERERS
+from curvtool.render.charts import Chart
+from curvtool.render.numbers import bytes_text, count, counted, number, seconds_text
+from curvtool.render.track import charts as charts_of_rows
+from curvtool.render.track import table as table_of_rows
+from curvtool.report.model import Analysis, Report, TrackRow
+
+_HERE = Path(__file__).parent
+_LIBRARY = ("uplot/static/uPlot.iife.js", "uplot/static/uPlot.min.css")
+_NAMES = {
+    "eigs": "Eigenvalues", "trace": "Trace", "density": "Spectral density", "diag": "Diagonal",
+    "jacnorm": "Jacobian norms", "check": "Check", "verify": "Verification",
+}  # fmt: skip
+_STATUS = {
+    "complete": "complete",
+    "partial": "partial: stopped early",
+    "not_converged": "not converged: some errors are larger than asked for",
+}
+
+
+def page_of_report(report: Report) -> str:
+    """The page of a run.
+
+    Raises:
+        UsageError: CT005, the extra `plot` is not installed.
+    """
+    problem, prov = report.problem, report.provenance
+    facts = [
+        ("model", problem.model),
+        ("parameters", f"{count(problem.num_trainable)} of {count(problem.num_params)}"),
+        ("data", counted(problem.num_samples, "sample")),
+        ("loss", f"{problem.loss} ({problem.reduction}) {number(problem.loss_value, 5)}" if problem.loss else "none"),
+        ("gradient norm", number(problem.grad_norm, 3)),
+        ("precision", f"{prov.dtype} on {prov.device_name}"),
+        ("status", _STATUS[report.status]),
+    ]
+    return _page(
+        f"Curvature of {problem.model}",
+        facts,
+        [_section(analysis) for analysis in report.analyses],
+        [(warning.code, warning.message) for warning in report.warnings],
+        _provenance(report),
+        report.model_dump(mode="json"),
+    )
+
+
+def page_of_rows(rows: Sequence[TrackRow]) -> str:
+    """The page of a training run's checkpoints; likewise."""
+    header, cells = table_of_rows(rows)
+    section = {
+        "title": "Over training",
+        "verdict": [],
+        "charts": charts_of_rows(rows),
+        "header": header,
+        "rows": [[_cell(value) for value in row] for row in cells],
+        "cost": "",
+    }
+    facts = [("checkpoints", str(len(rows))), ("runs", str(len({row.run for row in rows})))]
+    told = [(f"{row.checkpoint}: {each.code}", each.message) for row in rows for each in row.warnings]
+    return _page("Curvature over training", facts, [section], told, [], [row.model_dump(mode="json") for row in rows])
+
+
+def _page(
+    title: str,
+    facts: list[tuple[str, str]],
+    sections: list[dict[str, Any]],
+    warnings: list[tuple[str, str]],
+    provenance: list[tuple[str, str]],
+    data: Any,
+) -> str:
+    try:
+        from jinja2 import Environment, FileSystemLoader
+
+        place = distribution("uplot-python")
+    except (ImportError, PackageNotFoundError) as error:
+        raise UsageError(
+            "CT005",
+            "a page needs uPlot",
+            expected="the extra `plot`",
+            received=f"not installed: {error}",
+            remedy="pip install 'curvtool[plot]'",
+        ) from error
+    library, style = (Path(str(place.locate_file(name))).read_text(encoding="utf-8") for name in _LIBRARY)
+    environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    charts: list[Chart] = [chart for section in sections for chart in section["charts"]]
+    return environment.get_template("page.html.jinja").render(
+        title=title,
+        facts=facts,
+        sections=sections,
+        warnings=warnings,
+        provenance=provenance,
+        style=style + (_HERE / "page.css").read_text(encoding="utf-8"),
+        script=library + (_HERE / "page.js").read_text(encoding="utf-8"),
+        charts=_as_script([dataclasses.asdict(chart) for chart in charts]),
+        data=_as_script(data),
+    )
+
+
+def _as_script(data: Any) -> str:
+    """JSON that no text within can end the script element of."""
+    return json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+
+
+def _section(analysis: Analysis) -> dict[str, Any]:
+    renderer, cost = RENDERERS[analysis.kind], analysis.cost
+    header, rows = renderer.csv(analysis)
+    told = f"{cost.num_hvps:.4g} products, " if cost.num_hvps else ""
+    return {
+        "title": _NAMES[analysis.kind],
+        "verdict": renderer.verdict(analysis),
+        "charts": renderer.charts(analysis),
+        "header": [name.replace("_", " ") for name in header],
+        "rows": [[_cell(value) for value in row] for row in rows],
+        "cost": f"{told}{seconds_text(cost.seconds)}, peak {bytes_text(cost.peak_bytes)}",
+    }
+
+
+def _cell(value: Any) -> tuple[str, str]:
+    """What is shown, and what is sorted by: numbers to six digits, and in full."""
+    if value is None:
+        return "", ""
+    if isinstance(value, bool):
+        return ("yes" if value else "no"), str(int(value))
+    return (number(value, 6) if isinstance(value, float) else str(value)), str(value)
+
+
+def _provenance(report: Report) -> list[tuple[str, str]]:
+    """Every fact that is known, in words."""
+    told = report.provenance.model_dump(mode="json")
+    told |= {f"preflight: {name}": v for name, v in report.problem.preflight.model_dump(mode="json").items()}
+    kept = {name: value for name, value in told.items() if value not in (None, [], {}) and "unavailable" not in name}
+    return [(name.replace("_", " "), _words(value)) for name, value in kept.items()]
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {_words(each)}" for name, each in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,68 @@
+"""Reading reports back: one run's JSON, or the rows of `track`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from curvtool.errors import LoadError
+from curvtool.report.model import SCHEMA_VERSION, Report, TrackRow
+from curvtool.report.rows import read_rows
+
+
+def read_report(path: Path) -> Report:
+    """A report that `--json` or `-o report.json` wrote.
+
+    Raises:
+        LoadError: CT070, there is no such file, or it is no report; CT071, of another version of the schema.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise _no_report(path, str(error)) from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(version, str):
+        raise _no_report(path, "JSON of another kind")
+    if version.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
+        raise LoadError(
+            "CT071",
+            f"{path} is a report of another version",
+            expected=f"schema {SCHEMA_VERSION}",
+            received=f"schema {version}",
+            remedy="the curvtool that wrote it; or run it again with this one",
+        )
+    if "analyses" not in content:
+        raise _no_report(path, f"the result of {content.get('status') or 'another command'}, which holds no analyses")
+    try:
+        return Report.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise _no_report(path, f"{where}: {first['msg']}") from error
+
+
+def read_any(path: Path) -> Report | Sequence[TrackRow]:
+    """A report; or rows, where the name ends in `.jsonl`.
+
+    Raises:
+        LoadError: CT062, CT070, CT071, it is neither.
+    """
+    if path.suffix != ".jsonl":
+        return read_report(path)
+    rows = read_rows(path) if path.exists() else []
+    if not rows:
+        raise _no_report(path, "no rows" if path.exists() else "no such file")
+    return rows
+
+
+def _no_report(path: Path, received: str) -> LoadError:
+    return LoadError(
+        "CT070",
+        f"{path} is no report of curvtool",
+        expected="what --json report.json wrote, or the rows of curvtool track (.jsonl)",
+        received=received.splitlines()[0][:200],
+        remedy="curvtool eigs model.pt … --json report.json",
+    )

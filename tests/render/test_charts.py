@@ -1,0 +1,97 @@
+"""What charts show is what the report says; pictures are made of them in every format."""
+
+import math
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from curvtool.errors import UsageError
+from curvtool.render.analyses import RENDERERS
+from curvtool.render.formats import FORMATS, PICTURES, content, format_of
+from curvtool.render.track import charts as charts_of_rows
+
+
+def all_charts(report):
+    return [chart for each in report.analyses for chart in RENDERERS[each.kind].charts(each)]
+
+
+def test_every_analysis_is_drawn(whole):
+    for analysis in whole.analyses[:-1]:  # no way to run products was timed
+        assert RENDERERS[analysis.kind].charts(analysis), analysis.kind
+
+
+def test_series_are_whole_and_errors_stand_around_the_values(whole, rows):
+    for chart in [*all_charts(whole), *charts_of_rows(rows)]:
+        for series in chart.series:
+            assert len(series.x) == len(series.y) > 0
+            assert (series.low is None) == (series.high is None)
+            if series.low is not None:
+                for low, y, high in zip(series.low, series.y, series.high, strict=True):
+                    assert y is None or low - 1e-12 <= y <= high + 1e-12
+            if chart.log_y:
+                ends = [*series.y, *(series.low or []), *(series.high or [])]
+                assert all(v is None or v > 0 for v in ends)
+            if chart.names and series.mark == "bars":
+                assert list(series.x) == list(range(len(chart.names)))
+
+
+def test_values_are_those_of_the_report(whole, rows):
+    eigs, trace, density, _, jac, _ = whole.analyses
+    charts = {chart.title: chart for chart in all_charts(whole)}
+    pairs = charts["Eigenvalues of the Hessian (both ends)"].series[0]
+    assert list(pairs.y) == [pair.value for pair in eigs.eigenvalues]
+    edge = charts["Eigenvalues of the Hessian (both ends)"].series[-1]
+    assert edge.y[0] == pytest.approx(2 / 0.3) and "learning rate" in edge.name
+    layers = charts["Trace of the Hessian by layer"]
+    assert dict(zip(layers.names, layers.series[0].y, strict=True)) == {n: b.value for n, b in trace.per_layer.items()}
+    histogram = charts["Spectral norm of the input-output Jacobian"].series[0]
+    assert sum(histogram.y) == jac.num_examples == 60
+    line, outliers = charts["Spectral density of the Hessian"].series
+    drawn = [(x, y) for x, y in zip(line.x, line.y, strict=True) if y is not None]
+    wanted = dict(zip(density.grid, density.density, strict=True))
+    assert all(wanted[x] == y for x, y in drawn) and len(drawn) > 50
+    assert list(outliers.x) == [outlier.value for outlier in density.outliers]
+    over_training = charts_of_rows(rows)[0]
+    assert list(over_training.series[0].x) == [10, 20, 30] and over_training.series[-1].y[0] == pytest.approx(2 / 0.3)
+
+
+@pytest.mark.parametrize("format", PICTURES)
+def test_pictures(whole, rows, format):
+    begin = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[format]
+    for found in (whole, rows):
+        picture = content(found, format)
+        assert picture.startswith(begin) and len(picture) > 5000
+        if format == "svg":
+            text = " ".join(ET.fromstring(picture).itertext())
+            assert "eigenvalue" in text and "2 / learning rate" in text
+    assert content(whole, format) == content(whole, format), "the same picture of the same numbers"
+
+
+def test_many_layers_with_long_names(whole):
+    eigs = whole.analyses[0]
+    layer = next(iter(eigs.per_layer.values()))
+    layers = {f"model.encoder.layers.{i}.attention.self.query_projection": layer for i in range(300)}
+    changed = whole.model_copy(update={"analyses": [eigs.model_copy(update={"per_layer": layers})]})
+    assert content(changed, "png").startswith(b"\x89PNG")
+
+
+def test_a_number_alone_is_no_picture(whole):
+    trace = whole.analyses[1].model_copy(update={"per_layer": None})
+    with pytest.raises(UsageError, match="CT009"):
+        content(whole.model_copy(update={"analyses": [trace]}), "png")
+
+
+def test_names_without_a_format(tmp_path):
+    for name in ("report.xyz", "report"):
+        with pytest.raises(UsageError, match="CT005"):
+            format_of(tmp_path / name)
+    assert {format_of(tmp_path / f"r.{name}") for name in FORMATS} == set(FORMATS)
+
+
+def test_verdicts(whole):
+    told = {each.kind: " ".join(RENDERERS[each.kind].verdict(each)) for each in whole.analyses}
+    eigs = whole.analyses[0]
+    product = eigs.eigenvalues[0].value * 0.3
+    assert ("sharp" in told["eigs"]) == (product > 2) and math.isfinite(product)
+    assert "95 % interval" in told["trace"] and "of zero" in told["density"]
+    assert f"row {whole.analyses[4].top[0].index}" in told["jacnorm"]
