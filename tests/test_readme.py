@@ -36,6 +36,7 @@ def test_its_flags_exist(run, monkeypatch):
             "track",
             "check",
             "render",
+            "compare",
             "verify",
             "inspect",
             "doctor",

@@ -12,6 +12,7 @@ import typer
 
 from curvtool.cli import (
     check,
+    compare,
     density,
     diag,
     doctor,
@@ -53,6 +54,7 @@ app.command()(jacnorm.jacnorm)
 app.command()(run.run)
 app.command()(track.track)
 app.command()(render.render)
+app.command()(compare.compare)
 app.command()(check.check)
 app.command()(verify.verify)
 app.command()(inspect.inspect)

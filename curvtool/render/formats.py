@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from curvtool.errors import UsageError
+from curvtool.report.comparison import Comparison
 from curvtool.report.model import Report, TrackRow
 
 Rows = Sequence[TrackRow]
@@ -43,11 +44,11 @@ def format_of(path: Path) -> str:
     return name
 
 
-def content(found: Report | Rows, format: str) -> bytes:
+def content(found: Report | Rows | Comparison, format: str) -> bytes:
     """What the file holds.
 
     Args:
-        found: a report, or the rows of `track`.
+        found: a report, the rows of `track`, or a comparison.
         format: one of `FORMATS`.
 
     Raises:
@@ -66,6 +67,17 @@ def content(found: Report | Rows, format: str) -> bytes:
             "md": lambda: to_markdown(found),
             "html": lambda: page_of_report(found),
         }
+    elif isinstance(found, Comparison):
+        from curvtool.render import comparison
+        from curvtool.render.html.page import page_of_comparison
+        from curvtool.render.tables import csv_text
+
+        texts = {
+            "json": lambda: json.dumps(found.model_dump(mode="json"), indent=2, allow_nan=False) + "\n",
+            "csv": lambda: csv_text(*comparison.csv(found)),
+            "md": lambda: "\n".join(comparison.markdown(found)) + "\n",
+            "html": lambda: page_of_comparison(found),
+        }
     else:
         from curvtool.render.html.page import page_of_rows
         from curvtool.render.track import to_csv as rows_to_csv
@@ -81,13 +93,16 @@ def content(found: Report | Rows, format: str) -> bytes:
     return texts[format]().encode()
 
 
-def _picture(found: Report | Rows, format: str) -> bytes:
+def _picture(found: Report | Rows | Comparison, format: str) -> bytes:
+    from curvtool.render import comparison
     from curvtool.render.analyses import RENDERERS
     from curvtool.render.pictures import draw
     from curvtool.render.track import charts as charts_of_rows
 
     if isinstance(found, Report):
         charts = [chart for each in found.analyses for chart in RENDERERS[each.kind].charts(each)]
+    elif isinstance(found, Comparison):
+        charts = comparison.charts(found)
     else:
         charts = charts_of_rows(found)
     if not charts:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
 from curvtool.render.analyses import RENDERERS
+from curvtool.render.tables import csv_text
 from curvtool.report.model import Report
 
 
 def to_csv(report: Report) -> str:
     """A row a number, at full precision; the columns depend on the analysis."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    for analysis in report.analyses:
-        header, rows = RENDERERS[analysis.kind].csv(analysis)
-        writer.writerow(header)
-        writer.writerows(rows)
-    return buffer.getvalue()
+    return "".join(csv_text(*RENDERERS[analysis.kind].csv(analysis)) for analysis in report.analyses)
 
 
 def to_markdown(report: Report) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -13,7 +11,7 @@ from rich.console import Console
 
 from curvtool.render.charts import Chart, Series, spans_decades
 from curvtool.render.numbers import number, with_error
-from curvtool.render.tables import MATRICES, markdown_table, new_table
+from curvtool.render.tables import MATRICES, csv_text, markdown_table, new_table
 from curvtool.report.model import Analysis, Eigs, Trace, TrackRow
 
 
@@ -116,12 +114,7 @@ def table(rows: Sequence[TrackRow]) -> tuple[list[str], list[list[Any]]]:
 
 def to_csv(rows: Sequence[TrackRow]) -> str:
     """A row a checkpoint."""
-    header, found = table(rows)
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(found)
-    return buffer.getvalue()
+    return csv_text(*table(rows))
 
 
 def to_markdown(rows: Sequence[TrackRow]) -> str:

@@ -22,7 +22,7 @@ def read_report(path: Path) -> Report:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise _no_report(path, str(error)) from error
+        raise _no_report(path, getattr(error, "strerror", None) or str(error)) from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if not isinstance(version, str):
         raise _no_report(path, "JSON of another kind")
@@ -56,6 +56,15 @@ def read_any(path: Path) -> Report | Sequence[TrackRow]:
     if not rows:
         raise _no_report(path, "no rows" if path.exists() else "no such file")
     return rows
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """As short as tells them apart: the file's name, with as many of its folders as that takes."""
+    for length in range(1, 1 + max((len(path.parts) for path in paths), default=1)):
+        names = ["/".join(path.with_suffix("").parts[-length:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{place}: {path}" for place, path in enumerate(paths, 1)]
 
 
 def _no_report(path: Path, received: str) -> LoadError:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from curvtool.errors import UsageError
+from curvtool.render import comparison as comparing
 from curvtool.render.analyses import RENDERERS
 from curvtool.render.charts import Chart
 from curvtool.render.numbers import bytes_text, count, counted, number, seconds_text
 from curvtool.render.track import charts as charts_of_rows
 from curvtool.render.track import table as table_of_rows
+from curvtool.report.comparison import Comparison
 from curvtool.report.model import Analysis, Report, TrackRow
 
 _HERE = Path(__file__).parent
@@ -70,6 +72,24 @@ def page_of_rows(rows: Sequence[TrackRow]) -> str:
     facts = [("checkpoints", str(len(rows))), ("runs", str(len({row.run for row in rows})))]
     told = [(f"{row.checkpoint}: {each.code}", each.message) for row in rows for each in row.warnings]
     return _page("Curvature over training", facts, [section], told, [], [row.model_dump(mode="json") for row in rows])
+
+
+def page_of_comparison(comparison: Comparison) -> str:
+    """The page of several reports side by side; likewise."""
+    header, rows = comparing.csv(comparison)
+    section = {
+        "title": "The numbers side by side",
+        "verdict": comparing.verdict(comparison),
+        "charts": comparing.charts(comparison),
+        "header": [name.replace("_", " ") for name in header],
+        "rows": [[_cell(value) for value in row] for row in rows],
+        "cost": comparing.note(comparison),
+    }
+    settings = [(name, " | ".join(values)) for name, values in comparison.settings.items()]
+    told = [("not compared", text) for text in comparison.not_compared]
+    facts = [("reports", ", ".join(comparison.names))]
+    title = f"{' and '.join(comparison.names)} compared"
+    return _page(title, facts, [section], told, settings, comparison.model_dump(mode="json"))
 
 
 def _page(

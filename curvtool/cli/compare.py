@@ -1,0 +1,46 @@
+"""`curvtool compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from curvtool.cli.options import Color, Format
+
+
+def compare(
+    reports: Annotated[list[Path], typer.Argument(metavar="REPORT REPORT …", help="Two or more reports (.json).")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="PATH", help="Write it: .html, .png, .svg, .pdf, .csv, .md or .json."),
+    ] = None,
+    format: Annotated[Format, typer.Option("--format", help="Of what is printed (default table).")] = "table",
+    color: Annotated[Color, typer.Option("--color", help="Colours; NO_COLOR is honoured.")] = "auto",
+) -> None:
+    """Reports side by side: which settings and numbers differ, and whether by more than the errors.
+
+    The others are compared with the first one. Numbers of another loss, matrix or choice of parameters are refused.
+    """
+    import sys
+
+    from curvtool.cli.console import make_console
+    from curvtool.cli.options import Output
+    from curvtool.render.comparison import show
+    from curvtool.render.formats import content, format_of
+    from curvtool.report.comparison import compare as compared
+    from curvtool.report.read import read_report, short_names
+    from curvtool.report.write import check_writable, write_atomic
+
+    target = None if output is None else format_of(output)
+    if output is not None:
+        check_writable(output)
+    found = compared([read_report(path) for path in reports], short_names(reports))
+    if output is not None and target is not None:
+        write_atomic(output, content(found, target))
+        typer.echo(f"{output}: written", err=True)
+    elif format != "table":
+        sys.stdout.write(content(found, format).decode())
+    else:
+        show(found, make_console(Output(color=color)))

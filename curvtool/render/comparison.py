@@ -1,0 +1,170 @@
+"""A comparison of reports for a reader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from curvtool.render.charts import Chart, Series
+from curvtool.render.numbers import number, percent, with_error
+from curvtool.render.tables import markdown_table, new_table
+from curvtool.report.comparison import ComparedQuantity, ComparedValue, Comparison, Difference
+
+_SHORT = 20
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """What differs in the settings, then every number with its verdict."""
+    for sentence in verdict(comparison):
+        console.print(sentence, style="bold", markup=False, highlight=False)
+    settings = new_table("Settings that differ", console)
+    for name in ("", *comparison.names):
+        settings.add_column(escape(name), overflow="fold")
+    for name, values in comparison.settings.items():
+        settings.add_row(escape(name), *map(escape, values))
+    if comparison.settings:
+        console.print(settings)
+    for analysis in dict.fromkeys(q.analysis for q in comparison.quantities):
+        table = new_table(analysis, console)
+        for name in _header(comparison):
+            table.add_column(escape(name), justify="left" if name in ("", "verdict") else "right", overflow="fold")
+        for quantity in comparison.quantities:
+            if quantity.analysis == analysis:
+                table.add_row(*map(escape, _row(quantity)))
+        console.print(table)
+    for text in comparison.not_compared:
+        console.print(f"not compared: {text}", style="yellow", markup=False, highlight=False)
+    console.print(note(comparison), style="dim", markup=False, highlight=False)
+
+
+def verdict(comparison: Comparison) -> list[str]:
+    """How many numbers differ."""
+    told = []
+    for place, name in enumerate(comparison.names[1:]):
+        made = [d for q in comparison.quantities if (d := q.differences[place]) is not None]
+        beyond = sum(d.exceeds for d in made)
+        told.append(
+            f"{name}: {beyond} of {len(made)} numbers differ from {comparison.names[0]}'s by more than the errors."
+        )
+    return told
+
+
+def note(comparison: Comparison) -> str:
+    """What the errors and the tests mean."""
+    data = (
+        "the same data: p over data, for independent samples, is larger than it need be"
+        if comparison.same_data
+        else "different data: a difference may be theirs"
+    )
+    return (
+        "Errors are those of the computation: bounds must not meet, estimates by probes are tested (z-test, 5 % for "
+        f"all together by Holm). {data[0].upper()}{data[1:]}."
+    )
+
+
+def _header(comparison: Comparison) -> list[str]:
+    names = [name if len(name) <= _SHORT else "…" + name[1 - _SHORT :] for name in comparison.names]
+    per_other = ["difference", "verdict"] if len(names) == 2 else [f"{name}: verdict" for name in names[1:]]
+    return ["", *names, *per_other]
+
+
+def _row(quantity: ComparedQuantity) -> list[str]:
+    cells = [quantity.name, *(_value(value) for value in quantity.values)]
+    if len(quantity.differences) == 1:
+        difference = quantity.differences[0]
+        cells.append("-" if difference is None else _change(difference))
+    return [*cells, *(_word(difference) for difference in quantity.differences)]
+
+
+def _value(value: ComparedValue | None) -> str:
+    if value is None:
+        return "-"
+    return f"{with_error(value.value, value.error)} +- {number(value.error, 2)}"
+
+
+def _change(difference: Difference) -> str:
+    if difference.relative is None:
+        return number(difference.difference, 3)
+    sign = "+" if difference.difference > 0 else ""
+    return f"{sign}{number(difference.difference, 3)} ({sign}{percent(difference.relative)})"
+
+
+def _word(difference: Difference | None) -> str:
+    if difference is None:
+        return "not compared"
+    told = "differs" if difference.exceeds else "within the errors"
+    if difference.p_adjusted is not None:
+        told += f", p = {number(difference.p_adjusted, 2)}"
+    if difference.p_data is not None:
+        told += f"; over data p = {number(difference.p_data, 2)}"
+    return told
+
+
+def csv(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
+    """A row a number and report."""
+    header = [
+        "analysis", "quantity", "report", "value", "error", "error_kind", "data_stderr", "difference", "exceeds",
+        "p_value", "p_adjusted", "p_data",
+    ]  # fmt: skip
+    rows: list[list[Any]] = []
+    for quantity in comparison.quantities:
+        for place, (name, value) in enumerate(zip(comparison.names, quantity.values, strict=True)):
+            if value is None:
+                continue
+            d = quantity.differences[place - 1] if place else None
+            told = ["", "", "", "", ""] if d is None else [d.difference, d.exceeds, d.p_value, d.p_adjusted, d.p_data]
+            rows.append(
+                [
+                    quantity.analysis,
+                    quantity.name,
+                    name,
+                    value.value,
+                    value.error,
+                    value.error_kind,
+                    value.data_stderr,
+                    *told,
+                ]
+            )
+    return header, rows
+
+
+def markdown(comparison: Comparison) -> list[str]:
+    """Settings and numbers."""
+    lines = [*verdict(comparison), ""]
+    if comparison.settings:
+        rows = [[name, *values] for name, values in comparison.settings.items()]
+        lines += [*markdown_table(["setting", *comparison.names], rows), ""]
+    header = _header(comparison)
+    lines += markdown_table(
+        ["analysis", "quantity", *header[1:]], [[q.analysis, *_row(q)] for q in comparison.quantities]
+    )
+    lines += ["", *(f"- not compared: {text}" for text in comparison.not_compared), note(comparison)]
+    return lines
+
+
+def charts(comparison: Comparison) -> list[Chart]:
+    """The numbers of every analysis side by side."""
+    found = []
+    step = 0.5 / len(comparison.names)
+    for analysis in dict.fromkeys(q.analysis for q in comparison.quantities if q.analysis != "problem"):
+        quantities = [q for q in comparison.quantities if q.analysis == analysis]
+        series = []
+        for place, name in enumerate(comparison.names):
+            told = [(i, v) for i, q in enumerate(quantities) if (v := q.values[place]) is not None]
+            spread = [(2 if v.error_kind == "stderr" else 1) * v.error for _, v in told]
+            series.append(
+                Series(
+                    name,
+                    "points",
+                    [i + step * (place - (len(comparison.names) - 1) / 2) for i, _ in told],
+                    [v.value for _, v in told],
+                    [v.value - e for (_, v), e in zip(told, spread, strict=True)],
+                    [v.value + e for (_, v), e in zip(told, spread, strict=True)],
+                )
+            )
+        caption = "Error bars: the estimated errors; of estimates by probes two standard errors."
+        names = tuple(quantity.name for quantity in quantities)
+        found.append(Chart(analysis, "quantity", "value", tuple(series), caption, names))
+    return found

@@ -1,0 +1,300 @@
+"""Reports side by side: what differs in their settings and in their values, and whether by more than the errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from curvtool.errors import UsageError
+from curvtool.report.analyses import Density, Diag, Eigs, JacNorm, Trace
+from curvtool.report.model import Analysis, Report
+from curvtool.report.record import Record
+
+ErrorKind = Literal["bound", "stderr"]
+LEVEL = 0.05  # of the family of all tests of a comparison
+_ROUNDING = 1e-12  # relative, of numbers in float64
+# what a number means hangs on these; another value of them makes it another quantity
+_MEANING = ("loss", "reduction", "parameters", "loss options", "weight decay")
+
+
+class ComparedValue(Record):
+    """One report's number."""
+
+    value: float
+    error: float = Field(description="of the computation: a bound or a standard error, as error_kind says")
+    error_kind: ErrorKind = Field(description="bound: estimated, or the noise floor; stderr: over random probes")
+    data_stderr: float | None = Field(default=None, description="standard error over the data, where it is known")
+
+
+class Difference(Record):
+    """Another report's number less the first one's."""
+
+    difference: float
+    relative: float | None = Field(description="over the first one's magnitude")
+    exceeds: bool = Field(description="more than the computation's errors explain")
+    p_value: float | None = Field(
+        default=None, description="two-sided, of so large a difference by the probes alone; null between bounds"
+    )
+    p_adjusted: float | None = Field(default=None, description="Holm's, over all such tests of the comparison")
+    p_data: float | None = Field(
+        default=None,
+        description="two-sided, of so large a difference between independent samples of data; conservative where both "
+        "are of the same data",
+    )
+
+
+class ComparedQuantity(Record):
+    """One number in every report."""
+
+    analysis: str = Field(description="kind, matrix and end of the spectrum")
+    name: str
+    values: list[ComparedValue | None] = Field(description="one a report; null where it has none")
+    differences: list[Difference | None] = Field(description="of the second report and those after it to the first")
+
+
+class Comparison(Record):
+    """Two or more reports; the first one is what the others are compared with."""
+
+    schema_version: Literal["1.0"] = "1.0"
+    names: list[str]
+    settings: dict[str, list[str]] = Field(description="what differs, by name: a value a report")
+    quantities: list[ComparedQuantity]
+    not_compared: list[str] = Field(description="what is not the same quantity, and why")
+    same_data: bool
+
+
+@dataclass(frozen=True)
+class _Number:
+    """A number of a report, and what it is of."""
+
+    analysis: str
+    name: str
+    value: ComparedValue
+
+
+def compare(reports: Sequence[Report], names: Sequence[str]) -> Comparison:
+    """The first report beside the others.
+
+    Numbers with bounds differ where the bounds do not meet. Between estimates from random probes the difference is
+    tested as a normal variable (two-sided z-test), at a level of 5 % for all such tests together (Holm 1979).
+
+    Args:
+        reports: two or more.
+        names: what each is called.
+
+    Raises:
+        UsageError: CT072, fewer than two, or nothing in them is the same quantity.
+    """
+    if len(reports) < 2:
+        raise UsageError(
+            "CT072",
+            "a comparison takes two reports",
+            expected="two or more",
+            received=str(len(reports)),
+            remedy="curvtool compare a.json b.json",
+        )
+    numbers = [list(_numbers(report)) for report in reports]
+    found = [{(n.analysis, n.name): n.value for n in each} for each in numbers]
+    apart = [_other_meaning(reports[0], other) for other in reports[1:]]
+    refused = [
+        f"{name}: {reason}, so its numbers are of another quantity than {names[0]}'s"
+        for name, reason in zip(names[1:], apart, strict=True)
+        if reason
+    ]
+    keys = list(dict.fromkeys((n.analysis, n.name) for each in numbers for n in each))
+    quantities = []
+    for key in keys:
+        values = [each.get(key) for each in found]
+        first = values[0]
+        differences = [
+            _difference(first, other) if first is not None and other is not None and not reason else None
+            for other, reason in zip(values[1:], apart, strict=True)
+        ]
+        quantities.append(ComparedQuantity(analysis=key[0], name=key[1], values=values, differences=differences))
+    shared = [q for q in quantities if any(d is not None for d in q.differences)]
+    analyses = dict.fromkeys(q.analysis for q in quantities if q not in shared and q.analysis != "problem")
+    refused += [
+        f"{analysis}: in {', '.join(_having(analysis, numbers, names))} alone" for analysis in analyses
+        if analysis not in {q.analysis for q in shared}
+    ]  # fmt: skip
+    if not any(q.analysis != "problem" for q in shared):
+        raise UsageError(
+            "CT072",
+            "these reports have no quantity in common",
+            expected="the same analysis of the same matrix, loss and parameters",
+            received="; ".join(refused)[:300] or "no analyses",
+            remedy="run both with the same command, but for the checkpoint",
+        )
+    _adjust([d for q in shared for d in q.differences if d is not None])
+    return Comparison(
+        names=list(names),
+        settings=_settings_apart(reports),
+        quantities=shared,
+        not_compared=refused,
+        same_data=len({report.provenance.data_fingerprint for report in reports}) == 1,
+    )
+
+
+def _having(analysis: str, numbers: Sequence[Sequence[_Number]], names: Sequence[str]) -> list[str]:
+    return [name for name, each in zip(names, numbers, strict=True) if any(n.analysis == analysis for n in each)]
+
+
+def _numbers(report: Report) -> Iterator[_Number]:
+    """Every number that another report may have too."""
+    problem = report.problem
+    noise = problem.preflight.noise_floor or _ROUNDING
+    for name, value in (("loss", problem.loss_value), ("gradient norm", problem.grad_norm)):
+        if value is not None:
+            yield _Number("problem", name, _bound(value, noise * abs(value)))
+    seen: dict[str, int] = {}
+    for analysis in report.analyses:
+        own = list(_numbers_of(analysis, noise))
+        label = own[0].analysis if own else ""
+        seen[label] = seen.get(label, 0) + 1
+        suffix = f" ({seen[label]})" if seen[label] > 1 else ""  # the same analysis twice, by its place
+        for number in own:
+            yield _Number(number.analysis + suffix, number.name, number.value)
+
+
+def _numbers_of(analysis: Analysis, noise: float) -> Iterator[_Number]:
+    match analysis:
+        case Eigs():
+            label = f"eigs {analysis.operator} {analysis.which}"
+            for place, pair in enumerate(analysis.eigenvalues, 1):
+                value = ComparedValue(
+                    value=pair.value, error=pair.error_bound, error_kind="bound", data_stderr=pair.data_stderr
+                )
+                yield _Number(label, f"eigenvalue {place}", value)
+            for name, layer in (analysis.per_layer or {}).items():
+                yield _Number(label, f"layer {name}", _bound(layer.value, layer.error_bound))
+        case Trace():
+            label = f"trace {analysis.operator}"
+            yield from _estimates(label, "trace", analysis.value, analysis.stderr, noise)
+            for name, block in (analysis.per_layer or {}).items():
+                yield from _estimates(label, f"layer {name}", block.value, block.stderr, noise)
+        case Density():
+            label = f"density {analysis.operator}"
+            for name, share in (
+                ("share below zero", analysis.below_zero),
+                (f"share within {analysis.near:.4g} of zero", analysis.near_zero),
+            ):
+                half = max(share.high - share.value, share.value - share.low, noise)  # what the nodes leave possible
+                yield _Number(label, name, _bound(share.value, half))
+            yield from _estimates(label, "trace", analysis.trace, analysis.trace_stderr, noise)
+        case Diag():
+            yield from _estimates(f"diag {analysis.operator}", "sum", analysis.sum, analysis.sum_stderr, noise)
+        case JacNorm():
+            for name, summary, spread in (
+                ("spectral", analysis.spectral, analysis.spectral_max_error),
+                ("Frobenius", analysis.frobenius, analysis.frobenius_max_stderr),
+            ):
+                if summary is not None:
+                    over_data = summary.std / math.sqrt(max(analysis.num_examples, 1))
+                    error = max(spread or 0.0, noise * abs(summary.mean))
+                    mean = ComparedValue(value=summary.mean, error=error, error_kind="bound", data_stderr=over_data)
+                    yield _Number("jacnorm", f"mean {name} norm", mean)
+                    worst = max(spread or 0.0, noise * abs(summary.max))
+                    yield _Number("jacnorm", f"largest {name} norm", _bound(summary.max, worst))
+
+
+def _bound(value: float, error: float) -> ComparedValue:
+    return ComparedValue(value=value, error=error, error_kind="bound")
+
+
+def _estimates(label: str, name: str, value: float, stderr: float | None, noise: float) -> Iterator[_Number]:
+    """A number by probes, or with a bound where every entry was computed; none where no error is known."""
+    if stderr:
+        yield _Number(label, name, ComparedValue(value=value, error=stderr, error_kind="stderr"))
+    elif stderr is not None:
+        yield _Number(label, name, _bound(value, noise * abs(value)))
+
+
+def _difference(first: ComparedValue, other: ComparedValue) -> Difference:
+    change = other.value - first.value
+    p_value: float | None = None
+    exceeds = abs(change) > first.error + other.error
+    if "stderr" in {first.error_kind, other.error_kind}:
+        bounds = sum(v.error for v in (first, other) if v.error_kind == "bound")
+        spread = math.hypot(*(v.error for v in (first, other) if v.error_kind == "stderr"))
+        p_value = _two_sided(max(abs(change) - bounds, 0.0) / spread)
+        exceeds = False  # the tests' outcome is known when all are made
+    p_data: float | None = None
+    if first.data_stderr and other.data_stderr:
+        p_data = _two_sided(abs(change) / math.hypot(first.data_stderr, other.data_stderr))
+    relative = change / abs(first.value) if first.value else None
+    unavailable = {} if relative is not None else {"relative": "the first value is zero"}
+    return Difference(
+        difference=change, relative=relative, exceeds=exceeds, p_value=p_value, p_data=p_data, unavailable=unavailable
+    )
+
+
+def _two_sided(z: float) -> float:
+    """The chance that a standard normal variable is at least so far from zero."""
+    return math.erfc(z / math.sqrt(2))
+
+
+def _adjust(differences: Sequence[Difference]) -> None:
+    """Holm's p-values, and with them which differences exceed the probes' errors."""
+    tested = sorted((d for d in differences if d.p_value is not None), key=lambda d: d.p_value or 0.0)
+    largest = 0.0
+    for place, difference in enumerate(tested):
+        largest = max(largest, min(1.0, (len(tested) - place) * (difference.p_value or 0.0)))
+        difference.p_adjusted = largest
+        difference.exceeds = largest < LEVEL
+
+
+def _other_meaning(first: Report, other: Report) -> str | None:
+    """In words, what makes the other's numbers another quantity; None where nothing does."""
+    one, two = _meaning(first), _meaning(other)
+    for name in _MEANING:
+        if one[name] != two[name]:
+            return f"{name} {two[name]} instead of {one[name]}"
+    return None
+
+
+def _meaning(report: Report) -> dict[str, str]:
+    prov = report.provenance
+    chosen = f"{', '.join(prov.parameters_include) or 'all'}"
+    if prov.parameters_exclude:
+        chosen += f" without {', '.join(prov.parameters_exclude)}"
+    loss = prov.config.get("loss", {})
+    loss = loss if isinstance(loss, dict) else {}
+    return {
+        "loss": str(report.problem.loss),
+        "reduction": str(report.problem.reduction),
+        "parameters": chosen,
+        "loss options": str(loss.get("options") or "none"),
+        "weight decay": str(loss.get("weight_decay") or 0),
+    }
+
+
+def _settings_apart(reports: Sequence[Report]) -> dict[str, list[str]]:
+    """Facts that are not the same in all reports."""
+    found = [_facts(report) for report in reports]
+    names = dict.fromkeys(name for each in found for name in each)
+    table = {name: [each.get(name, "-") for each in found] for name in names}
+    return {name: values for name, values in table.items() if len(set(values)) > 1}
+
+
+def _facts(report: Report) -> dict[str, str]:
+    problem, prov = report.problem, report.provenance
+    told: dict[str, Any] = {
+        "model": problem.model,
+        "checkpoint (sha256)": (prov.checkpoint_sha256 or "-")[:12],
+        "data (sha256)": prov.data_fingerprint[:12],
+        "parameters": problem.num_trainable,
+        "samples": problem.num_samples,
+        "status": report.status,
+        "precision": prov.dtype,
+        "device": prov.device_name,
+        "curvtool": prov.tool_version,
+        "torch": prov.torch,
+    }
+    for section, values in prov.config.items():
+        if isinstance(values, dict):
+            told |= {f"{section}.{name}": value for name, value in values.items()}
+    return {name: str(value) for name, value in told.items()}

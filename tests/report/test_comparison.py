@@ -1,0 +1,165 @@
+"""Comparing reports: what differs, by which errors, and what is refused."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from curvtool.config.resolve import resolve_all
+from curvtool.errors import UsageError
+from curvtool.pipeline.run import run_all
+from curvtool.report.comparison import compare
+from curvtool.report.model import Report
+from curvtool.report.read import short_names
+
+RUNS = """\
+[model]
+checkpoint = "demo:digits"
+[data]
+num_samples = 60
+[compute]
+device = "cpu"
+operations = "torch"
+hvp = "fresh"
+[[analysis]]
+kind = "eigs"
+k = 2
+[[analysis]]
+kind = "trace"
+rtol = 0.2
+per_layer = true
+[[analysis]]
+kind = "jacnorm"
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    file = tmp_path_factory.mktemp("runs") / "runs.toml"
+    file.write_text(RUNS)
+    return run_all(resolve_all({}, config_file=str(file), environment={})).report
+
+
+def changed(report, change):
+    """The report with something else in its JSON."""
+    content = json.loads(report.model_dump_json())
+    change(content)
+    return Report.model_validate(content)
+
+
+def named(comparison, name, analysis=None):
+    return next(q for q in comparison.quantities if q.name == name and analysis in (None, q.analysis))
+
+
+def test_a_report_beside_itself(made):
+    found = compare([made, made], ["a", "b"])
+    assert found.settings == {} and found.not_compared == [] and found.same_data
+    assert len(found.quantities) == 2 + 2 + 1 + 5 + 4
+    for quantity in found.quantities:
+        (difference,) = quantity.differences
+        assert difference.difference == 0 and not difference.exceeds
+        assert difference.p_value in (None, 1.0)
+
+
+def test_bounds_that_do_not_meet(made):
+    pair = made.analyses[0].eigenvalues[0]
+    for times, exceeds in ((1.9, False), (2.1, True)):
+
+        def change(content, times=times):
+            content["analyses"][0]["eigenvalues"][0]["value"] += times * pair.error_bound
+
+        (difference,) = named(compare([made, changed(made, change)], "ab"), "eigenvalue 1").differences
+        assert difference.exceeds == exceeds and difference.p_value is None
+        wanted = 2 * stats.norm.sf(times * pair.error_bound / math.hypot(pair.data_stderr, pair.data_stderr))
+        assert difference.p_data == pytest.approx(wanted)
+
+
+def test_estimates_by_probes_are_tested(made):
+    trace = made.analyses[1]
+
+    def change(content):
+        content["analyses"][1]["value"] += 5 * trace.stderr
+
+    found = compare([made, changed(made, change)], "ab")
+    (difference,) = named(found, "trace", "trace hessian").differences
+    assert difference.p_value == pytest.approx(2 * stats.norm.sf(5 / math.sqrt(2)))
+    assert difference.p_adjusted == pytest.approx(6 * difference.p_value) and difference.exceeds
+    others = [q.differences[0] for q in found.quantities if q.name.startswith("layer")]
+    assert all(d.p_adjusted == 1.0 and not d.exceeds for d in others)
+
+
+def test_one_in_twenty_comparisons_of_the_same_finds_a_difference(made):
+    """Values drawn anew around the same truth: the level holds for all tests of a comparison together."""
+    rng, found = np.random.default_rng(0), 0
+    trace = made.analyses[1]
+
+    def change(content):
+        blocks = [content["analyses"][1], *content["analyses"][1]["per_layer"].values()]
+        for block in blocks:
+            block["value"] = float(rng.normal(7.0, block["stderr"]))
+
+    assert trace.stderr > 0
+    for _ in range(300):
+        both = compare([changed(made, change), changed(made, change)], "ab")
+        found += any(q.differences[0].exceeds for q in both.quantities if q.analysis == "trace hessian")
+    assert 0.015 <= found / 300 <= 0.085
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c["problem"].update(reduction="sum"),
+        lambda c: c["problem"].update(loss="mse"),
+        lambda c: c["provenance"].update(parameters_include=["0.*"]),
+    ],
+)
+def test_another_quantity_is_refused(made, change):
+    with pytest.raises(UsageError, match="CT072"):
+        compare([made, changed(made, change)], "ab")
+    found = compare([made, changed(made, change), made], "abc")
+    assert len(found.not_compared) == 1 and "b: " in found.not_compared[0]
+    assert all(q.differences[0] is None and q.differences[1] is not None for q in found.quantities)
+
+
+def test_other_matrices_are_not_compared(made):
+    other = changed(made, lambda c: c["analyses"][0].update(operator="ggn"))
+    found = compare([made, other], "ab")
+    assert {q.analysis for q in found.quantities} == {"problem", "trace hessian", "jacnorm"}
+    assert sorted(found.not_compared) == ["eigs ggn la: in b alone", "eigs hessian la: in a alone"]
+
+
+def test_settings_that_differ(made):
+    def change(content):
+        content["provenance"]["data_fingerprint"] = "f" * 64
+        content["provenance"]["config"]["compute"]["seed"] = 9
+
+    found = compare([made, changed(made, change)], "ab")
+    assert set(found.settings) == {"data (sha256)", "compute.seed"} and not found.same_data
+
+
+def test_names(tmp_path):
+    paths = [tmp_path / "a" / "r.json", tmp_path / "b" / "r.json"]
+    assert short_names(paths) == ["a/r", "b/r"]
+    assert short_names([tmp_path / "x.json", tmp_path / "y.json"]) == ["x", "y"]
+    assert len(set(short_names([paths[0], paths[0]]))) == 2
+
+
+@pytest.mark.parametrize("format", ["html", "png", "csv", "md", "json", None])
+def test_by_command(run, made, tmp_path, format):
+    for name in "ab":
+        (tmp_path / f"{name}.json").write_text(made.model_dump_json())
+    words = [] if format is None else ["-o", tmp_path / f"c.{format}"]
+    status, out, err = run("compare", tmp_path / "a.json", tmp_path / "b.json", *words)
+    assert status == 0, err
+    if format is None:
+        assert "0 of 14 numbers differ" in out and "eigenvalue 1" in out
+    else:
+        assert (tmp_path / f"c.{format}").stat().st_size > 200
+
+
+def test_a_report_alone(run, made, tmp_path):
+    (tmp_path / "a.json").write_text(made.model_dump_json())
+    status, _, err = run("compare", tmp_path / "a.json")
+    assert status == 2 and "CT072" in err
