@@ -17,6 +17,7 @@ from curvtool.cli import (
     diag,
     doctor,
     eigs,
+    explain,
     inspect,
     interruption,
     jacnorm,
@@ -58,6 +59,7 @@ app.command()(compare.compare)
 app.command()(check.check)
 app.command()(verify.verify)
 app.command()(inspect.inspect)
+app.command()(explain.explain)
 app.command()(doctor.doctor)
 
 
