@@ -13,11 +13,13 @@ import typer
 from curvtool.cli import (
     check,
     compare,
+    config,
     density,
     diag,
     doctor,
     eigs,
     explain,
+    init,
     inspect,
     interruption,
     jacnorm,
@@ -60,6 +62,8 @@ app.command()(check.check)
 app.command()(verify.verify)
 app.command()(inspect.inspect)
 app.command()(explain.explain)
+app.command()(init.init)
+app.add_typer(config.app, name="config")
 app.command()(doctor.doctor)
 
 

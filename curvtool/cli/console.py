@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from curvtool.cli.options import Output
+from curvtool.config.resolve import settings_table
 from curvtool.config.schema import RunConfig
 
 _PIPED_WIDTH = 120
@@ -28,15 +29,6 @@ def make_console(output: Output, *, stderr: bool = False) -> Console:
 
 
 def show_settings(configs: Sequence[RunConfig], console: Console) -> None:
-    """The settings that were given, each with where it comes from; those that several analyses share once."""
-    shown: set[str] = set()
-    for number, config in enumerate(configs, 1):
-        for name, source in config.sources.items():
-            section, _, key = name.partition(".")
-            part = getattr(config, section, config.analysis)
-            label = f"{name} (analysis {number})" if part is config.analysis and len(configs) > 1 else name
-            if source != "default" and label not in shown:
-                shown.add(label)
-                console.print(
-                    f"{label} = {getattr(part, key)!r}  ({source})", style="dim", markup=False, highlight=False
-                )
+    """The settings that were given, each with where it comes from."""
+    for name, value, source in settings_table(configs):
+        console.print(f"{name} = {value}  ({source})", style="dim", markup=False, highlight=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_origin
@@ -101,6 +101,25 @@ def _resolved(
         analysis: Analysis = _fill(ANALYSES[kind], kind, table, flags, environment, str(path), own)
         found.append(RunConfig(**parts, analysis=analysis, sources=own, folder=folder))
     return found
+
+
+def settings_table(configs: Sequence[RunConfig], defaults: bool = False) -> list[list[str]]:
+    """Name, value and source of every setting, those that several analyses share once.
+
+    Args:
+        configs: the analyses of one file.
+        defaults: also settings that nobody gave.
+    """
+    rows: dict[str, list[str]] = {}
+    for number, config in enumerate(configs, 1):
+        for name, source in config.sources.items():
+            section, _, key = name.partition(".")
+            own = section not in SECTIONS
+            label = f"{name} (analysis {number})" if own and len(configs) > 1 else name
+            if source != "default" or defaults:
+                value = getattr(getattr(config, section, config.analysis), key)
+                rows.setdefault(label, [label, "" if value is None else str(value), source])
+    return list(rows.values())
 
 
 def _find(config_file: str | None, environment: Mapping[str, str]) -> Path | None:

@@ -1,0 +1,143 @@
+"""A project file from what a folder holds: checkpoints, data, and the code of models, none of it executed."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from curvtool.errors import CurvtoolError
+from curvtool.pipeline.inspection import inspect_file
+from curvtool.report.model import Inspection
+
+_MOST_FILES = 300
+_DEPTH = 3
+_SKIPPED = {"node_modules", "__pycache__", "site-packages", "venv", "build", "dist"}
+_SUFFIXES = {
+    ".pt", ".pth", ".ckpt", ".pkl", ".bin", ".safetensors", ".npz", ".npy", ".parquet", ".csv", ".jsonl", ".arrow",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Found:
+    """Attributes:
+    checkpoints: files that hold weights, the newest first.
+    data: files that hold samples, the newest first.
+    factories: `module:name` of classes that derive from a Module, and of functions that return one by annotation.
+    """
+
+    checkpoints: tuple[Path, ...]
+    data: tuple[Path, ...]
+    factories: tuple[str, ...]
+
+
+def look(folder: Path) -> Found:
+    """What there is, three folders deep."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_ours(path.relative_to(folder))]
+    files = files[:_MOST_FILES]
+    inspected = [(path, found) for path in files if path.suffix in _SUFFIXES and (found := _inspected(path))]
+    inspected.sort(key=lambda pair: -pair[0].stat().st_mtime)
+    code = [path for path in files if path.suffix == ".py"]
+    return Found(
+        tuple(path for path, found in inspected if found.role == "checkpoint"),
+        tuple(path for path, found in inspected if found.role == "data"),
+        tuple(name for path in code for name in _modules_in(path, folder)),
+    )
+
+
+def project_file(found: Found, folder: Path) -> str:
+    """The file's text, with comments that say what to look at.
+
+    Args:
+        found: what there is.
+        folder: where the file will stand; paths are relative to it.
+    """
+    checkpoints = [_relative(path, folder) for path in found.checkpoints]
+    data = [_relative(path, folder) for path in found.data]
+    lines = [
+        "# Settings of curvtool run (all analyses below), and of curvtool eigs, trace, …, which take the shared ones.",
+        "# A flag wins over a variable (CURVTOOL_BATCH_SIZE), a variable over this file: curvtool config show.",
+        "",
+        "[model]",
+        *_choice("checkpoint", checkpoints, "model.pt"),
+        "# the code that makes the module, package.module:callable; Hugging Face folders and TorchScript need none",
+        *_choice("factory", found.factories, "models:Net"),
+        "# factory_args = { num_classes = 10 }",
+        "",
+        "[data]",
+        "# the data whose mean loss is differentiated: the training data, for sharpness",
+        *_choice("source", data, "data.npz"),
+        "# num_samples = 2000   # the first so many; all if left out",
+        '# input_key = "x"      # arrays or columns, where they cannot be told',
+        '# target_key = "y"',
+        "",
+        "[loss]",
+        '# name = "cross-entropy"   # guessed from outputs and targets if left out, and printed',
+        '# reduction = "mean"',
+        "",
+        "[compute]",
+        '# device = "cuda"',
+        '# dtype = "float64"    # where the noise floor is above the tolerance',
+        "",
+        "[[analysis]]",
+        'kind = "eigs"          # the largest eigenvalues: is the minimum sharp?',
+        "k = 5",
+        "# lr = 0.1             # the learning rate: its product with the largest is compared with 2",
+        "",
+        "[[analysis]]",
+        'kind = "trace"         # by layer: which layers bear fewer bits?',
+        "per_layer = true",
+        "",
+        "# [[analysis]]",
+        '# kind = "density"     # how all eigenvalues are spread',
+        "",
+        "# [[analysis]]",
+        '# kind = "jacnorm"     # which inputs the outputs are most sensitive to',
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _choice(key: str, names: Sequence[str], example: str) -> list[str]:
+    """A line with the first one, commented out where there is none; the others as comments."""
+    if not names:
+        return [f'# {key} = "{example}"']
+    return [f'{key} = "{names[0]}"', *(f'# {key} = "{other}"' for other in names[1:5])]
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _is_ours(path: Path) -> bool:
+    parts = path.parts
+    return len(parts) <= _DEPTH and not any(part in _SKIPPED or part.startswith(".") for part in parts)
+
+
+def _inspected(path: Path) -> Inspection | None:
+    try:
+        return inspect_file(path)
+    except CurvtoolError:
+        return None
+
+
+def _modules_in(path: Path, folder: Path) -> list[str]:
+    """By the syntax tree alone."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError, OSError, ValueError):
+        return []
+    module = ".".join(path.relative_to(folder).with_suffix("").parts)
+    found = []
+    for node in tree.body:
+        makes = node.bases if isinstance(node, ast.ClassDef) else []
+        if isinstance(node, ast.FunctionDef) and node.returns is not None:
+            makes = [node.returns]
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and any(map(_is_module, makes)):
+            found.append(f"{module}:{node.name}")
+    return found
+
+
+def _is_module(node: ast.expr) -> bool:
+    name = ast.unparse(node)
+    return name.rpartition(".")[2] in {"Module", "LightningModule", "PreTrainedModel", "Sequential"}
