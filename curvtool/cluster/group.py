@@ -186,7 +186,7 @@ class ProcessGroup(Solo):
             told = self._failure()
         if told is not None:
             return _failed(*told)
-        if waited < 0.9 * self.timeout:
+        if waited < 0.9 * self.timeout and "timeout" not in str(error).lower():
             return RankLost(
                 "CT060",
                 "another rank has gone away without a word",

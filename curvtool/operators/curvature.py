@@ -167,9 +167,9 @@ class CurvatureOperator(LinearOperator):
         shares = torch.stack(running).diff(dim=0) / self.problem.total_weight if running else vector.new_empty(0, 0)
         return result, self.shared.of_all_parts(shares) if len(against) else shares
 
-    def _batch_product(self, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
+    def _batch_product(self, rows: range, vector: Sequence[torch.Tensor], keep: bool = True) -> Parts:
         """A_b v in parts."""
-        return self._in_pieces(rows, lambda piece: self.execution.product(piece, vector))
+        return self._in_pieces(rows, lambda piece: self.execution.product(piece, vector, keep=keep))
 
     def _in_pieces(self, rows: range, of_piece: Callable[[range], Parts]) -> Parts:
         """The sum over a batch of what each piece of it gives; the pieces are halved where memory does not suffice.
@@ -266,7 +266,7 @@ class CurvatureOperator(LinearOperator):
             self.shared.term_space,
             self.shapes,
             pieces_of(own, self.batch_size) or [own],
-            lambda piece: self._batch_product(piece, parts),
+            lambda piece: self._batch_product(piece, parts, self.shared.keeps_graphs_of_terms),
             self.problem.total_weight,
         )
 

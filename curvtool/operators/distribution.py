@@ -46,6 +46,11 @@ class SharedSamples:
         return self.cluster.size == 1
 
     @property
+    def keeps_graphs_of_terms(self) -> bool:
+        """Whether the graphs of a term's samples may be kept."""
+        return True
+
+    @property
     def samples(self) -> range:
         """This rank's."""
         return self.cluster.share(self.num_samples)
@@ -123,11 +128,16 @@ class SharedParameters(SharedSamples):
         """They are."""
         return True
 
+    @property
+    def keeps_graphs_of_terms(self) -> bool:
+        """No: a term's samples may be a batch's on one rank alone, which would then gather less than the others."""
+        return False
+
     def batches(self, size: int) -> list[range]:
-        """As many on every rank; the last ones may be empty."""
+        """As many on every rank; the last ones may be empty, each in a place of its own."""
         found, largest = pieces_of(self.samples, size), math.ceil(self.num_samples / self.cluster.size)
         most = math.ceil(largest / size)
-        return found + [range(0)] * (most - len(found))
+        return found + [range(place, place) for place in range(len(found), most)]
 
     def own_terms(self, number: int) -> range:
         """All of them."""

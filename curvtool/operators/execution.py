@@ -79,7 +79,8 @@ class Execution:
         self.parameters = list(problem.parameters.values())
         self._make_kernel = make_kernel
         self._kernels: dict[tuple[Form, int], Kernel] = {}
-        self._graphs: dict[tuple[range, int], Graph] = {}  # by the samples and the height of the stack
+        # by the samples (empty ranges, which Python calls equal, apart) and the height of the stack
+        self._graphs: dict[tuple[int, int, int], Graph] = {}
         problem.keep_data_on_device(self.memory_budget // 4)
 
     @cached_property
@@ -177,8 +178,8 @@ class Execution:
 
         Up to 8,192 where their graph takes 16 MiB at most and there are as many batches as parts of the data.
         """
-        if self.problem.sharded is not None:  # not measured: its graphs' sizes would have to be agreed on
-            return min(SHARDED_BATCH, total)
+        if self.problem.sharded is not None:  # the same on all ranks, whose shares may differ
+            return SHARDED_BATCH
         per_sample = max(self.calibration.graph_bytes_per_sample, 1)
         size = MAX_SMALL_BATCH
         while size > MAX_BATCH and size * per_sample > SMALL_GRAPH:
@@ -201,7 +202,7 @@ class Execution:
         rest = "compiled" if self._compilation.in_use else self._mode_without_graph()
         return f"kept ({len(self._graphs)} graphs), else {rest}" if self._graphs else rest
 
-    def product(self, rows: range, vector: Sequence[torch.Tensor], height: int = 1) -> Parts:
+    def product(self, rows: range, vector: Sequence[torch.Tensor], height: int = 1, keep: bool = True) -> Parts:
         """A_b v for the matrix of these samples, summed over them, in parts.
 
         Args:
@@ -209,9 +210,10 @@ class Execution:
             vector: v, in parts of the parameters' shapes.
             height: the number of equal groups that the samples are cut into, where each has a matrix and a vector of
                 its own: parts and result have the groups as their first dimension.
+            keep: whether these samples' graph may be kept.
         """
         with self.problem.context(len(rows)):
-            graph = self.kept(rows, height)
+            graph = self.kept(rows, height) if keep else None
             if graph is not None:
                 return graph.product(vector)
             kernel = self._kernel_of(height)
@@ -247,9 +249,10 @@ class Execution:
 
     def kept(self, rows: range, height: int = 1) -> Graph | None:
         """The kept graph of these samples, made now where the budget allows; None where it does not."""
-        graph = self._graphs.get((rows, height))
+        key = rows.start, rows.stop, height
+        graph = self._graphs.get(key)
         if graph is None and self._may_keep(rows):
-            graph = self._graphs[rows, height] = self._kernel_of(height).build(rows)
+            graph = self._graphs[key] = self._kernel_of(height).build(rows)
         return graph
 
     @property
@@ -290,7 +293,7 @@ class Execution:
             return False
         if self.mode == "kept":
             return True
-        held = sum(len(kept) for kept, _ in self._graphs) + len(rows)
+        held = sum(stop - start for start, stop, _ in self._graphs) + len(rows)
         if held * self.calibration.graph_bytes_per_sample > self.graph_budget:
             return False
         if not self.kernel.keeping_pays:

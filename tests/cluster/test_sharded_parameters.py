@@ -128,6 +128,19 @@ def test_the_numbers_of_one_process(size, hvp, folder):
     same(json.loads((folder / "r.json").read_text())["analyses"], wanted["analyses"])
 
 
+def test_uneven_shares_with_kept_graphs(folder):
+    """Ranks with two samples and with three, with and without samples of a group: the same collectives on each."""
+    words = ["trace", "small.pt", "--factory", "gpts:small", "--data", "gpts:words", "--dtype", "float64", "--json"]
+    words += ["r.json", "--method", "hutchinson", "--max-passes", "2", "--hvp", "kept", "--device", "cpu"]
+    with Ranks(1, *words, folder=folder) as alone:
+        assert alone.ended()[0] == [0]
+    wanted = json.loads((folder / "r.json").read_text())["analyses"]
+    with Ranks(4, *words, "--shard-parameters", "--rank-timeout", "60", folder=folder) as ranks:
+        statuses, _, said = ranks.ended(timeout=300)
+    assert statuses == [0] * 4, said
+    same(json.loads((folder / "r.json").read_text())["analyses"], wanted)
+
+
 def test_what_it_does_not_go_with(folder):
     words = ["small.pt", "--factory", "gpts:small", "--data", "gpts:words", "--shard-parameters"]
     for command, told in ((["jacnorm", *words], "jacnorm"), (["eigs", *words, "--hvp", "forward"], "--hvp forward")):
