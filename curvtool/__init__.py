@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from curvtool.estimators.jacobian_norms import jacobian_norms
     from curvtool.estimators.trace import trace
     from curvtool.linalg.space import VectorSpace
-    from curvtool.operators.base import LinearOperator, MatrixOperator
+    from curvtool.monitor import Monitor
+    from curvtool.operators.base import LinearOperator, MatrixOperator, scipy_operator
     from curvtool.operators.composed import (
         BlockOperator,
         DeflatedOperator,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from curvtool.operators.preflight import preflight_curvature as preflight
     from curvtool.operators.products import hessian, hvp, jacobian, jvp, vjp
     from curvtool.problem.problem import Problem
+    from curvtool.report.numbers import numbers
+    from curvtool.report.read import read_any as load_report
 
 _PLACES = {
     "CurvtoolError": "errors",
@@ -63,6 +66,10 @@ _PLACES = {
     "jacobian_directions": "estimators.jacobian_directions",
     "jacobian_norms": "estimators.jacobian_norms",
     "preflight": "operators.preflight:preflight_curvature",
+    "scipy_operator": "operators.base",
+    "load_report": "report.read:read_any",
+    "numbers": "report.numbers",
+    "Monitor": "monitor",
     "hvp": "operators.products",
     "jvp": "operators.products",
     "vjp": "operators.products",
@@ -82,6 +89,7 @@ __all__ = [
     "Interrupted",
     "LinearOperator",
     "MatrixOperator",
+    "Monitor",
     "ParameterJacobian",
     "Problem",
     "ScaledOperator",
@@ -97,7 +105,10 @@ __all__ = [
     "jacobian_directions",
     "jacobian_norms",
     "jvp",
+    "load_report",
+    "numbers",
     "preflight",
+    "scipy_operator",
     "trace",
     "vjp",
 ]

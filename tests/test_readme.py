@@ -37,6 +37,8 @@ def test_its_flags_exist(run, monkeypatch):
             "check",
             "render",
             "compare",
+            "explain",
+            "init",
             "verify",
             "inspect",
             "doctor",

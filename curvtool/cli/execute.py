@@ -25,6 +25,7 @@ from curvtool.errors import (
     CurvtoolError,
     NotConverged,
     StopRequested,
+    UsageError,
 )
 from curvtool.report.write import check_writable, write_atomic
 
@@ -129,6 +130,14 @@ def keeping_of(output: Output) -> Keeping | None:
     """Where the state is kept, if anywhere; then signals wait for an end between two products."""
     from curvtool.pipeline.journal import Keeping
 
+    if output.resume is not None and output.state is not None and output.resume != output.state:
+        raise UsageError(
+            "CT003",
+            "--state and --resume name two folders",
+            expected="one of them: --resume goes on, or starts afresh, and keeps the state there",
+            received=f"--state {output.state} --resume {output.resume}",
+            remedy=f"--resume {output.resume}",
+        )
     folder = output.resume or output.state
     if folder is None:
         return None

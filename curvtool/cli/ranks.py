@@ -55,4 +55,7 @@ def joined(timeout: float) -> Iterator[Solo]:
         if isinstance(error, CurvtoolError) and not is_news:
             raise SystemExit(error.exit_status) from error
         raise
-    cluster.close()
+    else:
+        cluster.close()
+    finally:
+        cluster.stop_watching()

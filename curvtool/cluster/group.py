@@ -25,6 +25,7 @@ Result = TypeVar("Result")
 TIMEOUT_SECONDS = 600.0
 _BEAT_SECONDS = 2.0  # between two looks at how the others are
 _WORDS_SECONDS = 6.0  # that a rank waits for the reason why another one went away
+_SILENT_SECONDS = 10.0  # before it is said what is waited for
 _GRACE_SECONDS = 20.0  # that a rank has to come to its own end after another one failed
 _FAILED = "failed"
 # torch 2.13 has other names for the same
@@ -66,6 +67,9 @@ class ProcessGroup(Solo):
         both = torch.cuda.is_available() and dist.is_nccl_available()
         if both:
             torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
+        patience = threading.Timer(_SILENT_SECONDS, self._say_what_is_waited_for, [place])
+        patience.daemon = True
+        patience.start()
         try:
             wait = datetime.timedelta(seconds=timeout)
             store, _, _ = next(rendezvous("env://", rank=self.rank, world_size=self.size, timeout=wait))
@@ -82,11 +86,19 @@ class ProcessGroup(Solo):
                 received=_first_line(error),
                 remedy="look at the other processes' logs; MASTER_ADDR and MASTER_PORT name another place",
             ) from error
+        finally:
+            patience.cancel()
         self._store.set(f"calls/{self.rank}", "0")
         machines = self.gather_objects(socket.gethostname())
         self.local_size = machines.count(machines[self.rank])
         self._closing = threading.Event()
-        threading.Thread(target=self._watch, name="ranks", daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, name="ranks", daemon=True)
+        self._watcher.start()
+
+    def _say_what_is_waited_for(self, place: Place) -> None:
+        told = f"rank {self.rank} of {self.size}: waiting for the others at {place.address}:{place.port}"
+        sys.stderr.write(f"{told}, {self.timeout:g} s at most (--rank-timeout)\n")
+        sys.stderr.flush()
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over the ranks, in place."""
@@ -158,9 +170,14 @@ class ProcessGroup(Solo):
         except (RuntimeError, OSError):  # the rank that keeps the store is gone
             return True
 
+    def stop_watching(self) -> None:
+        """Before the process ends: a thread that is within the library then would abort it."""
+        self._closing.set()
+        self._watcher.join(_WORDS_SECONDS)
+
     def close(self) -> None:
         """Takes leave of the others, all of which have come to their end."""
-        self._closing.set()
+        self.stop_watching()
         try:
             self.barrier()
             dist.destroy_process_group()

@@ -62,12 +62,13 @@ def place_of(environment: Mapping[str, str] | None = None) -> Place | None:
             "Slurm",
         )
     elif _is_several(environment):
+        given, missing = ("RANK", "WORLD_SIZE") if "RANK" in environment else ("WORLD_SIZE", "RANK")
         raise UsageError(
             "CT003",
-            f"WORLD_SIZE is {environment['WORLD_SIZE']}, but there is no RANK",
+            f"{given} is {environment[given]}, but there is no {missing}",
             expected="both, as torchrun sets them, or neither",
             received="one process that cannot know which of several it is",
-            remedy="start it by torchrun or srun; or unset WORLD_SIZE",
+            remedy=f"start it by torchrun or srun; or unset {given}",
         )
     else:
         return None
@@ -83,7 +84,10 @@ def place_of(environment: Mapping[str, str] | None = None) -> Place | None:
 
 
 def _is_several(environment: Mapping[str, str]) -> bool:
-    return "RANK" not in environment and environment.get("WORLD_SIZE", "1").strip() not in {"", "0", "1"}
+    """Whether one of torchrun's two variables says so without the other."""
+    if "RANK" in environment:
+        return environment["RANK"].strip() != "" and "WORLD_SIZE" not in environment
+    return environment.get("WORLD_SIZE", "1").strip() not in {"", "0", "1"}
 
 
 def _is_batch_script(environment: Mapping[str, str]) -> bool:

@@ -97,5 +97,8 @@ class Solo:
         """Lets the others know why this rank ends; whether none of them has said the same before."""
         return True
 
+    def stop_watching(self) -> None:
+        """Nobody else is looked after any more, as the process ends."""
+
     def close(self) -> None:
         """Takes leave of the others, all of which have come to their end."""

@@ -93,12 +93,16 @@ class _Run:
 
     def state(self) -> dict[str, Any]:
         """The Krylov space, and how often in a row it was good enough."""
-        return {"lanczos": self.lanczos.state(), "in_a_row": self.in_a_row, "last": self.last}
+        return {
+            "lanczos": self.lanczos.state(), "in_a_row": self.in_a_row, "last": self.last, "storage": self.storage
+        }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
         """Puts it back."""
         self.lanczos.restore(state["lanczos"])
         self.in_a_row, self.last = state["in_a_row"], state["last"]
+        if state["storage"] == "bfloat16":  # its rounding is in the vectors, wherever they lie now
+            self.storage = "bfloat16"
         if self.lanczos.size:
             self.pairs = self.lanczos.ritz_pairs()
 

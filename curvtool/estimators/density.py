@@ -154,8 +154,7 @@ def density(
     if method == "exact" or (method == "auto" and is_small(space, num_probes, num_steps, memory_budget)):
         return _exactly(operator, width, near, noise, memory_budget, observer)
     locked = outlier_vectors if outliers else None
-    affordable = memory_budget // max(space.vector_bytes, 1) - 2 - len(outliers)
-    steps = max(2, min(num_steps, affordable, space.dim - len(outliers)))
+    steps = max(2, min(num_steps, space.dim - len(outliers)))
     meter = Meter(operator)
     found: list[Quadrature] = []
     running: list[Quadrature] = []
@@ -166,19 +165,26 @@ def density(
     def result(quadratures: list[Quadrature], complete: bool = True) -> DensityResult:
         return _result(operator, tuple(quadratures), outliers, width, near, noise, len(quadratures), meter, complete)
 
+    def room() -> list[int]:
+        """Steps that fit the budget, and probes that go in step: as a run that was stopped had them."""
+        affordable = memory_budget // max(space.vector_bytes, 1) - 2 - len(outliers)
+        fitting = max(2, min(steps, affordable))
+        return [fitting, min(num_probes, operator.block_width, max(1, affordable // (fitting + 4)))]
+
     def quadratures(first: int, seeds: Sequence[tuple[int, ...]]) -> list[Quadrature]:
         nonlocal running
-        group = QuadraturesInStep(operator.matmat, space, steps, seeds, locked)
+        group = QuadraturesInStep(operator.matmat, space, fitting, seeds, locked)
         observer.resume("bases", operator, group)
         for running in group.steps():
-            done = first * steps + len(running) * len(running[0].nodes)
+            done = first * fitting + len(running) * len(running[0].nodes)
             told = f"implied trace {implied_trace(found + running):.5g}"
-            observer.advance(done, told, num_probes * steps - done)
+            observer.advance(done, told, num_probes * fitting - done)
         return group.quadratures
 
     observer.begin("spectral density", float(num_probes * steps))
+    fitting = steps
     try:
-        together = min(num_probes, operator.block_width, max(1, affordable // (steps + 4)))
+        fitting, together = observer.remembered("room", None, room)
         for first in range(0, num_probes, together):
             seeds = [(seed, 20, probe) for probe in range(num_probes)[first : first + together]]
             found += observer.remembered("quadratures", operator, partial(quadratures, first, seeds))
@@ -189,7 +195,7 @@ def density(
         far = found or (running if running and len(running[0].nodes) >= _FEWEST_STEPS else [])
         raise Interrupted(result(far, complete=False) if far else None, stop) from stop
     # a budget that cut the steps short is not what was asked for
-    return result(found, complete=steps == min(num_steps, space.dim - len(outliers)))
+    return result(found, complete=fitting == min(num_steps, space.dim - len(outliers)))
 
 
 def is_small(space: VectorSpace, num_probes: int, num_steps: int, memory_budget: int) -> bool:

@@ -17,6 +17,7 @@ Method = Literal["lanczos", "power"]
 BoundKind = Literal["linear", "quadratic", "noise"]
 METHODS: tuple[str, ...] = get_args(Method)
 ROUNDING = 8  # epsilons of the largest magnitude, by which rounding was seen to shift any eigenvalue
+_FEWEST_PARTS = 4
 ROUNDING_STEPS = 32  # likewise; a residual below it can hardly fall further, and the eigenvalue counts as found
 
 
@@ -155,11 +156,11 @@ def data_stderr(forms: np.ndarray, weights: np.ndarray) -> np.ndarray | None:
         weights: each part's share w_b of the whole weight, shape (B,).
 
     Returns:
-        Shape (k,); None where fewer than two parts have a weight.
+        Shape (k,); None where fewer than four parts have a weight: of so few it would itself be known to half at best.
     """
     counted = weights > 0
     num = int(counted.sum())
-    if num < 2 or len(forms) != len(weights):
+    if num < _FEWEST_PARTS or len(forms) != len(weights):
         return None
     deviations = forms[counted] - weights[counted, None] * forms.sum(axis=0)
     return np.sqrt(num / (num - 1) * (deviations**2).sum(axis=0))

@@ -121,7 +121,8 @@ class _Run:
         self.operator, self.rtol, self.max_passes = operator, rtol, max_passes
         self.blocks, self.seed, self.observer = blocks, seed, observer
         self.meter = Meter(operator)
-        self.affordable = memory_budget // max(operator.probe_space.vector_bytes, 1) - 4
+        vector_bytes = max(operator.probe_space.vector_bytes, 1)
+        self.affordable: int = observer.remembered("room", None, lambda: memory_budget // vector_bytes - 4)
         self.probing: ProbeSearch | None = None
         self.known: KnownSpace | None = None
         self.given: KnownSpace | None = None  # known before

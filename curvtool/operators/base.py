@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -167,6 +168,27 @@ class LinearOperator(ABC):
             if observe is not None:
                 observe(columns.stop)
         return matrix
+
+
+def scipy_operator(operator: LinearOperator) -> Any:
+    """The matrix as a `scipy.sparse.linalg.LinearOperator`, for SciPy's solvers: shape (P, P), on the host.
+
+    A vector takes the way to the operator's device and back. In one process, where a vector is whole.
+
+    Raises:
+        ImportError: SciPy is not installed.
+    """
+    from scipy.sparse.linalg import LinearOperator as ScipyOperator
+
+    space = operator.space
+
+    def product(columns: np.ndarray) -> np.ndarray:
+        rows = torch.as_tensor(np.ascontiguousarray(columns.reshape(space.dim, -1).T))
+        found = operator.matmat(rows.to(space.device, space.dtype)).cpu().numpy()
+        return np.asarray(found.T.reshape(columns.shape))
+
+    dtype = torch.empty(0, dtype=space.dtype).numpy().dtype
+    return ScipyOperator((space.dim, space.dim), matvec=product, rmatvec=product, matmat=product, dtype=dtype)
 
 
 class MatrixOperator(LinearOperator):

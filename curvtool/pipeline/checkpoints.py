@@ -34,13 +34,14 @@ def found_by(pattern: str | None, shard: str | None = None) -> list[Path]:
     if shard is None:
         return paths
     found = re.fullmatch(r"(\d+)/(\d+)", shard)
+    of = int(found[2]) if found is not None and int(found[2]) else 4
     if found is None or not int(found[1]) < int(found[2]):
         raise UsageError(
             "CT001",
             f"no such part {shard!r}",
             expected="I/N, with I from 0 to N - 1",
             received=shard,
-            remedy="--shard 0/4; in a Slurm array from 0 to 3: --shard $SLURM_ARRAY_TASK_ID/4",
+            remedy=f"--shard 0/{of}; in a Slurm array from 0 to {of - 1}: --shard $SLURM_ARRAY_TASK_ID/{of}",
         )
     part, num = int(found[1]), int(found[2])
     return paths[part * len(paths) // num : (part + 1) * len(paths) // num]

@@ -29,6 +29,13 @@ _TRACE_PASSES = 40  # for it, or half of the density's own products where those 
 _DOUBT = 1e-3  # chance of a warning where nothing is wrong
 
 
+def _is_exact(stage: Stage, analysis: DensityConfig, operator: CurvatureOperator) -> bool:
+    """Whether all eigenvalues are computed: asked for, or cheaper and within the memory."""
+    if analysis.method == "auto":
+        return is_small(operator.space, analysis.probes, analysis.steps, stage.budget // 2)
+    return analysis.method == "exact"
+
+
 @dataclass(frozen=True)
 class _Outliers:
     """Eigenvalues and vectors to place exactly."""
@@ -46,9 +53,7 @@ def run_density(stage: Stage, analysis: DensityConfig) -> report.Density | repor
     given = None if analysis.deflate is None else load_vectors(Path(analysis.deflate), stage.problem.shapes)
     operator = stage.checked_operator(analysis.operator)
     meter, known = Meter(operator), stage.shared.pairs.get(analysis.operator)
-    exact = analysis.method == "exact" or (
-        analysis.method == "auto" and is_small(operator.space, analysis.probes, analysis.steps, stage.budget // 2)
-    )
+    exact = stage.observer.remembered("whole matrix", None, lambda: _is_exact(stage, analysis, operator))
     search: EigenvaluesResult | None = None
     if exact:
         outliers = _Outliers()
@@ -69,7 +74,7 @@ def run_density(stage: Stage, analysis: DensityConfig) -> report.Density | repor
                 operator,
                 num_probes=analysis.probes,
                 num_steps=analysis.steps,
-                method=analysis.method,
+                method="exact" if exact else "probes",
                 outliers=outliers.values,
                 outlier_vectors=outliers.vectors,
                 width=analysis.width,

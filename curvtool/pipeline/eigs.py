@@ -184,8 +184,8 @@ def eigs_record(
     if layers is None:
         unavailable["per_layer"] = "not asked for"
     if result.check_discrepancy is None:
-        full, coarse = result.num_missed is not None, result.basis == "bfloat16"
-        made = "a full check was made" if full else "a product with every pair was made" if coarse else None
+        full, each = result.num_missed is not None, result.cost.check_hvps > 1
+        made = "a full check was made" if full else "a product with every pair was made" if each else None
         unavailable["check_discrepancy"] = made or "no closing product was made"
     if result.num_missed is None:
         unavailable["num_missed"] = "--check fast"
@@ -232,7 +232,7 @@ def eigenvalue_record(pair: Eigenvalue, noise: float) -> report.Eigenvalue:
     pair = dataclasses.replace(pair, residual_norm=max(pair.residual_norm, floor), rounding=floor)
     unavailable = {}
     if pair.data_stderr is None:
-        unavailable["data_stderr"] = "the data were one batch (a smaller --batch-size tells them apart)"
+        unavailable["data_stderr"] = "the data were fewer than four batches (a smaller --batch-size makes more)"
     if pair.vector_error is None:
         unavailable["vector_error"] = "no gap to the rest of the spectrum was seen"
     return report.Eigenvalue(

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import torch
 
 from curvtool.cluster.solo import Solo
-from curvtool.errors import StopRequested, UsageError
+from curvtool.errors import LoadError, StopRequested, UsageError
 from curvtool.estimators.cost import Meter
 from curvtool.estimators.observer import Observer, Resumable
 from curvtool.linalg.space import VectorSpace
@@ -167,7 +167,17 @@ class Journal(Observer):
         key = self._next_key(name)
         self._entries[key] = _Entry(operator, owner)
         if key in self._before and self.folder is not None:
-            owner.restore(self._restored(key, operator, self._entries[key].space))
+            found = self._restored(key, operator, self._entries[key].space)
+            try:
+                owner.restore(found)
+            except (ValueError, RuntimeError, LookupError, TypeError) as error:
+                raise LoadError(
+                    "CT062",
+                    f"the state in {self.folder.path} does not fit this run",
+                    expected="as many vectors, as long, as when it was saved",
+                    received=(str(error).strip().splitlines() or [type(error).__name__])[0][:200],
+                    remedy=f"the settings and the memory as before; or rm -r {self.folder.path}, and start again",
+                ) from error
 
     def save(self) -> None:
         """Writes what there is; what could not be written is told, and the state before stays."""

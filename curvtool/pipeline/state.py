@@ -17,6 +17,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from curvtool.pipeline.codec import decode, encode
 from curvtool.pipeline.lock import Lock
 from curvtool.report.write import check_writable, write_atomic
 
-_VERSION = 2
+_VERSION = f"2 of curvtool {version('curvtool')}"  # another version may take other ways
 _MANIFEST = "state.json"
 _NUMBERED = "[0-9]" * 6
 _READ_AT_ONCE = 2**24
@@ -73,11 +74,12 @@ class StateFolder:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
+                reason = "a file of that name" if self.path.is_file() else error.strerror or str(error)
                 raise UsageError(
                     "CT007",
                     f"no state can be kept in {self.path}",
                     expected="a folder that can be made and written to",
-                    received=str(error),
+                    received=reason,
                     remedy="another folder",
                 ) from error
             check_writable(self.path / _MANIFEST)
@@ -192,7 +194,7 @@ class StateFolder:
         try:
             manifest = json.loads((self._folder(generation) / _MANIFEST).read_bytes())
             if manifest["version"] != _VERSION:
-                return {}, f"written by another version of curvtool (format {manifest['version']})"
+                return {}, f"written by another version of curvtool ({manifest['version']} instead of {_VERSION})"
             files = manifest["files"]
             for number in self.cluster.share(len(files)):
                 path = self.path / files[number]["name"]

@@ -10,7 +10,8 @@ from rich.markup import escape
 from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import number, percent, with_error
 from curvtool.render.tables import markdown_table, new_table
-from curvtool.report.comparison import ComparedQuantity, ComparedValue, Comparison, Difference
+from curvtool.report.comparison import ComparedQuantity, Comparison, Difference
+from curvtool.report.numbers import ComparedValue
 
 _SHORT = 20
 

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
 from curvtool.errors import UsageError
-from curvtool.report.analyses import Density, Diag, Eigs, JacNorm, Trace
-from curvtool.report.model import Analysis, Report
+from curvtool.report.model import Report
+from curvtool.report.numbers import ComparedValue, Number, numbers_of
 from curvtool.report.record import Record
 
-ErrorKind = Literal["bound", "stderr"]
 LEVEL = 0.05  # of the family of all tests of a comparison
-_ROUNDING = 1e-12  # relative, of numbers in float64
 # what a number means hangs on these; another value of them makes it another quantity
 _MEANING = ("loss", "reduction", "parameters", "loss options", "weight decay")
-
-
-class ComparedValue(Record):
-    """One report's number."""
-
-    value: float
-    error: float = Field(description="of the computation: a bound or a standard error, as error_kind says")
-    error_kind: ErrorKind = Field(description="bound: estimated, or the noise floor; stderr: over random probes")
-    data_stderr: float | None = Field(default=None, description="standard error over the data, where it is known")
 
 
 class Difference(Record):
@@ -67,15 +55,6 @@ class Comparison(Record):
     same_data: bool
 
 
-@dataclass(frozen=True)
-class _Number:
-    """A number of a report, and what it is of."""
-
-    analysis: str
-    name: str
-    value: ComparedValue
-
-
 def compare(reports: Sequence[Report], names: Sequence[str]) -> Comparison:
     """The first report beside the others.
 
@@ -97,7 +76,7 @@ def compare(reports: Sequence[Report], names: Sequence[str]) -> Comparison:
             received=str(len(reports)),
             remedy="curvtool compare a.json b.json",
         )
-    numbers = [list(_numbers(report)) for report in reports]
+    numbers = [list(numbers_of(report)) for report in reports]
     found = [{(n.analysis, n.name): n.value for n in each} for each in numbers]
     apart = [_other_meaning(reports[0], other) for other in reports[1:]]
     refused = [
@@ -139,78 +118,8 @@ def compare(reports: Sequence[Report], names: Sequence[str]) -> Comparison:
     )
 
 
-def _having(analysis: str, numbers: Sequence[Sequence[_Number]], names: Sequence[str]) -> list[str]:
+def _having(analysis: str, numbers: Sequence[Sequence[Number]], names: Sequence[str]) -> list[str]:
     return [name for name, each in zip(names, numbers, strict=True) if any(n.analysis == analysis for n in each)]
-
-
-def _numbers(report: Report) -> Iterator[_Number]:
-    """Every number that another report may have too."""
-    problem = report.problem
-    noise = problem.preflight.noise_floor or _ROUNDING
-    for name, value in (("loss", problem.loss_value), ("gradient norm", problem.grad_norm)):
-        if value is not None:
-            yield _Number("problem", name, _bound(value, noise * abs(value)))
-    seen: dict[str, int] = {}
-    for analysis in report.analyses:
-        own = list(_numbers_of(analysis, noise))
-        label = own[0].analysis if own else ""
-        seen[label] = seen.get(label, 0) + 1
-        suffix = f" ({seen[label]})" if seen[label] > 1 else ""  # the same analysis twice, by its place
-        for number in own:
-            yield _Number(number.analysis + suffix, number.name, number.value)
-
-
-def _numbers_of(analysis: Analysis, noise: float) -> Iterator[_Number]:
-    match analysis:
-        case Eigs():
-            label = f"eigs {analysis.operator} {analysis.which}"
-            for place, pair in enumerate(analysis.eigenvalues, 1):
-                value = ComparedValue(
-                    value=pair.value, error=pair.error_bound, error_kind="bound", data_stderr=pair.data_stderr
-                )
-                yield _Number(label, f"eigenvalue {place}", value)
-            for name, layer in (analysis.per_layer or {}).items():
-                yield _Number(label, f"layer {name}", _bound(layer.value, layer.error_bound))
-        case Trace():
-            label = f"trace {analysis.operator}"
-            yield from _estimates(label, "trace", analysis.value, analysis.stderr, noise)
-            for name, block in (analysis.per_layer or {}).items():
-                yield from _estimates(label, f"layer {name}", block.value, block.stderr, noise)
-        case Density():
-            label = f"density {analysis.operator}"
-            for name, share in (
-                ("share below zero", analysis.below_zero),
-                (f"share within {analysis.near:.4g} of zero", analysis.near_zero),
-            ):
-                half = max(share.high - share.value, share.value - share.low, noise)  # what the nodes leave possible
-                yield _Number(label, name, _bound(share.value, half))
-            yield from _estimates(label, "trace", analysis.trace, analysis.trace_stderr, noise)
-        case Diag():
-            yield from _estimates(f"diag {analysis.operator}", "sum", analysis.sum, analysis.sum_stderr, noise)
-        case JacNorm():
-            for name, summary, spread in (
-                ("spectral", analysis.spectral, analysis.spectral_max_error),
-                ("Frobenius", analysis.frobenius, analysis.frobenius_max_stderr),
-            ):
-                if summary is not None:
-                    over_data = summary.std / math.sqrt(max(analysis.num_examples, 1))
-                    error = max(spread or 0.0, noise * abs(summary.mean))
-                    mean = ComparedValue(value=summary.mean, error=error, error_kind="bound", data_stderr=over_data)
-                    yield _Number("jacnorm", f"mean {name} norm", mean)
-                    worst = max(spread or 0.0, noise * abs(summary.max))
-                    yield _Number("jacnorm", f"largest {name} norm", _bound(summary.max, worst))
-
-
-def _bound(value: float, error: float) -> ComparedValue:
-    return ComparedValue(value=value, error=error, error_kind="bound")
-
-
-def _estimates(label: str, name: str, value: float, stderr: float | None, noise: float) -> Iterator[_Number]:
-    """A number by probes, or with a bound where every entry was computed; none where no error is known."""
-    if stderr:
-        yield _Number(label, name, ComparedValue(value=value, error=stderr, error_kind="stderr"))
-    elif stderr is not None:
-        yield _Number(label, name, _bound(value, noise * abs(value)))
 
 
 def _difference(first: ComparedValue, other: ComparedValue) -> Difference:

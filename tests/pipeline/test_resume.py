@@ -193,3 +193,19 @@ def test_a_folder_that_takes_no_files(tmp_path):
     folder.write_text("a file where the folder would be")
     with pytest.raises(UsageError, match="CT007"):
         run(configured("trace"), keeping=Keeping(Path(folder), go_on=True))
+
+
+@pytest.mark.parametrize("budgets", [(2**28, 2**20), (2**20, 2**28)])
+@pytest.mark.parametrize("name", ["density", "deflated", "eigs", "sketched"])
+def test_on_a_machine_with_other_memory(name, budgets, tmp_path):
+    """What memory decided at the start stays: vectors that go in step, the size of a space, the steps."""
+    kind, flags = RUNS[name]
+    before, after = (resolve(kind, {**PLAIN, **flags, "memory_budget": str(b)}, environment={}) for b in budgets)
+    wanted = numbers(run(before).report)
+    stops = 0
+    while stopped_at(before, tmp_path / "state", 9) and stops < 3:
+        stops += 1
+        if not stopped_at(after, tmp_path / "state", 6):
+            break
+    assert stops
+    same(numbers(run(after, keeping=Keeping(tmp_path / "state", go_on=True)).report), wanted)

@@ -1,0 +1,179 @@
+"""The curvature of a network while it trains: a few lines in a loop, or a callback for Lightning or Hugging Face."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from curvtool.errors import UsageError
+from curvtool.estimators.eigenvalues import eigenvalues
+from curvtool.estimators.trace import trace
+from curvtool.operators.curvature import CurvatureOperator
+from curvtool.operators.named import OPERATORS
+from curvtool.problem.problem import Problem
+
+if TYPE_CHECKING:
+    from curvtool.problem.losses.base import Loss
+
+Log = Callable[[dict[str, float], int], None]
+
+
+class Monitor:
+    """Measures a model's largest eigenvalue and trace every so many steps, and leaves the model and its training alone.
+
+        monitor = curvtool.Monitor((inputs, targets), "cross-entropy", every=100, log=print)
+        for step, batch in enumerate(batches):
+            ...
+            optimizer.step()
+            monitor(model, step, lr=0.1)
+
+    The weights are copied, the model runs in evaluation mode and is put back, and so are the generators of random
+    numbers. Every search starts from the vectors of the one before.
+
+    The numbers, by name: `curvature/lambda_max` and its estimated error `curvature/lambda_max_error`,
+    `curvature/trace` and `curvature/trace_stderr`, `curvature/loss`; with a learning rate `curvature/lambda_max_x_lr`,
+    against 2.
+
+    Args:
+        data: inputs and targets, a Dataset or a finite DataLoader: always the same samples, as a fixed part of the
+            training data.
+        loss: by name, a callable, or a `Loss`.
+        every: steps from one measurement to the next; the first is at the first call.
+        k: eigenvalues to find, of which the largest is logged; more make warm starts better.
+        with_trace: whether to estimate the trace too.
+        rtol: relative error of the eigenvalues, and half-width of the trace's interval (ten times that).
+        operator: `hessian`, `ggn`, `fisher` or `empirical-fisher`.
+        log: called with the numbers and the step.
+        seed: of the random vectors.
+
+    Attributes:
+        history: all that was measured, a dictionary a measurement, `step` among its entries.
+
+    Raises:
+        UsageError: CT001, no such matrix, or no such number of steps.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        loss: str | Loss | Callable[..., torch.Tensor] = "cross-entropy",
+        *,
+        every: int = 100,
+        k: int = 1,
+        with_trace: bool = True,
+        rtol: float = 1e-2,
+        operator: str = "hessian",
+        log: Log | None = None,
+        seed: int = 0,
+    ) -> None:
+        if operator not in OPERATORS or every < 1:
+            received = f"operator={operator!r}, every={every}"
+            raise UsageError(
+                "CT001",
+                "no such measurement",
+                expected=f"an operator of {', '.join(OPERATORS)}; every 1 step or more",
+                received=received,
+                remedy='Monitor(data, "cross-entropy", every=100)',
+            )
+        self.data, self.loss, self.every, self.k, self.with_trace = data, loss, every, k, with_trace
+        self.rtol, self.operator, self.log, self.seed = rtol, operator, log, seed
+        self.history: list[dict[str, float]] = []
+        self._vectors: torch.Tensor | None = None
+        self._last: int | None = None
+
+    def __call__(self, model: Any, step: int, lr: float | None = None) -> dict[str, float] | None:
+        """Measures where it is time to; None where it is not.
+
+        Args:
+            model: a `torch.nn.Module`, as it is now.
+            step: of the optimizer.
+            lr: the learning rate, to log its product with the largest eigenvalue.
+        """
+        if self._last is not None and step - self._last < self.every:
+            return None
+        self._last = step
+        with _generators_kept():
+            found = self.measure(model)
+        if lr is not None:
+            found["curvature/lambda_max_x_lr"] = lr * found["curvature/lambda_max"]
+        self.history.append({"step": step, **found})
+        if self.log is not None:
+            self.log(found, step)
+        return found
+
+    def measure(self, model: Any) -> dict[str, float]:
+        """The numbers of a model as it is now."""
+        problem = Problem(model, self.data, self.loss)
+        matrix: CurvatureOperator = OPERATORS[self.operator](problem)
+        start = self._vectors
+        if start is not None and start.shape[1] != matrix.space.dim:
+            start = None
+        pairs = eigenvalues(matrix, self.k, which="la", rtol=self.rtol, start=start, seed=self.seed)
+        self._vectors = pairs.vectors
+        first = pairs.eigenvalues[0]
+        found = {"curvature/lambda_max": first.value, "curvature/lambda_max_error": first.error_bound}
+        if self.with_trace:
+            estimate = trace(matrix, rtol=min(10 * self.rtol, 0.5), seed=self.seed)
+            found["curvature/trace"] = estimate.value
+            if estimate.stderr is not None:
+                found["curvature/trace_stderr"] = estimate.stderr
+        found["curvature/loss"] = matrix.loss_and_gradient()[0]
+        return found
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """Training draws the numbers that it would have drawn."""
+    python, numpy_ = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy_)  # noqa: NPY002
+
+
+def lightning_callback(monitor: Monitor) -> Any:
+    """A `lightning.pytorch.Callback` that measures after every training batch for which it is time, and logs.
+
+    Raises:
+        ImportError: Lightning is not installed.
+    """
+    from lightning.pytorch import Callback
+
+    class CurvatureCallback(Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+            found = monitor(module, trainer.global_step, _first_lr(trainer.optimizers))
+            if found is not None and trainer.logger is not None:
+                trainer.logger.log_metrics(found, step=trainer.global_step)
+
+    return CurvatureCallback()
+
+
+def hugging_face_callback(monitor: Monitor) -> Any:
+    """A `transformers.TrainerCallback` that measures at the end of steps for which it is time.
+
+    The numbers go to `monitor.log` and `monitor.history`, and to the trainer's `state.log_history`.
+
+    Raises:
+        ImportError: transformers is not installed.
+    """
+    from transformers import TrainerCallback
+
+    class CurvatureCallback(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            scheduler = given.get("lr_scheduler")
+            lr = scheduler.get_last_lr()[0] if scheduler is not None else None
+            found = monitor(given["model"], state.global_step, lr)
+            if found is not None:
+                state.log_history.append({"step": state.global_step, **found})
+
+    return CurvatureCallback()
+
+
+def _first_lr(optimizers: Any) -> float | None:
+    groups: list[Mapping[str, Any]] = [group for each in optimizers for group in each.param_groups]
+    return float(groups[0]["lr"]) if groups else None

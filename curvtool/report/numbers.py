@@ -1,0 +1,132 @@
+"""Every number of a report with its error, one after the other: for comparisons, tables and exports."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from curvtool.report.analyses import Density, Diag, Eigs, JacNorm, Trace
+from curvtool.report.model import Analysis, Report, TrackRow
+from curvtool.report.record import Record
+
+ErrorKind = Literal["bound", "stderr"]
+_ROUNDING = 1e-12  # relative, of numbers in float64
+
+
+class ComparedValue(Record):
+    """One report's number."""
+
+    value: float
+    error: float = Field(description="of the computation: a bound or a standard error, as error_kind says")
+    error_kind: ErrorKind = Field(description="bound: estimated, or the noise floor; stderr: over random probes")
+    data_stderr: float | None = Field(default=None, description="standard error over the data, where it is known")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of a report, and what it is of."""
+
+    analysis: str
+    name: str
+    value: ComparedValue
+
+
+def numbers_of(report: Report | TrackRow) -> Iterator[Number]:
+    """Every number that another report may have too."""
+    problem = report.problem
+    noise = problem.preflight.noise_floor or _ROUNDING
+    for name, value in (("loss", problem.loss_value), ("gradient norm", problem.grad_norm)):
+        if value is not None:
+            yield Number("problem", name, _bound(value, noise * abs(value)))
+    seen: dict[str, int] = {}
+    for analysis in report.analyses:
+        own = list(_numbers_of(analysis, noise))
+        label = own[0].analysis if own else ""
+        seen[label] = seen.get(label, 0) + 1
+        suffix = f" ({seen[label]})" if seen[label] > 1 else ""  # the same analysis twice, by its place
+        for number in own:
+            yield Number(number.analysis + suffix, number.name, number.value)
+
+
+def _numbers_of(analysis: Analysis, noise: float) -> Iterator[Number]:
+    match analysis:
+        case Eigs():
+            label = f"eigs {analysis.operator} {analysis.which}"
+            for place, pair in enumerate(analysis.eigenvalues, 1):
+                value = ComparedValue(
+                    value=pair.value, error=pair.error_bound, error_kind="bound", data_stderr=pair.data_stderr
+                )
+                yield Number(label, f"eigenvalue {place}", value)
+            for name, layer in (analysis.per_layer or {}).items():
+                yield Number(label, f"layer {name}", _bound(layer.value, layer.error_bound))
+        case Trace():
+            label = f"trace {analysis.operator}"
+            yield from _estimates(label, "trace", analysis.value, analysis.stderr, noise)
+            for name, block in (analysis.per_layer or {}).items():
+                yield from _estimates(label, f"layer {name}", block.value, block.stderr, noise)
+        case Density():
+            label = f"density {analysis.operator}"
+            for name, share in (
+                ("share below zero", analysis.below_zero),
+                (f"share within {analysis.near:.4g} of zero", analysis.near_zero),
+            ):
+                half = max(share.high - share.value, share.value - share.low, noise)  # what the nodes leave possible
+                yield Number(label, name, _bound(share.value, half))
+            yield from _estimates(label, "trace", analysis.trace, analysis.trace_stderr, noise)
+        case Diag():
+            yield from _estimates(f"diag {analysis.operator}", "sum", analysis.sum, analysis.sum_stderr, noise)
+        case JacNorm():
+            for name, summary, spread in (
+                ("spectral", analysis.spectral, analysis.spectral_max_error),
+                ("Frobenius", analysis.frobenius, analysis.frobenius_max_stderr),
+            ):
+                if summary is not None:
+                    over_data = summary.std / math.sqrt(max(analysis.num_examples, 1))
+                    error = max(spread or 0.0, noise * abs(summary.mean))
+                    mean = ComparedValue(value=summary.mean, error=error, error_kind="bound", data_stderr=over_data)
+                    yield Number("jacnorm", f"mean {name} norm", mean)
+                    worst = max(spread or 0.0, noise * abs(summary.max))
+                    yield Number("jacnorm", f"largest {name} norm", _bound(summary.max, worst))
+
+
+def _bound(value: float, error: float) -> ComparedValue:
+    return ComparedValue(value=value, error=error, error_kind="bound")
+
+
+def _estimates(label: str, name: str, value: float, stderr: float | None, noise: float) -> Iterator[Number]:
+    """A number by probes, or with a bound where every entry was computed; none where no error is known."""
+    if stderr:
+        yield Number(label, name, ComparedValue(value=value, error=stderr, error_kind="stderr"))
+    elif stderr is not None:
+        yield Number(label, name, _bound(value, noise * abs(value)))
+
+
+def numbers(found: Report | Sequence[TrackRow]) -> list[dict[str, Any]]:
+    """A dictionary a number: `analysis`, `name`, `value`, `error`, `error_kind`, `data_stderr`; for the rows of `track`
+    also `run`, `checkpoint` and `step`.
+
+        pandas.DataFrame(curvtool.numbers(curvtool.load_report("report.json")))
+    """
+    if isinstance(found, Report):
+        return [_record(number) for number in numbers_of(found)]
+    return [
+        {"run": row.run, "checkpoint": row.checkpoint, "step": row.step, **_record(number)}
+        for row in found
+        for number in numbers_of(row)
+    ]
+
+
+def _record(number: Number) -> dict[str, Any]:
+    value = number.value
+    return {
+        "analysis": number.analysis,
+        "name": number.name,
+        "value": value.value,
+        "error": value.error,
+        "error_kind": value.error_kind,
+        "data_stderr": value.data_stderr,
+    }

@@ -1,0 +1,148 @@
+"""Measuring while training: the numbers are those of the loss, and training goes on as if nothing had been measured."""
+
+import numpy as np
+import pytest
+import torch
+
+import curvtool
+from curvtool import CurvtoolError, Hessian, Monitor, Problem, eigenvalues
+
+INPUTS = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+TARGETS = torch.randint(0, 3, (60,), generator=torch.Generator().manual_seed(1))
+
+
+def made():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Linear(5, 8), torch.nn.BatchNorm1d(8), torch.nn.Tanh(), torch.nn.Dropout(0.3), torch.nn.Linear(8, 3)
+    )
+
+
+def trained(monitor=None, steps=12):
+    torch.manual_seed(1)
+    model = made()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    for step in range(steps):
+        rows = torch.randint(0, 60, (16,))
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(INPUTS[rows]), TARGETS[rows]).backward()
+        optimizer.step()
+        if monitor is not None:
+            monitor(model, step, lr=0.2)
+    return model
+
+
+def test_training_goes_on_as_if_nothing_had_been_measured():
+    monitor = Monitor((INPUTS, TARGETS), "cross-entropy", every=5, k=2)
+    watched, alone = trained(monitor), trained()
+    for one, other in zip(watched.state_dict().values(), alone.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    assert watched.training and all(p.requires_grad for p in watched.parameters())
+    assert [each["step"] for each in monitor.history] == [0, 5, 10]
+
+
+def test_the_numbers():
+    told = []
+    monitor = Monitor((INPUTS, TARGETS), every=4, rtol=1e-3, log=lambda found, step: told.append((step, found)))
+    model = trained(monitor, 9)
+    problem = Problem(model, (INPUTS, TARGETS), "cross-entropy", dtype=torch.float64)
+    values = np.linalg.eigvalsh(Hessian(problem).materialize().numpy())
+    step, found = told[-1]
+    assert step == 8 and [each for each, _ in told] == [0, 4, 8]
+    assert abs(found["curvature/lambda_max"] - values[-1]) <= 1.1 * found["curvature/lambda_max_error"] + 1e-5
+    assert found["curvature/lambda_max_x_lr"] == pytest.approx(0.2 * found["curvature/lambda_max"])
+    assert abs(found["curvature/trace"] - values.sum()) <= 5 * found["curvature/trace_stderr"] + 1e-5
+    assert (
+        found["curvature/loss"] == pytest.approx(float(problem.loss_and_gradient()[0]), rel=1e-5)
+        if hasattr(problem, "loss_and_gradient")
+        else found["curvature/loss"] > 0
+    )
+
+
+@pytest.mark.parametrize("arguments", [{"operator": "hesse"}, {"every": 0}])
+def test_senseless_arguments(arguments):
+    with pytest.raises(CurvtoolError, match="CT001"):
+        Monitor((INPUTS, TARGETS), **arguments)
+
+
+def test_in_lightning(tmp_path):
+    lightning = pytest.importorskip("lightning.pytorch")
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = made()
+
+        def forward(self, x):
+            return self.net(x)
+
+        def training_step(self, batch, _):
+            return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    from curvtool.monitor import lightning_callback
+
+    monitor = Monitor((INPUTS, TARGETS), every=3)
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(INPUTS, TARGETS), batch_size=10)
+    trainer = lightning.Trainer(
+        max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
+        enable_model_summary=False, callbacks=[lightning_callback(monitor)], default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(Module(), data)
+    assert [each["step"] for each in monitor.history] == [1, 4]
+    assert all(each["curvature/lambda_max_x_lr"] > 0 for each in monitor.history)
+
+
+def test_in_a_hugging_face_trainer(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    from curvtool.monitor import hugging_face_callback
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = made()
+
+        def forward(self, x, labels=None):
+            logits = self.net(x)
+            loss = None if labels is None else torch.nn.functional.cross_entropy(logits, labels)
+            return {"loss": loss, "logits": logits}
+
+    monitor = Monitor(({"x": INPUTS}, TARGETS), "cross-entropy", every=2)
+    rows = [{"x": x, "labels": y} for x, y in zip(INPUTS, TARGETS, strict=True)]
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path), max_steps=4, report_to=[], use_cpu=True, save_strategy="no"
+    )
+    trainer = transformers.Trainer(Model(), arguments, train_dataset=rows, callbacks=[hugging_face_callback(monitor)])
+    trainer.train()
+    assert [each["step"] for each in monitor.history] == [1, 3]
+    assert any("curvature/lambda_max" in entry for entry in trainer.state.log_history)
+
+
+def test_a_report_as_records(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    from curvtool.config.resolve import resolve
+    from curvtool.pipeline.run import run
+
+    found = run(resolve("eigs", {"num_samples": 40, "k": 2, "device": "cpu"}, environment={})).report
+    (tmp_path / "r.json").write_text(found.model_dump_json())
+    table = pandas.DataFrame(curvtool.numbers(curvtool.load_report(tmp_path / "r.json")))
+    assert list(table.columns) == ["analysis", "name", "value", "error", "error_kind", "data_stderr"]
+    assert table[table.name == "eigenvalue 1"].value.item() == found.analyses[0].eigenvalues[0].value
+
+
+def test_as_a_scipy_operator():
+    from scipy.sparse.linalg import eigsh
+
+    problem = Problem(made(), (INPUTS, TARGETS), "cross-entropy", dtype=torch.float64)
+    hessian = Hessian(problem)
+    view = curvtool.scipy_operator(hessian)
+    dense = hessian.materialize().numpy()
+    block = np.random.default_rng(0).standard_normal((dense.shape[0], 3))
+    np.testing.assert_allclose(view @ block, dense @ block, atol=1e-10)
+    np.testing.assert_allclose(view @ block[:, 0], dense @ block[:, 0], atol=1e-10)
+    largest = eigsh(view, k=1, which="LA", return_eigenvectors=False)[0]
+    found = eigenvalues(hessian, 1, which="la", rtol=1e-6).eigenvalues[0]
+    assert largest == pytest.approx(found.value, abs=10 * found.error_bound + 1e-9)
