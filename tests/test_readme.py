@@ -13,13 +13,17 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_python_example_runs(capsys):
-    (example,) = blocks("python")
+def test_the_python_examples_run(capsys):
+    example, training = blocks("python")
     exec(compile(example, "README.md", "exec"), {})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
     low, high = (float(number) for number in lines[3].strip("()").split(","))
     assert low < high
+    exec(compile(training, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["0", "50", "100"]
+    assert all("curvature/lambda_max_x_lr" in line for line in lines)
 
 
 def test_its_flags_exist(run, monkeypatch):
