@@ -229,7 +229,7 @@ def test_a_rank_that_is_killed_ends_the_others(tmp_path):
 
 def test_a_rank_that_hangs_is_named_after_the_timeout(tmp_path):
     kept = ["--resume", tmp_path / "state", "--checkpoint-seconds", "0"]
-    with Ranks(2, "trace", "demo:digits", "--rtol", "1e-6", "--rank-timeout", "25", *kept, *PLAIN) as ranks:
+    with Ranks(2, "trace", "demo:digits", "--rtol", "1e-6", "--rank-timeout", "15", *kept, *PLAIN) as ranks:
         until_saved(tmp_path / "state", 2)
         ranks.send(signal.SIGSTOP, rank=1)
         try:

@@ -63,7 +63,7 @@ def test_interval_covers_and_is_not_wide(terms, rtol):
     assert abs(np.mean(errors)) <= 4 * np.std(errors) / math.sqrt(300)  # unbiased
 
 
-@pytest.mark.parametrize("num_terms", [1, 3])
+@pytest.mark.parametrize("num_terms", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_interval_covers_with_few_groups(terms, num_terms):
     """One group, or three: the degrees of freedom come from the passes instead."""
     size = -(-len(terms) // num_terms)
