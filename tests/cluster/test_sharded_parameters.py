@@ -161,7 +161,9 @@ from curvtool.problem.problem import Problem
 
 cluster = join(120)
 torch.manual_seed(0)
-problem = Problem(gpts.deep(int(sys.argv[2])), gpts.words(), "cross-entropy", cluster=cluster, shard_parameters=cluster.size > 1)
+model, cut = gpts.deep(int(sys.argv[2])), cluster.size > 1
+problem = Problem(model, gpts.words(), "cross-entropy", cluster=cluster, shard_parameters=cut)
+del model
 problem.sharded and problem.sharded.release_model()
 if problem.sharded is None:
     for parameter in problem.model.parameters():
