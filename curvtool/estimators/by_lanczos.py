@@ -88,19 +88,22 @@ class _Run:
         self.pairs: RitzPairs | None = None
         self.in_a_row = 0
         self.last: tuple[Eigenvalue, ...] | None = None
+        self.history: list[tuple[float, float, float]] = []
         self.enough_in_a_row = PASSES_IN_A_ROW * self.lanczos.block_size
         observer.resume("basis", operator, self)
 
     def state(self) -> dict[str, Any]:
         """The Krylov space, and how often in a row it was good enough."""
         return {
-            "lanczos": self.lanczos.state(), "in_a_row": self.in_a_row, "last": self.last, "storage": self.storage
+            "lanczos": self.lanczos.state(), "in_a_row": self.in_a_row, "last": self.last, "storage": self.storage,
+            "history": [list(each) for each in self.history],
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
         """Puts it back."""
         self.lanczos.restore(state["lanczos"])
         self.in_a_row, self.last = state["in_a_row"], state["last"]
+        self.history = [(products, value, error) for products, value, error in state["history"]]
         if state["storage"] == "bfloat16":  # its rounding is in the vectors, wherever they lie now
             self.storage = "bfloat16"
         if self.lanczos.size:
@@ -130,6 +133,7 @@ class _Run:
         while not self.is_done:
             self.pairs = lanczos.step(keep)
             found = self._eigenvalues(self.pairs)
+            self.history.append((float(lanczos.num_steps), found[0].value, found[0].error_bound))
             # without Ritz values beyond the wanted ones there is no estimate of a gap
             seen = len(found) == request.num_wanted and lanczos.size > request.num_wanted
             still = seen and all(e.converged for e in found)
@@ -168,6 +172,7 @@ class _Run:
             scale=self.lanczos.scale,
             closed=self.lanczos.num_closed > 0 and not self.lanczos.exhausted,
             basis=self.storage,
+            history=tuple(self.history),
         )
 
     def _eigenvalues(self, pairs: RitzPairs, may_converge: bool = True) -> tuple[Eigenvalue, ...]:

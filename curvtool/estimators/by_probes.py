@@ -17,6 +17,7 @@ from curvtool.linalg.intervals import Interval, look_error, stratified_interval,
 from curvtool.operators.base import LinearOperator
 
 _DEGREES_WANTED = 32  # of freedom at the first look, so that its interval is not wide for want of them
+_MOST_POINTS = 60  # of the history
 _PASSES_WITHOUT_SPREAD = 16  # alike before no error is claimed: one coin falls alike so often once in 2^15
 
 
@@ -142,6 +143,21 @@ class ProbeSearch:
         """The estimate from the passes so far, of which there is one at least."""
         exact = self.known.trace if self.known else 0.0
         return exact + float(np.stack(self.passes).mean(axis=0).sum())
+
+    def history(self) -> tuple[tuple[float, float, float | None], ...]:
+        """Passes made, the estimate from them, and its standard error, at as many places as a picture shows."""
+        num = len(self.passes)
+        if not num:
+            return ()
+        forms = np.stack(self.passes)
+        exact = self.known.trace if self.known else 0.0
+        made = sorted({round(each) for each in np.geomspace(1, num, min(num, _MOST_POINTS))})
+        found: list[tuple[float, float, float | None]] = []
+        for passes in made:
+            some = forms[:passes]
+            spread = None if passes == 1 else float(np.sqrt(some.var(axis=0, ddof=1).sum() / passes))
+            found.append((float(passes), exact + float(some.mean(axis=0).sum()), spread))
+        return tuple(found)
 
     def block_traces(self) -> dict[str, BlockTrace] | None:
         """Each block's trace, E[z_l^T (A z)_l]; None where none were asked for."""

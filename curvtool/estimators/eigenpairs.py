@@ -126,6 +126,7 @@ class EigenvaluesResult:
     closed: whether the Krylov space closed before it was the whole one, which shows multiple eigenvalues.
     basis: where the basis lay: `device`, `host` or `bfloat16`.
     cost: products and time.
+    history: products made, the first value and its error bound, as the search went on.
     """
 
     eigenvalues: tuple[Eigenvalue, ...]
@@ -139,6 +140,7 @@ class EigenvaluesResult:
     scale: float = 0.0
     closed: bool = False
     basis: Storage = "device"
+    history: tuple[tuple[float, float, float], ...] = ()
 
     @property
     def values(self) -> list[float]:

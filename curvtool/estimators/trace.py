@@ -42,6 +42,7 @@ class TraceResult:
     converged: whether half of the interval's width is at most rtol |value|.
     blocks: the traces of the diagonal blocks that were asked for, by name.
     cost: products (a pass counts as one) and time.
+    history: passes of the last probes made, the estimate from them and its standard error, as the search went on.
     """
 
     value: float
@@ -55,6 +56,7 @@ class TraceResult:
     converged: bool
     blocks: dict[str, BlockTrace] | None
     cost: Cost
+    history: tuple[tuple[float, float, float | None], ...] = ()
 
 
 def trace(
@@ -296,6 +298,7 @@ class _Run:
             converged=converged,
             blocks=blocks,
             cost=self.meter.cost(),
+            history=self.probing.history() if self.probing is not None and self.method != "exact" else (),
         )
 
     def _partial(self) -> TraceResult | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from functools import partial
 from pathlib import Path
@@ -209,6 +210,7 @@ def eigs_record(
         stability=stability,
         vectors_file=analysis.vectors,
         per_layer=layers,
+        history=[(n, value, error if math.isfinite(error) else None) for n, value, error in result.history],
         cost=cost_record(result.cost, peak_bytes(stage.problem.device)),
         unavailable=unavailable,
     )

@@ -92,6 +92,7 @@ def _record(stage: Stage, analysis: TraceConfig, result: TraceResult) -> report.
         num_terms=result.num_terms,
         per_parameter=_block_records(result.blocks, _PARAMETER, sizes),
         per_layer=_block_records(result.blocks, _LAYER, sizes),
+        history=list(result.history),
         cost=cost_record(result.cost, peak_bytes(stage.problem.device)),
         unavailable=unavailable,
     )

@@ -158,7 +158,19 @@ def charts(eigs: Eigs) -> list[Chart]:
         tuple(str(i + 1) for i in range(len(pairs))),
         log_y=spans_decades(values),
     )
-    return [whole, *_layer_chart(eigs)] if pairs else _layer_chart(eigs)
+    return [*([whole] if pairs else []), *_layer_chart(eigs), *_convergence(eigs)]
+
+
+def _convergence(eigs: Eigs) -> list[Chart]:
+    """The error of the first eigenvalue over the products."""
+    known = [(n, abs(error / value)) for n, value, error in eigs.history if value and error]
+    if len(known) < 2:
+        return []
+    products = [n for n, _ in known]
+    found = Series("estimated error, relative", "line", products, [error for _, error in known])
+    wanted = Series(f"asked for ({eigs.rtol:g})", "line", [products[0], products[-1]], [eigs.rtol, eigs.rtol])
+    caption = "Of the first eigenvalue in the list; the others may need longer."
+    return [Chart("Convergence", "products", "relative error", (found, wanted), caption, log_y=True)]
 
 
 def _layer_chart(eigs: Eigs) -> list[Chart]:

@@ -77,7 +77,28 @@ def _cells(block: BlockTrace) -> tuple[str, str]:
 
 
 def charts(trace: Trace) -> list[Chart]:
-    """Every layer's trace; none where there are no layers."""
+    """Every layer's trace, and how the estimate came about."""
+    return [*_layer_chart(trace), *_convergence(trace)]
+
+
+def _convergence(trace: Trace) -> list[Chart]:
+    """The estimate over the passes."""
+    known = [(n, value, error) for n, value, error in trace.history if error is not None]
+    if len(known) < 2:
+        return []
+    line = Series(
+        "estimate",
+        "line",
+        [n for n, _, _ in known],
+        [value for _, value, _ in known],
+        [value - 2 * error for _, value, error in known],
+        [value + 2 * error for _, value, error in known],
+    )
+    caption = "Band: two standard errors over the probes so far."
+    return [Chart("Convergence", "passes", "trace", (line,), caption)]
+
+
+def _layer_chart(trace: Trace) -> list[Chart]:
     layers = list((trace.per_layer or {}).items())
     if not layers:
         return []

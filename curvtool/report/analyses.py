@@ -62,6 +62,10 @@ class Eigs(Record):
     stability: Stability | None = None
     vectors_file: str | None = None
     per_layer: dict[str, LayerEigenvalue] | None = Field(default=None, description="by the module's name")
+    history: list[tuple[float, float, float | None]] = Field(
+        default_factory=list,
+        description="products made, the first eigenvalue, its estimated error, as the search went on",
+    )
     cost: Cost
 
 
@@ -92,6 +96,9 @@ class Trace(Record):
     num_terms: int = Field(description="groups of samples with a probe of their own in each pass")
     per_parameter: dict[str, BlockTrace] | None = None
     per_layer: dict[str, BlockTrace] | None = Field(default=None, description="by the module's name")
+    history: list[tuple[float, float, float | None]] = Field(
+        default_factory=list, description="passes made, the estimate, its standard error, as the last probes went on"
+    )
     cost: Cost
 
 

@@ -75,8 +75,20 @@ def test_many_layers_with_long_names(whole):
     assert content(changed, "png").startswith(b"\x89PNG")
 
 
+def test_convergence(whole):
+    eigs, trace = whole.analyses[:2]
+    products, value, _ = eigs.history[-1]
+    assert products == eigs.cost.solver_hvps and value == pytest.approx(eigs.eigenvalues[0].value, rel=1e-6)
+    assert [n for n, _, _ in eigs.history] == list(range(1, len(eigs.history) + 1))
+    passes, estimate, stderr = trace.history[-1]
+    assert passes == trace.num_passes and estimate == pytest.approx(trace.value)
+    assert stderr == pytest.approx(trace.stderr)
+    line, wanted = {chart.title: chart for chart in RENDERERS["eigs"].charts(eigs)}["Convergence"].series
+    assert len(line.x) >= 2 and set(wanted.y) == {eigs.rtol}
+
+
 def test_a_number_alone_is_no_picture(whole):
-    trace = whole.analyses[1].model_copy(update={"per_layer": None})
+    trace = whole.analyses[1].model_copy(update={"per_layer": None, "history": []})
     with pytest.raises(UsageError, match="CT009"):
         content(whole.model_copy(update={"analyses": [trace]}), "png")
 
