@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from curvtool.estimators.jacobian_norms import JacobianNormsResult, jacobian_nor
 from curvtool.operators.jacobian import InputJacobian
 from curvtool.operators.memory import peak_bytes
 from curvtool.operators.preflight import preflight_jacobian
-from curvtool.pipeline import settings
+from curvtool.pipeline import settings, thumbnails
 from curvtool.pipeline.records import cost_record
 from curvtool.pipeline.stage import Stage
 from curvtool.problem.problem import Problem
@@ -88,10 +89,12 @@ def run_jacnorm(stage: Stage, analysis: JacnormConfig) -> report.JacNorm:
         )
     if analysis.per_example:
         stage.save(lambda: stage.cluster.first(lambda: _write_examples(Path(str(analysis.per_example)), result)))
+    images: dict[int, tuple[str, str]] = {}
     if analysis.directions:
-        stage.attempt(lambda: _write_directions(Path(str(analysis.directions)), jacobian, result, stage))
+        target = Path(str(analysis.directions))
+        stage.attempt(lambda: images.update(_write_directions(target, jacobian, result, stage)))
     by_embeddings = not any(t.is_floating_point() for _, t in named_tensors(problem.data.inputs))
-    return _record(result, analysis, labels, peak_bytes(problem.device), by_embeddings)
+    return _record(result, analysis, labels, peak_bytes(problem.device), by_embeddings, images)
 
 
 def _labels(problem: Problem) -> np.ndarray:
@@ -113,10 +116,16 @@ def _labels(problem: Problem) -> np.ndarray:
     return labels
 
 
-def _write_directions(path: Path, jacobian: InputJacobian, result: JacobianNormsResult, stage: Stage) -> None:
-    """The listed examples' leading singular vectors, in the inputs' shape where there is one input."""
+def _write_directions(
+    path: Path, jacobian: InputJacobian, result: JacobianNormsResult, stage: Stage
+) -> dict[int, tuple[str, str]]:
+    """The listed examples' leading singular vectors, in the inputs' shape where there is one input.
+
+    Returns:
+        Where that is an image: small pictures of each example and of its direction, by the row.
+    """
     if not result.top:
-        return
+        return {}
     found = jacobian_directions(jacobian, result.top, seed=stage.config.compute.seed, observer=stage.observer)
     inputs, shape = found.inputs, None
     if isinstance(jacobian.problem.data.inputs, torch.Tensor):
@@ -133,6 +142,13 @@ def _write_directions(path: Path, jacobian: InputJacobian, result: JacobianNorms
     metadata = {"what": "sigma u = J v: spectral, outputs (u), inputs (v), a row an example of index"}
     host = {name: t.cpu().contiguous() for name, t in tensors.items()}
     stage.cluster.first(lambda: write_atomic(path, to_bytes(host, metadata)))
+    if shape is None or inputs.dim() != 4 or not thumbnails.is_image(shape):
+        return {}
+    data = jacobian.problem.data.inputs
+    return {
+        row: (thumbnails.of_image(data[row]), thumbnails.of_direction(direction))
+        for row, direction in zip(found.index, inputs, strict=True)
+    }
 
 
 def _check_listed(stage: Stage, result: JacobianNormsResult, norm: str) -> None:
@@ -179,7 +195,12 @@ def _lead(result: JacobianNormsResult) -> np.ndarray:
 
 
 def _record(
-    result: JacobianNormsResult, analysis: JacnormConfig, labels: np.ndarray | None, peak: int, by_embeddings: bool
+    result: JacobianNormsResult,
+    analysis: JacnormConfig,
+    labels: np.ndarray | None,
+    peak: int,
+    by_embeddings: bool,
+    images: Mapping[int, tuple[str, str]],
 ) -> report.JacNorm:
     """The record of a `jacnorm` analysis."""
 
@@ -224,6 +245,8 @@ def _record(
                 index=i,
                 frobenius=at(result.frobenius, i),
                 spectral=at(result.spectral, i),
+                image=images[i][0] if i in images else None,
+                direction=images[i][1] if i in images else None,
                 unavailable={
                     n: f"--norm {analysis.norm}" for n in ("frobenius", "spectral") if getattr(result, n) is None
                 },

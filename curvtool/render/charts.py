@@ -51,6 +51,23 @@ class Chart:
     log_y: bool = False
 
 
+@dataclass(frozen=True)
+class Gallery:
+    """Attributes:
+    title: what is shown.
+    labels: of each pair of images.
+    images: PNG in base64, one a label.
+    overlays: likewise, shown below each image.
+    caption: what is seen in them.
+    """
+
+    title: str
+    labels: tuple[str, ...]
+    images: tuple[str, ...]
+    overlays: tuple[str, ...]
+    caption: str = ""
+
+
 def spans_decades(values: Sequence[float]) -> bool:
     """Whether a logarithmic axis shows values better: all of them positive, over more than two decades."""
     return bool(values) and min(values) > 0 and max(values) > 100 * min(values)

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from curvtool.errors import UsageError
+from curvtool.render.charts import Chart, Gallery
 from curvtool.report.comparison import Comparison
 from curvtool.report.model import Report, TrackRow
 
@@ -95,16 +96,19 @@ def content(found: Report | Rows | Comparison, format: str) -> bytes:
 
 def _picture(found: Report | Rows | Comparison, format: str) -> bytes:
     from curvtool.render import comparison
-    from curvtool.render.analyses import RENDERERS
+    from curvtool.render.analyses import RENDERERS, galleries_of
     from curvtool.render.pictures import draw
     from curvtool.render.track import charts as charts_of_rows
 
+    charts: list[Chart | Gallery] = []
     if isinstance(found, Report):
-        charts = [chart for each in found.analyses for chart in RENDERERS[each.kind].charts(each)]
+        charts = [
+            chart for each in found.analyses for chart in [*RENDERERS[each.kind].charts(each), *galleries_of(each)]
+        ]
     elif isinstance(found, Comparison):
-        charts = comparison.charts(found)
+        charts = list(comparison.charts(found))
     else:
-        charts = charts_of_rows(found)
+        charts = list(charts_of_rows(found))
     if not charts:
         raise UsageError(
             "CT009",

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from curvtool.render.charts import Chart, Series
+from curvtool.render.charts import Chart, Gallery, Series
 from curvtool.render.numbers import count, number
 from curvtool.render.tables import markdown_table, new_table
 from curvtool.report.model import JacNorm
@@ -100,6 +100,23 @@ def charts(jac: JacNorm) -> list[Chart]:
         names = tuple(str(example.index) for example in jac.top)
         found.append(Chart("Most sensitive examples", "row in the data", f"{norm} norm", (bars,), "", names))
     return found
+
+
+def galleries(jac: JacNorm) -> list[Gallery]:
+    """The most sensitive inputs themselves, where they are images, with their leading singular directions."""
+    shown = [example for example in jac.top if example.image and example.direction]
+    if not shown:
+        return []
+    return [
+        Gallery(
+            "Most sensitive images",
+            tuple(f"row {example.index}: {number(example.spectral, 3)}" for example in shown),
+            tuple(str(example.image) for example in shown),
+            tuple(str(example.direction) for example in shown),
+            "Below each image the direction in which its outputs change most: red where more of a pixel moves them, "
+            "blue where less does.",
+        )
+    ]
 
 
 def csv(jac: JacNorm) -> tuple[list[str], list[list[Any]]]:

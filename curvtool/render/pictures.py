@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 import textwrap
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from curvtool.errors import UsageError
-from curvtool.render.charts import Chart, Series
+from curvtool.render.charts import Chart, Gallery, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,9 +25,10 @@ _STYLE: Any = {
     "svg.hashsalt": "curvtool", "pdf.fonttype": 42, "svg.fonttype": "none",
 }  # fmt: skip
 _LONG_NAME, _FEW_NAMES, _MANY_NAMES, _CAPTION = 24, 12, 40, 100
+_GALLERY_HEIGHT, _MOST_IMAGES = 2.6, 10
 
 
-def draw(charts: Sequence[Chart], format: str) -> bytes:
+def draw(charts: Sequence[Chart | Gallery], format: str) -> bytes:
     """One picture with a panel a chart, below each other.
 
     Args:
@@ -49,17 +51,39 @@ def draw(charts: Sequence[Chart], format: str) -> bytes:
         ) from error
     with rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, sum(map(_height, charts))), layout="constrained")
-        rows = figure.subplots(len(charts), 1, squeeze=False, height_ratios=list(map(_height, charts)))
-        for axes, chart in zip(rows[:, 0], charts, strict=True):
-            _draw(axes, chart)
+        panels = figure.subfigures(len(charts), 1, squeeze=False, height_ratios=list(map(_height, charts)))
+        for panel, chart in zip(panels[:, 0], charts, strict=True):
+            if isinstance(chart, Gallery):
+                _show(panel, chart)
+            else:
+                _draw(panel.subplots(), chart)
         buffer = io.BytesIO()
         dateless = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
         figure.savefig(buffer, format=format, dpi=_DPI, metadata=dateless[format])
     return buffer.getvalue()
 
 
-def _height(chart: Chart) -> float:
+def _show(panel: Any, gallery: Gallery) -> None:
+    """Images above, what lies over them below."""
+    from matplotlib.image import imread
+
+    panel.suptitle(gallery.title, x=0.01, ha="left", fontweight="bold", fontsize=9)
+    shown = min(len(gallery.labels), _MOST_IMAGES)
+    grid = panel.subplots(2, shown, squeeze=False)
+    for row, images in enumerate((gallery.images, gallery.overlays)):
+        for axes, image in zip(grid[row], images, strict=False):
+            axes.imshow(imread(io.BytesIO(base64.b64decode(image)), format="png"), interpolation="nearest")
+            axes.set_axis_off()
+    for axes, label in zip(grid[0], gallery.labels, strict=False):
+        axes.set_title(label, fontsize=6)
+    caption = "\n".join(textwrap.wrap(gallery.caption, _CAPTION))
+    panel.supxlabel(caption, x=0.01, ha="left", fontsize=7.5, color="0.3")
+
+
+def _height(chart: Chart | Gallery) -> float:
     """Inches: names stand below each other."""
+    if isinstance(chart, Gallery):
+        return _GALLERY_HEIGHT
     return _HEIGHT if len(chart.names) <= _FEW_NAMES else min(1.2 + 0.19 * len(chart.names), 20.0)
 
 

@@ -205,6 +205,10 @@ class TopExample(Record):
     index: int = Field(description="row in the data, from 0")
     frobenius: float | None
     spectral: float | None
+    image: str | None = Field(default=None, description="the input, where it is an image: PNG in base64 (--directions)")
+    direction: str | None = Field(
+        default=None, description="its leading singular direction likewise: red where more moves the outputs, blue less"
+    )
 
 
 class ClassNorms(Record):

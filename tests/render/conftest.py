@@ -37,6 +37,7 @@ rtol = 0.5
 [[analysis]]
 kind = "jacnorm"
 top = 4
+directions = "{directions}"
 [[analysis]]
 kind = "check"
 """
@@ -46,7 +47,7 @@ kind = "check"
 def whole(tmp_path_factory):
     """One report with an analysis of every kind."""
     file = tmp_path_factory.mktemp("runs") / "runs.toml"
-    file.write_text(RUNS)
+    file.write_text(RUNS.replace("{directions}", str(file.parent / "directions.safetensors")))
     return run_all(resolve_all({}, config_file=str(file), environment={})).report
 
 

@@ -1,12 +1,17 @@
 """What charts show is what the report says; pictures are made of them in every format."""
 
+import base64
+import io
 import math
 import xml.etree.ElementTree as ET
 
+import numpy as np
 import pytest
+import torch
 
 from curvtool.errors import UsageError
-from curvtool.render.analyses import RENDERERS
+from curvtool.pipeline import thumbnails
+from curvtool.render.analyses import RENDERERS, galleries_of
 from curvtool.render.formats import FORMATS, PICTURES, content, format_of
 from curvtool.render.track import charts as charts_of_rows
 
@@ -65,6 +70,38 @@ def test_pictures(whole, rows, format):
             text = " ".join(ET.fromstring(picture).itertext())
             assert "eigenvalue" in text and "2 / learning rate" in text
     assert content(whole, format) == content(whole, format), "the same picture of the same numbers"
+
+
+def test_images_and_directions(whole):
+    """The pictures in the report are those of the data and of the singular vectors."""
+    from matplotlib.image import imread
+
+    from curvtool.problem.demo import digits
+
+    top = whole.analyses[4].top
+    assert len(top) == 4
+    for example in top:
+        image, direction = (
+            imread(io.BytesIO(base64.b64decode(text)), format="png") for text in (example.image, example.direction)
+        )
+        assert image.shape == direction.shape == (8, 8, 3)
+        pixels = digits().inputs[example.index, 0].numpy()
+        np.testing.assert_allclose(image[..., 0], (pixels - pixels.min()) / np.ptp(pixels), atol=1 / 250)
+        assert direction.min() < 0.1 and not (direction[..., 0] == direction[..., 2]).all()
+    (gallery,) = galleries_of(whole.analyses[4])
+    assert gallery.labels[0].startswith(f"row {top[0].index}")
+
+
+def test_large_images_are_averaged():
+    image = torch.linspace(0, 1, 400)[None, None, :].expand(3, 300, 400)
+    shown = imread_of(thumbnails.of_image(image))
+    assert max(shown.shape[:2]) <= 96 and abs(np.diff(shown[0, :, 0]).mean() - 1 / shown.shape[1]) < 0.002
+
+
+def imread_of(text):
+    from matplotlib.image import imread
+
+    return imread(io.BytesIO(base64.b64decode(text)), format="png")
 
 
 def test_many_layers_with_long_names(whole):

@@ -11,7 +11,7 @@ from typing import Any
 
 from curvtool.errors import UsageError
 from curvtool.render import comparison as comparing
-from curvtool.render.analyses import RENDERERS
+from curvtool.render.analyses import RENDERERS, galleries_of
 from curvtool.render.charts import Chart
 from curvtool.render.numbers import bytes_text, count, counted, number, seconds_text
 from curvtool.render.track import charts as charts_of_rows
@@ -141,6 +141,7 @@ def _section(analysis: Analysis) -> dict[str, Any]:
         "title": _NAMES[analysis.kind],
         "verdict": renderer.verdict(analysis),
         "charts": renderer.charts(analysis),
+        "galleries": galleries_of(analysis),
         "header": [name.replace("_", " ") for name in header],
         "rows": [[_cell(value) for value in row] for row in rows],
         "cost": f"{told}{seconds_text(cost.seconds)}, peak {bytes_text(cost.peak_bytes)}",
