@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -69,7 +70,8 @@ def test_pictures(whole, rows, format):
         if format == "svg":
             text = " ".join(ET.fromstring(picture).itertext())
             assert "eigenvalue" in text and "2 / learning rate" in text
-    assert content(whole, format) == content(whole, format), "the same picture of the same numbers"
+    first, second = (re.sub(rb"p[0-9a-f]{10}", b"", content(whole, format)) for _ in range(2))  # matplotlib's own names
+    assert first == second, "the same picture of the same numbers"
 
 
 def test_images_and_directions(whole):
