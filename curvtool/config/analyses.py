@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,6 +50,10 @@ class EigsConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise UsageError(
+                "CT001", "no such learning rate", expected="above 0", received=str(self.lr), remedy="--lr 0.1"
+            )
         check_safetensors(self.vectors, "eigenvectors", "--vectors eigenvectors.safetensors")
 
 
