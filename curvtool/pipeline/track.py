@@ -30,6 +30,8 @@ from curvtool.report.write import check_writable, write_atomic
 
 STARTS = ("auto", "cold", "warm")
 _REMEMBERED = 5  # turns of a start; training changes
+_LEAST_TURNS = 3
+_CLEARLY = 1.2  # so much do cold starts differ from checkpoint to checkpoint; vectors of no use cost a few products
 
 
 class Track:
@@ -218,10 +220,11 @@ class Track:
 
 
 class _Choice:
-    """Cold or warm, by the products that each took at its last turns: the one that took fewer on average.
+    """Cold or warm, by the products that each took at its last turns.
 
-    The first checkpoint of a run is cold, the second one warm; whichever is dearer after that waits until the other one
-    has become dearer still.
+    The first checkpoint of a run is cold, the others are warm, unless warm ones took clearly more on average; cold
+    starts then go on until they have become dearer. The two are never of the same checkpoint, so neither a small
+    difference nor a single turn says anything.
     """
 
     def __init__(self, start: str) -> None:
@@ -232,9 +235,9 @@ class _Choice:
         if self.start == "cold" or not has_vectors:
             return "cold"
         cold, warm = self._costs["cold"], self._costs["warm"]
-        if self.start == "warm" or not warm or not cold:
+        if self.start == "warm" or len(warm) < _LEAST_TURNS or not cold:
             return "warm"
-        return "warm" if fmean(warm) <= fmean(cold) else "cold"
+        return "warm" if fmean(warm) <= _CLEARLY * fmean(cold) else "cold"
 
     def learn(self, row: report.TrackRow) -> None:
         costs = [each.cost.solver_hvps for each in row.analyses if isinstance(each, report.Eigs)]
