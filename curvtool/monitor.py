@@ -15,6 +15,8 @@ from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.estimators.trace import trace
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.named import OPERATORS
+from curvtool.operators.preflight import preflight_curvature
+from curvtool.pipeline.eigs import NOISE_OF_PAIRS
 from curvtool.problem.problem import Problem
 
 if TYPE_CHECKING:
@@ -55,7 +57,8 @@ class Monitor:
         history: all that was measured, a dictionary a measurement, `step` among its entries.
 
     Raises:
-        UsageError: CT001, no such matrix, or no such number of steps.
+        UsageError: CT001, no such matrix, or no such number of steps. A call raises DerivativeError where the model's
+            second derivative is missing or wrong (CT050 to CT059), at the first measurement.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Monitor:
         self.history: list[dict[str, float]] = []
         self._vectors: torch.Tensor | None = None
         self._last: int | None = None
+        self._noise: float | None = None  # of products, relative; unknown before the first measurement
 
     def __call__(self, model: Any, step: int, lr: float | None = None) -> dict[str, float] | None:
         """Measures where it is time to; None where it is not.
@@ -109,6 +113,8 @@ class Monitor:
     def measure(self, model: Any) -> dict[str, float]:
         """The numbers of a model as it is now."""
         problem = Problem(model, self.data, self.loss)
+        if self._noise is None:  # a wrong derivative is refused, once
+            self._noise = preflight_curvature(problem, OPERATORS[self.operator]).noise_floor or 0.0
         matrix: CurvatureOperator = OPERATORS[self.operator](problem)
         start = self._vectors
         if start is not None and start.shape[1] != matrix.space.dim:
@@ -116,7 +122,8 @@ class Monitor:
         pairs = eigenvalues(matrix, self.k, which="la", rtol=self.rtol, start=start, seed=self.seed)
         self._vectors = pairs.vectors
         first = pairs.eigenvalues[0]
-        found = {"curvature/lambda_max": first.value, "curvature/lambda_max_error": first.error_bound}
+        error = max(first.error_bound, NOISE_OF_PAIRS * self._noise * abs(first.value))
+        found = {"curvature/lambda_max": first.value, "curvature/lambda_max_error": error}
         if self.with_trace:
             estimate = trace(matrix, rtol=min(10 * self.rtol, 0.5), seed=self.seed)
             found["curvature/trace"] = estimate.value
@@ -131,9 +138,11 @@ def _generators_kept() -> Iterator[None]:
     """Training draws the numbers that it would have drawn."""
     python, numpy_ = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy_)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy_)  # noqa: NPY002
 
 
 def lightning_callback(monitor: Monitor) -> Any:

@@ -210,7 +210,10 @@ def eigs_record(
         stability=stability,
         vectors_file=analysis.vectors,
         per_layer=layers,
-        history=[(n, value, error if math.isfinite(error) else None) for n, value, error in result.history],
+        history=[
+            (n, value, max(error, NOISE_OF_PAIRS * stage.noise * abs(value)) if math.isfinite(error) else None)
+            for n, value, error in result.history
+        ],
         cost=cost_record(result.cost, peak_bytes(stage.problem.device)),
         unavailable=unavailable,
     )

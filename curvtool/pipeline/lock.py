@@ -25,7 +25,7 @@ class Lock:
         notice: is told where another process has to be waited for.
 
     Raises:
-        UsageError: CT066, another process holds it still.
+        UsageError: CT066, another process holds it still; CT007, the file cannot be made or written to.
     """
 
     def __init__(self, path: Path, notice: Callable[[str], None] = lambda _: None) -> None:
@@ -35,7 +35,16 @@ class Lock:
         except ImportError:  # no such locks on this system
             return
         until: float | None = None
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UsageError(
+                "CT007",
+                f"cannot write {path}",
+                expected="a folder whose files can be written to",
+                received=error.strerror or str(error),
+                remedy="another folder",
+            ) from error
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

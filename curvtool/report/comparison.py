@@ -100,6 +100,9 @@ def compare(reports: Sequence[Report], names: Sequence[str]) -> Comparison:
         f"{analysis}: in {', '.join(_having(analysis, numbers, names))} alone" for analysis in analyses
         if analysis not in {q.analysis for q in shared}
     ]  # fmt: skip
+    for analysis in {q.analysis: None for q in shared}:  # as fewer eigenvalues were asked for in one
+        rest = [q for q in quantities if q.analysis == analysis and any(v is None for v in q.values)]
+        refused += [f"{analysis}, {q.name}: in {', '.join(_with(q, names))} alone" for q in rest]
     if not any(q.analysis != "problem" for q in shared):
         raise UsageError(
             "CT072",
@@ -116,6 +119,10 @@ def compare(reports: Sequence[Report], names: Sequence[str]) -> Comparison:
         not_compared=refused,
         same_data=len({report.provenance.data_fingerprint for report in reports}) == 1,
     )
+
+
+def _with(quantity: ComparedQuantity, names: Sequence[str]) -> list[str]:
+    return [name for name, value in zip(names, quantity.values, strict=True) if value is not None]
 
 
 def _having(analysis: str, numbers: Sequence[Sequence[Number]], names: Sequence[str]) -> list[str]:

@@ -130,6 +130,12 @@ def test_other_matrices_are_not_compared(made):
     assert sorted(found.not_compared) == ["eigs ggn la: in b alone", "eigs hessian la: in a alone"]
 
 
+def test_numbers_of_one_report_alone_are_told(made):
+    found = compare([made, changed(made, lambda c: c["analyses"][0]["eigenvalues"].pop())], "ab")
+    assert found.not_compared == ["eigs hessian la, eigenvalue 2: in a alone"]
+    assert "eigenvalue 2" not in {q.name for q in found.quantities}
+
+
 def test_settings_that_differ(made):
     def change(content):
         content["provenance"]["data_fingerprint"] = "f" * 64
