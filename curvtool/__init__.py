@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from curvtool.estimators.jacobian_directions import jacobian_directions
     from curvtool.estimators.jacobian_norms import jacobian_norms
     from curvtool.estimators.trace import trace
+    from curvtool.export.mlflow import to_mlflow
+    from curvtool.export.tensorboard import to_tensorboard
+    from curvtool.export.wandb import to_wandb
     from curvtool.linalg.space import VectorSpace
     from curvtool.monitor import Monitor
     from curvtool.operators.base import LinearOperator, MatrixOperator, scipy_operator
@@ -70,6 +73,9 @@ _PLACES = {
     "load_report": "report.read:read_any",
     "numbers": "report.numbers",
     "Monitor": "monitor",
+    "to_mlflow": "export.mlflow",
+    "to_tensorboard": "export.tensorboard",
+    "to_wandb": "export.wandb",
     "hvp": "operators.products",
     "jvp": "operators.products",
     "vjp": "operators.products",
@@ -109,6 +115,9 @@ __all__ = [
     "numbers",
     "preflight",
     "scipy_operator",
+    "to_mlflow",
+    "to_tensorboard",
+    "to_wandb",
     "trace",
     "vjp",
 ]

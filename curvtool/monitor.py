@@ -39,7 +39,7 @@ class Monitor:
 
     The numbers, by name: `curvature/lambda_max` and its estimated error `curvature/lambda_max_error`,
     `curvature/trace` and `curvature/trace_stderr`, `curvature/loss`; with a learning rate `curvature/lambda_max_x_lr`,
-    against 2.
+    against 2. Another matrix's begin as `curvature/ggn/`. The exports of reports have the same names.
 
     Args:
         data: inputs and targets, a Dataset or a finite DataLoader: always the same samples, as a fixed part of the
@@ -85,6 +85,7 @@ class Monitor:
             )
         self.data, self.loss, self.every, self.k, self.with_trace = data, loss, every, k, with_trace
         self.rtol, self.operator, self.log, self.seed = rtol, operator, log, seed
+        self._prefix = "curvature/" if operator == "hessian" else f"curvature/{operator}/"
         self.history: list[dict[str, float]] = []
         self._vectors: torch.Tensor | None = None
         self._last: int | None = None
@@ -104,7 +105,7 @@ class Monitor:
         with _generators_kept():
             found = self.measure(model)
         if lr is not None:
-            found["curvature/lambda_max_x_lr"] = lr * found["curvature/lambda_max"]
+            found[f"{self._prefix}lambda_max_x_lr"] = lr * found[f"{self._prefix}lambda_max"]
         self.history.append({"step": step, **found})
         if self.log is not None:
             self.log(found, step)
@@ -123,12 +124,12 @@ class Monitor:
         self._vectors = pairs.vectors
         first = pairs.eigenvalues[0]
         error = max(first.error_bound, NOISE_OF_PAIRS * self._noise * abs(first.value))
-        found = {"curvature/lambda_max": first.value, "curvature/lambda_max_error": error}
+        found = {f"{self._prefix}lambda_max": first.value, f"{self._prefix}lambda_max_error": error}
         if self.with_trace:
             estimate = trace(matrix, rtol=min(10 * self.rtol, 0.5), seed=self.seed)
-            found["curvature/trace"] = estimate.value
+            found[f"{self._prefix}trace"] = estimate.value
             if estimate.stderr is not None:
-                found["curvature/trace_stderr"] = estimate.stderr
+                found[f"{self._prefix}trace_stderr"] = estimate.stderr
         found["curvature/loss"] = matrix.loss_and_gradient()[0]
         return found
 

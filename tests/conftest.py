@@ -7,6 +7,7 @@ import sys
 import pytest
 import standin
 import torch
+from reports import rows, whole  # noqa: F401, as fixtures
 
 from curvtool.cli import app
 

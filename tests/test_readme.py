@@ -29,7 +29,7 @@ def test_the_python_examples_run(capsys):
 def test_its_flags_exist(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     helps = " ".join(
-        run(command, "--help")[1]
+        run(*command.split(), "--help")[1]
         for command in (
             "eigs",
             "trace",
@@ -40,6 +40,9 @@ def test_its_flags_exist(run, monkeypatch):
             "track",
             "check",
             "render",
+            "export tensorboard",
+            "export mlflow",
+            "export wandb",
             "compare",
             "explain",
             "init",

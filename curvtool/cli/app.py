@@ -19,6 +19,7 @@ from curvtool.cli import (
     doctor,
     eigs,
     explain,
+    export,
     init,
     inspect,
     interruption,
@@ -58,6 +59,7 @@ app.command()(run.run)
 app.command()(track.track)
 app.command()(render.render)
 app.command()(compare.compare)
+app.add_typer(export.app, name="export")
 app.command()(check.check)
 app.command()(verify.verify)
 app.command()(inspect.inspect)

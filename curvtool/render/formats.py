@@ -94,21 +94,23 @@ def content(found: Report | Rows | Comparison, format: str) -> bytes:
     return texts[format]().encode()
 
 
-def _picture(found: Report | Rows | Comparison, format: str) -> bytes:
+def charts_of(found: Report | Rows | Comparison) -> list[Chart | Gallery]:
+    """All that can be drawn of it."""
     from curvtool.render import comparison
     from curvtool.render.analyses import RENDERERS, galleries_of
-    from curvtool.render.pictures import draw
     from curvtool.render.track import charts as charts_of_rows
 
-    charts: list[Chart | Gallery] = []
     if isinstance(found, Report):
-        charts = [
-            chart for each in found.analyses for chart in [*RENDERERS[each.kind].charts(each), *galleries_of(each)]
-        ]
-    elif isinstance(found, Comparison):
-        charts = list(comparison.charts(found))
-    else:
-        charts = list(charts_of_rows(found))
+        return [chart for each in found.analyses for chart in [*RENDERERS[each.kind].charts(each), *galleries_of(each)]]
+    if isinstance(found, Comparison):
+        return list(comparison.charts(found))
+    return list(charts_of_rows(found))
+
+
+def _picture(found: Report | Rows | Comparison, format: str) -> bytes:
+    from curvtool.render.pictures import draw
+
+    charts = charts_of(found)
     if not charts:
         raise UsageError(
             "CT009",

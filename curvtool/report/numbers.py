@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Number:
     analysis: str
     name: str
     value: ComparedValue
+    tag: str  # the same for every report of this quantity: what a tracker calls it
 
 
 def numbers_of(report: Report | TrackRow) -> Iterator[Number]:
@@ -41,7 +43,7 @@ def numbers_of(report: Report | TrackRow) -> Iterator[Number]:
     noise = problem.preflight.noise_floor or _ROUNDING
     for name, value in (("loss", problem.loss_value), ("gradient norm", problem.grad_norm)):
         if value is not None:
-            yield Number("problem", name, _bound(value, noise * abs(value)))
+            yield Number("problem", name, _bound(value, noise * abs(value)), name.replace(" ", "_"))
     seen: dict[str, int] = {}
     for analysis in report.analyses:
         own = list(_numbers_of(analysis, noise))
@@ -49,7 +51,7 @@ def numbers_of(report: Report | TrackRow) -> Iterator[Number]:
         seen[label] = seen.get(label, 0) + 1
         suffix = f" ({seen[label]})" if seen[label] > 1 else ""  # the same analysis twice, by its place
         for number in own:
-            yield Number(number.analysis + suffix, number.name, number.value)
+            yield dataclasses.replace(number, analysis=number.analysis + suffix)
 
 
 def _numbers_of(analysis: Analysis, noise: float) -> Iterator[Number]:
@@ -60,25 +62,30 @@ def _numbers_of(analysis: Analysis, noise: float) -> Iterator[Number]:
                 value = ComparedValue(
                     value=pair.value, error=pair.error_bound, error_kind="bound", data_stderr=pair.data_stderr
                 )
-                yield Number(label, f"eigenvalue {place}", value)
+                tag = _tag_of_pair(analysis, place)
+                yield Number(label, f"eigenvalue {place}", value, _of_matrix(analysis.operator, tag))
             for name, layer in (analysis.per_layer or {}).items():
-                yield Number(label, f"layer {name}", _bound(layer.value, layer.error_bound))
+                tag = _of_matrix(analysis.operator, f"layers/{name}/{_FIRST[analysis.which]}")
+                yield Number(label, f"layer {name}", _bound(layer.value, layer.error_bound), tag)
         case Trace():
-            label = f"trace {analysis.operator}"
-            yield from _estimates(label, "trace", analysis.value, analysis.stderr, noise)
+            label, tag = f"trace {analysis.operator}", _of_matrix(analysis.operator, "trace")
+            yield from _estimates(label, "trace", analysis.value, analysis.stderr, noise, tag)
             for name, block in (analysis.per_layer or {}).items():
-                yield from _estimates(label, f"layer {name}", block.value, block.stderr, noise)
+                tag = _of_matrix(analysis.operator, f"layers/{name}/trace")
+                yield from _estimates(label, f"layer {name}", block.value, block.stderr, noise, tag)
         case Density():
             label = f"density {analysis.operator}"
-            for name, share in (
-                ("share below zero", analysis.below_zero),
-                (f"share within {analysis.near:.4g} of zero", analysis.near_zero),
+            for name, tag, share in (
+                ("share below zero", "share_below_zero", analysis.below_zero),
+                (f"share within {analysis.near:.4g} of zero", "share_near_zero", analysis.near_zero),
             ):
                 half = max(share.high - share.value, share.value - share.low, noise)  # what the nodes leave possible
-                yield Number(label, name, _bound(share.value, half))
-            yield from _estimates(label, "trace", analysis.trace, analysis.trace_stderr, noise)
+                yield Number(label, name, _bound(share.value, half), _of_matrix(analysis.operator, tag))
+            tag = _of_matrix(analysis.operator, "trace_by_density")
+            yield from _estimates(label, "trace", analysis.trace, analysis.trace_stderr, noise, tag)
         case Diag():
-            yield from _estimates(f"diag {analysis.operator}", "sum", analysis.sum, analysis.sum_stderr, noise)
+            label, tag = f"diag {analysis.operator}", _of_matrix(analysis.operator, "trace_by_diagonal")
+            yield from _estimates(label, "sum", analysis.sum, analysis.sum_stderr, noise, tag)
         case JacNorm():
             for name, summary, spread in (
                 ("spectral", analysis.spectral, analysis.spectral_max_error),
@@ -88,21 +95,39 @@ def _numbers_of(analysis: Analysis, noise: float) -> Iterator[Number]:
                     over_data = summary.std / math.sqrt(max(analysis.num_examples, 1))
                     error = max(spread or 0.0, noise * abs(summary.mean))
                     mean = ComparedValue(value=summary.mean, error=error, error_kind="bound", data_stderr=over_data)
-                    yield Number("jacnorm", f"mean {name} norm", mean)
+                    tag = f"jacobian_{name.lower()}_norm"
+                    yield Number("jacnorm", f"mean {name} norm", mean, f"{tag}_mean")
                     worst = max(spread or 0.0, noise * abs(summary.max))
-                    yield Number("jacnorm", f"largest {name} norm", _bound(summary.max, worst))
+                    yield Number("jacnorm", f"largest {name} norm", _bound(summary.max, worst), f"{tag}_max")
 
 
 def _bound(value: float, error: float) -> ComparedValue:
     return ComparedValue(value=value, error=error, error_kind="bound")
 
 
-def _estimates(label: str, name: str, value: float, stderr: float | None, noise: float) -> Iterator[Number]:
+_FIRST = {"la": "lambda_max", "sa": "lambda_min", "lm": "lambda_abs_max", "be": "lambda_max"}
+
+
+def _tag_of_pair(eigs: Eigs, place: int) -> str:
+    """`lambda_max`, `lambda_2`, … from above, `lambda_min`, `lambda_min_2`, … from below."""
+    if eigs.which == "be" and place == len(eigs.eigenvalues) > 1:
+        return "lambda_min"
+    if place == 1:
+        return _FIRST[eigs.which]
+    return {"la": "lambda", "sa": "lambda_min", "lm": "lambda_abs", "be": "lambda_both_ends"}[eigs.which] + f"_{place}"
+
+
+def _of_matrix(operator: str, tag: str) -> str:
+    """The Hessian's numbers have no prefix."""
+    return tag if operator == "hessian" else f"{operator}/{tag}"
+
+
+def _estimates(label: str, name: str, value: float, stderr: float | None, noise: float, tag: str) -> Iterator[Number]:
     """A number by probes, or with a bound where every entry was computed; none where no error is known."""
     if stderr:
-        yield Number(label, name, ComparedValue(value=value, error=stderr, error_kind="stderr"))
+        yield Number(label, name, ComparedValue(value=value, error=stderr, error_kind="stderr"), tag)
     elif stderr is not None:
-        yield Number(label, name, _bound(value, noise * abs(value)))
+        yield Number(label, name, _bound(value, noise * abs(value)), tag)
 
 
 def numbers(found: Report | Sequence[TrackRow]) -> list[dict[str, Any]]:

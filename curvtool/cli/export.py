@@ -1,0 +1,103 @@
+"""`curvtool export`: reports to experiment trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from curvtool.report.model import Report, TrackRow
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Reports, or the rows of track, to an experiment tracker: numbers with their errors under a Monitor's names "
+    "(curvature/lambda_max, curvature/lambda_max_error, …), settings, warnings, pictures and page.",
+)
+Reports = Annotated[
+    list[Path], typer.Argument(metavar="REPORT …", help="Reports (.json), or rows of track (.jsonl), a run each.")
+]
+Name = Annotated[str | None, typer.Option("--name", help="Of the run; the file's name where left out.")]
+Step = Annotated[int, typer.Option("--step", min=0, help="Of a report's numbers; rows of track have their own.")]
+
+
+@app.command()
+def tensorboard(
+    reports: Reports,
+    logdir: Annotated[Path, typer.Option("--logdir", help="What tensorboard --logdir is given.")] = Path("runs"),
+    name: Name = None,
+    step: Step = 0,
+) -> None:
+    """Event files for TensorBoard, a folder a run."""
+    from curvtool.export.tensorboard import to_tensorboard
+
+    def send(found: Report | Sequence[TrackRow], run: str) -> list[str]:
+        return [str(folder) for folder in to_tensorboard(found, logdir, name=run, step=step)]
+
+    _each(reports, name, send, f"tensorboard --logdir {logdir}")
+
+
+@app.command()
+def mlflow(
+    reports: Reports,
+    tracking_uri: Annotated[
+        str | None, typer.Option("--tracking-uri", help="Server or database; MLflow's own where left out.")
+    ] = None,
+    experiment: Annotated[str, typer.Option("--experiment", help="Made where there is none.")] = "curvtool",
+    name: Name = None,
+    step: Step = 0,
+) -> None:
+    """Runs of an MLflow experiment."""
+    from curvtool.export.mlflow import to_mlflow
+
+    def send(found: Report | Sequence[TrackRow], run: str) -> list[str]:
+        return to_mlflow(found, tracking_uri=tracking_uri, experiment=experiment, name=run, step=step)
+
+    _each(reports, name, send)
+
+
+@app.command()
+def wandb(
+    reports: Reports,
+    project: Annotated[str, typer.Option("--project", help="To log to.")] = "curvtool",
+    entity: Annotated[str | None, typer.Option("--entity", help="User or team; by default the account's.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Write files alone, for wandb sync later.")] = False,
+    folder: Annotated[Path | None, typer.Option("--dir", help="For wandb's files; ./wandb where left out.")] = None,
+    name: Name = None,
+    step: Step = 0,
+) -> None:  # fmt: skip
+    """Runs of a Weights & Biases project."""
+    from curvtool.export.wandb import to_wandb
+
+    def send(found: Report | Sequence[TrackRow], run: str) -> list[str]:
+        return to_wandb(
+            found, project=project, entity=entity, name=run, step=step, offline=offline, folder=folder
+        )  # fmt: skip
+
+    _each(reports, name, send)
+
+
+def _each(
+    reports: list[Path],
+    name: str | None,
+    send: Callable[[Report | Sequence[TrackRow], str], list[str]],
+    next_command: str = "",
+) -> None:
+    """All are read before the first one is sent."""
+    from importlib.util import find_spec
+
+    from curvtool.report.read import read_any, short_names
+
+    found = [read_any(path) for path in reports]
+    names = short_names(reports)
+    if name is not None:
+        names = [name] if len(names) == 1 else [f"{name}-{each}" for each in names]
+    for each, run in zip(found, names, strict=True):
+        for place in send(each, run):
+            typer.echo(f"{run}: {place}", err=True)
+    if find_spec("matplotlib") is None:
+        typer.echo("without pictures and page: pip install 'curvtool[plot]'", err=True)
+    if next_command:
+        typer.echo(f"look at them: {next_command}", err=True)

@@ -1,0 +1,1 @@
+"""Reports for experiment trackers: TensorBoard, MLflow, Weights & Biases."""
