@@ -24,7 +24,8 @@ def make_console(output: Output, *, stderr: bool = False) -> Console:
         width=_PIPED_WIDTH if piped and "COLUMNS" not in os.environ else None,
         force_terminal=True if output.color == "always" else None,
         no_color=True if output.color == "never" else None,
-        soft_wrap=stderr,
+        soft_wrap=stderr and piped,
+        highlight=False,
     )
 
 

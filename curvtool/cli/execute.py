@@ -168,6 +168,10 @@ def _show(report: Report, output: Output, errors: Console) -> Exception | None:
     if not output.quiet:
         for warning in report.warnings:
             errors.print(f"warning {warning.code}: {warning.message}", style="yellow", markup=False, highlight=False)
+    if output.verbose:
+        from curvtool.render.details import print_details
+
+        print_details(report, errors)
     if output.json == "-":
         sys.stdout.write(content(report, "json").decode())
     elif output.format == "table":

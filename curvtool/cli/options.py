@@ -106,8 +106,8 @@ def _output_parameters() -> list[inspect.Parameter]:
          {"min": 0.0, "metavar": "SECONDS", "help": "How often the state is saved (default 600)."}),
         ("config", str | None, None, ("--config",),
          {"metavar": "FILE", "help": "Project file; ./curvtool.toml where there is one."}),
-        ("verbose", int, 0, ("--verbose", "-v"), {"count": True, "help": "Say more on stderr."}),
-        ("quiet", bool, False, ("--quiet", "-q"), {"help": "Only errors on stderr."}),
+        ("verbose", int, 0, ("--verbose", "-v"), {"count": True, "help": "Say more on stderr; -vv: every step too."}),
+        ("quiet", bool, False, ("--quiet", "-q"), {"help": "Only errors on stderr, no warnings."}),
         ("color", Color, "auto", ("--color",), {"help": "Colours (default auto); NO_COLOR is honoured."}),
     ]  # fmt: skip
     found = []

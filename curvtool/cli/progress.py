@@ -12,19 +12,19 @@ from curvtool.estimators.observer import Observer
 
 
 class TerminalObserver(Observer):
-    """Shows one task at a time; without a terminal only notices (and with `-v` a line a step).
+    """Shows one task at a time; without a terminal only notices.
 
     Args:
         console: stderr's.
         quiet: show nothing.
-        verbose: 1 or more: each step as a line where there is no terminal.
+        verbose: 1: each task as a line where there is no terminal; 2 or more: each step as a line everywhere.
     """
 
     def __init__(self, console: Console, *, quiet: bool, verbose: int) -> None:
         self.console, self.quiet, self.verbose = console, quiet, verbose
         self.progress: Progress | None = None
         self._task: TaskID | None = None
-        if console.is_terminal and not quiet:
+        if console.is_terminal and not quiet and verbose < 2:
             self.progress = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=20),
@@ -62,7 +62,7 @@ class TerminalObserver(Observer):
         if self.progress is not None and self._task is not None:
             total = None if remaining is None else done + remaining
             self.progress.update(self._task, completed=done, total=total, estimate=estimate)
-        elif self.verbose and not self.quiet:
+        elif self.verbose > 1 and not self.quiet:
             self.console.print(f"  {done:g}: {estimate}", style="dim", markup=False, highlight=False)
 
     def notice(self, text: str) -> None:

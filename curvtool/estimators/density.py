@@ -159,8 +159,10 @@ def density(
     found: list[Quadrature] = []
     running: list[Quadrature] = []
 
-    def implied_trace(quadratures: list[Quadrature]) -> float:
-        return float(_traces(quadratures, space.dim, outliers).mean())
+    def implied_trace(quadratures: list[Quadrature]) -> str:
+        traces = _traces(quadratures, space.dim, outliers)
+        spread = f" +- {float(traces.std(ddof=1)) / math.sqrt(len(traces)):.2g}" if len(traces) > 1 else ""
+        return f"implied trace {float(traces.mean()):.5g}{spread}"
 
     def result(quadratures: list[Quadrature], complete: bool = True) -> DensityResult:
         return _result(operator, tuple(quadratures), outliers, width, near, noise, len(quadratures), meter, complete)
@@ -177,8 +179,7 @@ def density(
         observer.resume("bases", operator, group)
         for running in group.steps():
             done = first * fitting + len(running) * len(running[0].nodes)
-            told = f"implied trace {implied_trace(found + running):.5g}"
-            observer.advance(done, told, num_probes * fitting - done)
+            observer.advance(done, implied_trace(found + running), num_probes * fitting - done)
         return group.quadratures
 
     observer.begin("spectral density", float(num_probes * steps))

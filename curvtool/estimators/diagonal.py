@@ -94,6 +94,7 @@ class _Run:
         self.num_passes = 0
         self.mean, self.squares = operator.space.zeros(), operator.space.zeros()  # Welford 1962
         self.totals: list[torch.Tensor] = []
+        self._told = "diagonal"  # for progress
         self.reason = "asked for"
         self.until = 0  # passes that were decided on
         self.is_decided = False
@@ -145,6 +146,9 @@ class _Run:
         if not self.num_passes:
             return min(_PILOT, self.max_passes)
         error = self._relative_error()
+        self._told = (
+            "not told from its noise" if error is None else f"relative error {error:.2g} after {self.num_passes} passes"
+        )
         if error is None or error <= self.rtol:
             return self.num_passes
         wanted = min(self.num_passes * (error / self.rtol) ** 2, 1e9)
@@ -163,7 +167,7 @@ class _Run:
             self.mean += step / self.num_passes
             self.squares += step * (drawn - self.mean)
             self.totals.append(space.total(drawn))
-            self.observer.advance(self.num_passes, "diagonal", until - self.num_passes)
+            self.observer.advance(self.num_passes, self._told, until - self.num_passes)
 
     def _variances(self) -> torch.Tensor:
         return self.squares / (self.num_passes * (self.num_passes - 1))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rich.console import Console
+from rich.bar import Bar
+from rich.console import Console, RenderableType
+from rich.text import Text
 
 from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import count, number, percent, with_error
-from curvtool.render.tables import MATRICES, markdown_table, new_table
+from curvtool.render.tables import MATRICES, filled_table, markdown_table
 from curvtool.report.model import Density, Share
 
-_BINS, _BAR = 18, 28
+_BINS = 18
+_SHORTEST, _LONGEST, _MARGIN = 8, 80, 4  # of the bars, in characters
 
 
 def verdict(density: Density) -> list[str]:
@@ -30,20 +33,19 @@ def verdict(density: Density) -> list[str]:
 
 def show(density: Density, console: Console) -> None:
     """A histogram on a logarithmic scale, the outliers, and the shares."""
-    ascii_only = not console.encoding.lower().startswith("utf")
-    block = "#" if ascii_only else "█"
-    table = new_table(f"Spectral density of the {MATRICES[density.operator]}", console)
-    table.add_column("eigenvalue from", justify="right", no_wrap=True)
-    table.add_column("to", justify="right", no_wrap=True)
-    table.add_column("how many" if density.method == "exact" else "how many (est.)", justify="right", no_wrap=True)
-    table.add_column("logarithmic", no_wrap=True)
     bins = _bins(density)
+    many = "how many" if density.method == "exact" else "how many (est.)"
+    columns: dict[str, list[RenderableType]] = {
+        "eigenvalue from": [number(low, 3) for low, _, _ in bins],
+        "to": [number(high, 3) for _, high, _ in bins],
+        many: ["-" if n < 0.05 else f"{n:.1f}" if n < 100 else f"{n:,.0f}" for _, _, n in bins],
+    }
+    title = f"Spectral density of the {MATRICES[density.operator]}"
+    taken = console.measure(filled_table(title, columns, console)).maximum
+    size = max(_SHORTEST, min(_LONGEST, console.width - taken - _MARGIN))
     largest = max(math.log10(1 + n) for _, _, n in bins) or 1.0
-    for low, high, expected in bins:
-        length = round(_BAR * math.log10(1 + expected) / largest)
-        told = "-" if expected < 0.05 else f"{expected:.1f}" if expected < 100 else f"{expected:,.0f}"
-        table.add_row(number(low, 3), number(high, 3), told, block * length)
-    console.print(table)
+    columns["logarithmic"] = [_bar(math.log10(1 + n) / largest, size, console) for _, _, n in bins]
+    console.print(filled_table(title, columns, console))
     near = number(density.near, 2)
     shares = (("below 0", density.below_zero), (f"below -{near}", density.below_near),
               (f"within {near} of 0", density.near_zero))  # fmt: skip
@@ -63,6 +65,13 @@ def show(density: Density, console: Console) -> None:
         f"Smoothed over {number(density.width, 2)}: what is narrower is not resolved.",
         style="dim",
     )
+
+
+def _bar(length: float, size: int, console: Console) -> RenderableType:
+    """From 0 to 1, in eighths of a character; in ASCII where the terminal cannot show more."""
+    if console.encoding.lower().startswith("utf"):
+        return Bar(1.0, 0.0, length, width=size)
+    return Text("#" * round(size * length))
 
 
 def _bins(density: Density) -> list[tuple[float, float, float]]:

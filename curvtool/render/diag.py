@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import count, counted, number, percent, with_error
-from curvtool.render.tables import MATRICES, markdown_table, new_table
+from curvtool.render.tables import MATRICES, filled_table, markdown_table
 from curvtool.report.model import Diag
 
 _COLUMNS = ("parameter", "entries", "mean", "min", "max", "below 0")
@@ -27,12 +26,8 @@ def verdict(diag: Diag) -> list[str]:
 
 def show(diag: Diag, console: Console) -> None:
     """Each parameter's entries, their sum, and how they were made."""
-    table = new_table(f"Diagonal of the {MATRICES[diag.operator]}", console)
-    for name in _COLUMNS:
-        table.add_column(name, justify="left" if name == "parameter" else "right", no_wrap=name != "parameter")
-    for name, *cells in _rows(diag):
-        table.add_row(escape(name), *cells)
-    console.print(table)
+    columns = dict(zip(_COLUMNS, zip(*_rows(diag), strict=True), strict=True))
+    console.print(filled_table(f"Diagonal of the {MATRICES[diag.operator]}", columns, console, text="parameter"))
     if diag.sum_stderr:
         console.print(f"sum {with_error(diag.sum, diag.sum_stderr)}, standard error {number(diag.sum_stderr, 2)}")
     else:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.table import Table
 
 from curvtool.render.charts import Chart, Series, spans_decades
 from curvtool.render.numbers import count, number, with_error
-from curvtool.render.tables import MATRICES, markdown_table, new_table
+from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables
 from curvtool.report.model import Eigenvalue, Eigs, Stability
 
 _WHICH = {"la": "largest", "sa": "smallest", "lm": "largest in magnitude", "be": "both ends"}
@@ -34,6 +34,13 @@ def verdict(eigs: Eigs) -> list[str]:
         told.append("not converged: some values may still move by more than asked for")
     if eigs.stability is not None:
         told.append(_of_stability(eigs.stability))
+    elif eigs.operator == "hessian" and eigs.which in {"la", "be"} and eigs.eigenvalues[0].value > 0:
+        first = eigs.eigenvalues[0]
+        edge = 2 / first.value
+        told.append(
+            f"gradient descent on the quadratic model is stable at learning rates below "
+            f"{number(edge, 3)} (2 / largest eigenvalue)"
+        )
     return [f"{text[0].upper()}{text[1:]}." for text in told]
 
 
@@ -58,48 +65,32 @@ def _of_stability(stability: Stability) -> str:
 
 def show(eigs: Eigs, console: Console) -> None:
     """The pairs with their errors, the layers, and what the learning rate means."""
-    table = new_table(f"Eigenvalues of the {MATRICES[eigs.operator]} ({_WHICH[eigs.which]})", console)
-    for name in ("#", "eigenvalue", "error (est.)", "relative", "residual", "data s.e."):
-        table.add_column(name, justify="right", no_wrap=True)
-    unmet = not all(pair.converged for pair in eigs.eigenvalues)
+    pairs, unmet = eigs.eigenvalues, not all(pair.converged for pair in eigs.eigenvalues)
+    columns = {
+        "#": [str(place) for place in range(1, len(pairs) + 1)],
+        "eigenvalue": [with_error(pair.value, pair.error_bound) for pair in pairs],
+        "error (est.)": [number(pair.error_bound, 2) for pair in pairs],
+        "relative": [_relative(pair) for pair in pairs],
+        "residual": [number(pair.residual_norm, 2) for pair in pairs],
+        "data s.e.": [number(pair.data_stderr, 2) for pair in pairs],
+    }
     if unmet:
-        table.add_column("met")
-    for place, pair in enumerate(eigs.eigenvalues, 1):
-        table.add_row(
-            str(place),
-            with_error(pair.value, pair.error_bound),
-            number(pair.error_bound, 2),
-            number(pair.error_bound / abs(pair.value), 2) if abs(pair.value) > pair.error_bound else "-",
-            number(pair.residual_norm, 2),
-            number(pair.data_stderr, 2),
-            *([("yes" if pair.converged else "no")] if unmet else []),
-        )
-    console.print(table)
+        columns["met"] = ["yes" if pair.converged else "no" for pair in pairs]
+    title = f"Eigenvalues of the {MATRICES[eigs.operator]} ({_WHICH[eigs.which]})"
+    print_tables([filled_table(title, columns, console), *_layer_table(eigs, console)], console)
     if unmet:
         console.print(
             "not met: the tolerance was not reached; the error is then the distance to some eigenvalue, which need not "
             "be the one of that rank."
         )
     if eigs.per_layer:
-        layers = new_table("Leading eigenvalue of each layer's block", console)
-        for name in ("layer", "parameters", "eigenvalue", "error (est.)", ""):
-            layers.add_column(name, justify="left" if name in ("layer", "") else "right", no_wrap=name != "layer")
-        for name, layer in eigs.per_layer.items():
-            layers.add_row(
-                escape(name),
-                count(layer.num_params),
-                with_error(layer.value, layer.error_bound),
-                number(layer.error_bound, 2),
-                "" if layer.converged else "not converged",
-            )
-        console.print(layers)
         products = round(sum(layer.num_hvps for layer in eigs.per_layer.values()))
         console.print(f"the layers took {products} products with their blocks.", style="dim")
     spread = any(pair.data_stderr is not None for pair in eigs.eigenvalues)
     kinds = sorted({pair.bound_kind for pair in eigs.eigenvalues})
     told = {
         "linear": "residual norm",
-        "quadratic": "residual²/gap",
+        "quadratic": "residual^2/gap",
         "noise": "rounding noise",
     }
     console.print(
@@ -114,6 +105,25 @@ def show(eigs: Eigs, console: Console) -> None:
     )
     if eigs.vectors_file:
         console.print(f"vectors: {eigs.vectors_file}", style="dim", markup=False, highlight=False)
+
+
+def _relative(pair: Eigenvalue) -> str:
+    return number(pair.error_bound / abs(pair.value), 2) if abs(pair.value) > pair.error_bound else "-"
+
+
+def _layer_table(eigs: Eigs, console: Console) -> list[Table]:
+    layers = list((eigs.per_layer or {}).values())
+    if not layers:
+        return []
+    columns = {
+        "layer": list(eigs.per_layer or {}),
+        "parameters": [count(layer.num_params) for layer in layers],
+        "eigenvalue": [with_error(layer.value, layer.error_bound) for layer in layers],
+        "error (est.)": [number(layer.error_bound, 2) for layer in layers],
+    }
+    if not all(layer.converged for layer in layers):
+        columns["met"] = ["yes" if layer.converged else "no" for layer in layers]
+    return [filled_table("Leading eigenvalue of each layer's block", columns, console, text="layer")]
 
 
 def charts(eigs: Eigs) -> list[Chart]:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from curvtool.render.charts import Chart, Gallery, Series
 from curvtool.render.numbers import count, number
-from curvtool.render.tables import markdown_table, new_table
+from curvtool.render.tables import filled_table, markdown_table, print_tables
 from curvtool.report.model import JacNorm
 
 
@@ -18,7 +18,7 @@ def verdict(jac: JacNorm) -> list[str]:
     for name, summary, key in (("spectral", jac.spectral, "spectral"), ("Frobenius", jac.frobenius, "frobenius")):
         if summary is None:
             continue
-        told = [f"The {name} norm is {number(summary.median, 4)} in the median and {number(summary.max, 4)} at most."]
+        told = [f"The median {name} norm is {number(summary.median, 4)}, the largest {number(summary.max, 4)}."]
         value = getattr(jac.top[0], key) if jac.top else None
         if value and summary.median:
             times = number(value / summary.median, 3)
@@ -30,36 +30,37 @@ def verdict(jac: JacNorm) -> list[str]:
 def show(jac: JacNorm, console: Console) -> None:
     """The distribution over the examples, and the largest ones."""
     title = f"Input-output Jacobian, {count(jac.output_dim)} outputs x {count(jac.input_dim)} inputs an example"
-    table = new_table(title, console)
-    table.add_column("norm")
-    for name in ("mean", "std", "min", "median", "95 %", "max"):
-        table.add_column(name, justify="right", no_wrap=True)
-    norms = (
-        ("spectral", jac.spectral),
-        ("Frobenius", jac.frobenius),
-        ("linf to l2 >=", jac.linf_lower),
-        ("linf to l2 <=", jac.linf_upper),
-    )
-    for name, row in norms:
-        if row is not None:
-            cells = (row.mean, row.std, row.min, row.median, row.p95, row.max)
-            table.add_row(name, *(number(v, 4) for v in cells))
-    console.print(table)
+    named = {
+        "spectral": jac.spectral,
+        "Frobenius": jac.frobenius,
+        "linf to l2 >=": jac.linf_lower,
+        "linf to l2 <=": jac.linf_upper,
+    }
+    norms = {name: summary for name, summary in named.items() if summary is not None}
+    columns = {"norm": list(norms)}
+    for header, key in (("mean", "mean"), ("std", "std"), ("min", "min"), ("median", "median"), ("95 %", "p95"),
+                        ("max", "max")):  # fmt: skip
+        columns[header] = [number(getattr(summary, key), 4) for summary in norms.values()]
+    tables = [filled_table(title, columns, console, text="norm")]
     if jac.per_class:
-        classes = new_table("By class", console)
-        for name in ("class", "examples", "spectral mean", "max", "Frobenius mean", "max"):
-            classes.add_column(name, justify="right", no_wrap=True)
-        for label, c in jac.per_class.items():
-            norms_of = (c.spectral_mean, c.spectral_max, c.frobenius_mean, c.frobenius_max)
-            classes.add_row(label, count(c.num_examples), *(number(value, 4) for value in norms_of))
-        console.print(classes)
+        classes = list(jac.per_class.values())
+        columns = {
+            "class": list(jac.per_class),
+            "examples": [count(c.num_examples) for c in classes],
+            "spectral mean": [number(c.spectral_mean, 4) for c in classes],
+            "spectral max": [number(c.spectral_max, 4) for c in classes],
+            "Frob. mean": [number(c.frobenius_mean, 4) for c in classes],
+            "Frob. max": [number(c.frobenius_max, 4) for c in classes],
+        }
+        tables.append(filled_table("By class", columns, console, text="class"))
     if jac.top:
-        largest = new_table("Most sensitive examples", console)
-        for name in ("row", "spectral", "Frobenius"):
-            largest.add_column(name, justify="right")
-        for example in jac.top:
-            largest.add_row(str(example.index), number(example.spectral, 4), number(example.frobenius, 4))
-        console.print(largest)
+        columns = {
+            "row": [str(example.index) for example in jac.top],
+            "spectral": [number(example.spectral, 4) for example in jac.top],
+            "Frobenius": [number(example.frobenius, 4) for example in jac.top],
+        }
+        tables.append(filled_table("Most sensitive examples", columns, console))
+    print_tables(tables, console)
     if jac.exact:
         told = "exact: all of every Jacobian was computed (rounding remains)"
     else:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 MATRICES = {
@@ -28,6 +30,62 @@ def new_table(title: str, console: Console) -> Table:
         title_style="bold",
         box=box.ASCII if ascii_only else box.SIMPLE_HEAD,
     )
+
+
+def filled_table(
+    title: str, columns: Mapping[str, Iterable[RenderableType]], console: Console, text: str | None = None
+) -> Table:
+    """A table whose numbers stand with their points below each other.
+
+    Args:
+        columns: the cells by header, all columns of one length; what is no text is shown as it is.
+        text: the column of words, which may be broken where the terminal is narrow.
+    """
+    table = new_table(title, console)
+    cells: list[Sequence[RenderableType]] = []
+    for header, given in columns.items():
+        drawn = list(given)
+        column = [cell for cell in drawn if isinstance(cell, str)]
+        if len(column) < len(drawn):
+            table.add_column(escape(header), no_wrap=True)
+            cells.append(drawn)
+        elif header == text:
+            table.add_column(escape(header), overflow="fold", min_width=len(header))
+            cells.append([escape(cell) for cell in column])
+        elif all(map(_NUMBER.fullmatch, column)):
+            header, column = _aligned(header, column)
+            table.add_column(escape(header), no_wrap=True)
+            cells.append(column)
+        else:
+            table.add_column(escape(header), justify="right", no_wrap=True)
+            cells.append([escape(cell) for cell in column])
+    for row in zip(*cells, strict=True):
+        table.add_row(*row)
+    return table
+
+
+_NUMBER = re.compile(r"-?[\d,]*(\.\d*)?(e[+-]\d+)?")
+_WIDE, _GAP = 160, 4
+
+
+def _aligned(header: str, cells: Sequence[str]) -> tuple[str, list[str]]:
+    """Padded to one width on both sides."""
+    tails = [len(cell) - len(re.split(r"[.e]", cell)[0]) for cell in cells]
+    padded = [cell + " " * (max(tails, default=0) - tail) for cell, tail in zip(cells, tails, strict=True)]
+    width = max(map(len, [header, *padded]))
+    return header.rjust(width), [cell.rjust(width) for cell in padded]
+
+
+def print_tables(tables: Sequence[Table], console: Console) -> None:
+    """Below each other; beside each other where a wide terminal has room."""
+    needed = sum(console.measure(table).maximum for table in tables) + _GAP * (len(tables) - 1)
+    if console.width < _WIDE or needed > console.width or len(tables) < 2:
+        for table in tables:
+            console.print(table)
+        return
+    beside = Table.grid(padding=(0, _GAP, 0, 0))
+    beside.add_row(*tables)
+    console.print(beside)
 
 
 def csv_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

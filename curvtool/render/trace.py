@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.table import Table
 
 from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import count, counted, number, percent, with_error
-from curvtool.render.tables import MATRICES, markdown_table, new_table
+from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables
 from curvtool.report.model import BlockTrace, Trace
 
 
@@ -36,31 +36,38 @@ def verdict(trace: Trace) -> list[str]:
 
 def show(trace: Trace, console: Console) -> None:
     """The estimate with its interval, each layer's, and how it was made."""
-    table = new_table(f"Trace of the {MATRICES[trace.operator]}", console)
-    for name in ("trace", "95 % interval", "relative half-width", "standard error"):
-        table.add_column(name, justify="right", no_wrap=True)
     if trace.ci95 is None:
-        table.add_row(number(trace.value, 5), "-", "-", "-")
+        row = [number(trace.value, 5), "-", "-", "-"]
     else:
         half = (trace.ci95[1] - trace.ci95[0]) / 2
-        table.add_row(
+        row = [
             with_error(trace.value, half),
             f"{with_error(trace.ci95[0], half)} to {with_error(trace.ci95[1], half)}",
             percent(half / abs(trace.value) if trace.value else None),
             number(trace.stderr, 2),
-        )
-    console.print(table)
-    if trace.per_layer:
-        layers = new_table("Trace of each layer's block", console)
-        for name in ("layer", "parameters", "trace", "standard error", "a parameter"):
-            layers.add_column(name, justify="left" if name == "layer" else "right", no_wrap=name != "layer")
-        for name, layer in trace.per_layer.items():
-            cells = _cells(layer)
-            layers.add_row(escape(name), count(layer.num_params), *cells, number(layer.value / layer.num_params, 3))
-        console.print(layers)
+        ]
+    names = ("trace", "95 % interval", "relative half-width", "standard error")
+    columns = {name: [cell] for name, cell in zip(names, row, strict=True)}
+    whole = filled_table(f"Trace of the {MATRICES[trace.operator]}", columns, console)
+    print_tables([whole, *_layer_table(trace, console)], console)
     probes = "" if trace.method == "exact" else "; the interval covers the probes' error, not the data's"
     console.print(f"{_how(trace)}{probes}.", style="dim")
     console.print(f"method {trace.method}: {trace.method_reason}.", style="dim", highlight=False)
+
+
+def _layer_table(trace: Trace, console: Console) -> list[Table]:
+    layers = list((trace.per_layer or {}).values())
+    if not layers:
+        return []
+    cells = [_cells(layer) for layer in layers]
+    columns = {
+        "layer": list(trace.per_layer or {}),
+        "parameters": [count(layer.num_params) for layer in layers],
+        "trace": [value for value, _ in cells],
+        "standard error": [error for _, error in cells],
+        "a parameter": [number(layer.value / layer.num_params, 3) for layer in layers],
+    }
+    return [filled_table("Trace of each layer's block", columns, console, text="layer")]
 
 
 def _how(trace: Trace) -> str:

@@ -1,0 +1,63 @@
+"""What a terminal shows: narrow, wide, in ASCII."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from curvtool.render.details import print_details
+from curvtool.render.table import print_report
+from curvtool.render.tables import filled_table, print_tables
+from curvtool.render.track import print_rows
+
+
+def shown(render, width, encoding="utf-8"):
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    console = Console(file=file, width=width, highlight=False)
+    render(console)
+    file.flush()
+    return file.buffer.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_everything_fits_and_nothing_is_cut(whole, rows, width, encoding):
+    for render in (lambda c: print_report(whole, c), lambda c: print_rows(rows, c), lambda c: print_details(whole, c)):
+        text = shown(render, width, encoding)
+        assert max(map(len, text.splitlines())) <= width
+        assert "…" not in text
+
+
+def test_points_below_each_other():
+    values = ["11.749", "0.00340", "-3", "8.9e-04"]
+    columns = {"layer": ["a", "b", "c", "d"], "value": values, "n": ["-", "1,000", "2", "3"]}
+    lines = shown(lambda c: c.print(filled_table("t", columns, c, text="layer")), 80).splitlines()
+    rows = [line for line in lines if re.match(r"\s+[abcd]\s", line)]
+    assert len({row.index(".") for row in rows if "." in row}) == 1
+    assert rows[2].index("3") + 1 == rows[0].index(".")
+    assert all(row.rstrip().endswith(cell) for row, cell in zip(rows, columns["n"], strict=True))
+
+
+def test_tables_stand_beside_each_other_where_there_is_room():
+    def render(console):
+        print_tables([filled_table(name, {"x": ["1"]}, console) for name in ("one", "two")], console)
+
+    def titles(width):
+        return [line.split() for line in shown(render, width).splitlines() if "one" in line or "two" in line]
+
+    assert titles(200) == [["one", "two"]] and titles(80) == [["one"], ["two"]]
+
+
+def test_words_in_markup_are_words(whole):
+    table = {"layer": ["[bold]x"], "value": ["1 [red]"]}
+    assert "[bold]x" in shown(lambda c: c.print(filled_table("t", table, c, text="layer")), 80)
+
+
+def test_layers_of_words(run):
+    words = ["eigs", "--num-samples", "40", "-k", "1"]
+    quiet, usual, more, most = (run(*words, *flags)[2] for flags in (["-q"], [], ["-v"], ["-vv"]))
+    assert quiet == ""
+    assert "demo:digits" in usual and "preflight" not in usual
+    assert "num_samples = 40" in more and "preflight: symmetry" in more and "worst relative error" not in more
+    assert "worst relative error" in most
