@@ -100,7 +100,7 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        app(standalone_mode=True)
+        app(standalone_mode=True, prog_name="curvtool")
     except SystemExit as exit_:
         if exit_.code == EXIT_INTERRUPTED:
             sys.stderr.write("interrupted\n")

@@ -16,8 +16,8 @@ def compare(
         Path | None,
         typer.Option("--output", "-o", metavar="PATH", help="Write it: .html, .png, .svg, .pdf, .csv, .md or .json."),
     ] = None,
-    format: Annotated[Format, typer.Option("--format", help="Of what is printed (default table).")] = "table",
-    color: Annotated[Color, typer.Option("--color", help="Colours; NO_COLOR is honoured.")] = "auto",
+    format: Format = "table",
+    color: Color = "auto",
 ) -> None:
     """Reports side by side: which settings and numbers differ, and whether by more than the errors.
 

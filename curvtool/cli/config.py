@@ -23,7 +23,7 @@ def show(
         typer.Option("--config", metavar="FILE", help="Project file; ./curvtool.toml where there is one."),
     ] = None,
     all_settings: Annotated[bool, typer.Option("--all", help="Also those left at their default.")] = False,
-    format: Annotated[Format, typer.Option("--format", help="Of what is printed (default table).")] = "table",
+    format: Format = "table",
 ) -> None:
     """Every setting that is given by the project file or a variable, its value and its source; flags win over both."""
     import json

@@ -6,10 +6,17 @@ from typing import Annotated
 
 import typer
 
+from curvtool.cli import completion
+
 
 def explain(
     word: Annotated[
-        str | None, typer.Argument(metavar="CODE|CONCEPT", help="As CT026 or sharpness; left out, all are listed.")
+        str | None,
+        typer.Argument(
+            metavar="CODE|CONCEPT",
+            help="As CT026 or sharpness; left out, all are listed.",
+            autocompletion=completion.explained,
+        ),
     ] = None,
 ) -> None:
     """A warning or error code, or a concept, at length, with sources."""

@@ -6,16 +6,37 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, get_origin
 
 import typer
 
+from curvtool.cli import completion
 from curvtool.config.schema import SECTIONS
 from curvtool.config.section import Section, choices_of, flags_of, parse_bytes, plain_type, type_hints
 from curvtool.errors import UsageError
 
-Format = Literal["table", "json", "csv", "md"]
-Color = Literal["auto", "always", "never"]
+FORMATS, COLORS = ("table", "json", "csv", "md"), ("auto", "always", "never")
+Format = Annotated[
+    str,
+    typer.Option("--format", metavar="|".join(FORMATS), callback=completion.one_of("--format", FORMATS),
+                 autocompletion=completion.words(FORMATS), rich_help_panel="Output", show_default=False,
+                 help="Of what is printed (default table)."),
+]  # fmt: skip
+Color = Annotated[
+    str,
+    typer.Option("--color", metavar="|".join(COLORS), callback=completion.one_of("--color", COLORS),
+                 autocompletion=completion.words(COLORS), rich_help_panel="Output", show_default=False,
+                 help="Colours (default auto); NO_COLOR is honoured."),
+]  # fmt: skip
+_COMPLETIONS = {
+    "factory": completion.factories,
+    "submodule": completion.modules,
+    "input_key": completion.arrays,
+    "target_key": completion.arrays,
+    "name": completion.losses,
+    "include": completion.parameters,
+    "exclude": completion.parameters,
+}
 _PANELS = {"model": "Model", "data": "Data", "loss": "Loss", "params": "Parameters", "compute": "Compute"}
 _MAX_METAVAR = 18
 
@@ -26,8 +47,8 @@ class Output:
 
     json: str | None = None
     output: Path | None = None
-    format: Format = "table"
-    color: Color = "auto"
+    format: str = "table"
+    color: str = "auto"
     verbose: int = 0
     quiet: bool = False
     config: str | None = None
@@ -91,7 +112,6 @@ def _output_parameters() -> list[inspect.Parameter]:
          {"metavar": "PATH|-", "help": "Write the report as JSON; - is stdout, and nothing else goes there."}),
         ("output", Path | None, None, ("--output", "-o"),
          {"metavar": "PATH", "help": "Write the result: .json, .csv, .md, .html, .png, .svg or .pdf."}),
-        ("format", Format, "table", ("--format",), {"help": "Of what is printed (default table)."}),
         ("dry_run", bool, False, ("--dry-run",), {"help": "Say what it would do and cost, and stop."}),
         ("ranks", int | None, None, ("--ranks",),
          {"metavar": "R", "help": "With --dry-run: time and memory on so many ranks."}),
@@ -108,13 +128,12 @@ def _output_parameters() -> list[inspect.Parameter]:
          {"metavar": "FILE", "help": "Project file; ./curvtool.toml where there is one."}),
         ("verbose", int, 0, ("--verbose", "-v"), {"count": True, "help": "Say more on stderr; -vv: every step too."}),
         ("quiet", bool, False, ("--quiet", "-q"), {"help": "Only errors on stderr, no warnings."}),
-        ("color", Color, "auto", ("--color",), {"help": "Colours (default auto); NO_COLOR is honoured."}),
     ]  # fmt: skip
     found = []
     for name, kind, default, flags, details in declared:
         option = typer.Option(*flags, rich_help_panel="Output", show_default=False, **details)
         found.append(_keyword(name, Annotated[kind, option], default))
-    return found
+    return [*found, _keyword("format", Format, "table"), _keyword("color", Color, "auto")]
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -138,12 +157,13 @@ def _section_parameters(section: type[Section], panel: str) -> list[inspect.Para
             "help": item.metadata["help"] + listed + shown,
             "rich_help_panel": panel,
             "show_default": False,
-            "metavar": "WORD" if is_long else item.metadata["metavar"],
+            "metavar": "WORD" if is_long else "|".join(choices) if choices else item.metadata["metavar"],
+            "autocompletion": completion.words(choices) if choices else _COMPLETIONS.get(item.name),
         }
         if get_origin(plain) in (list, dict):
             annotation: Any = list[str] | None
         else:
-            annotation = plain | None
+            annotation = (str if choices else plain) | None  # the section itself checks them, and suggests
         found.append(_keyword(item.name, Annotated[annotation, typer.Option(*flags_of(item), **details)], None))
     return found
 
@@ -168,11 +188,12 @@ def with_options(
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        argument_ = typer.Argument(metavar=argument, help=help, show_default=False, autocompletion=completion.models)
         first = inspect.Parameter(
             "model",
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
             default=None,
-            annotation=Annotated[str | None, typer.Argument(metavar=argument, help=help, show_default=False)],
+            annotation=Annotated[str | None, argument_],
         )
         parameters = [first, *(_section_parameters(analysis, "Analysis") if analysis is not None else [])]
         parameters += [_keyword(name, annotation, None) for name, annotation in (own or {}).items()]

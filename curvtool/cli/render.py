@@ -19,8 +19,8 @@ def render(
             help="Write it as .html, .png, .svg, .pdf, .csv, .md or .json; without this it is printed.",
         ),
     ] = None,
-    format: Annotated[Format, typer.Option("--format", help="Of what is printed (default table).")] = "table",
-    color: Annotated[Color, typer.Option("--color", help="Colours; NO_COLOR is honoured.")] = "auto",
+    format: Format = "table",
+    color: Color = "auto",
 ) -> None:  # fmt: skip
     """A report as a page, a picture or a table: nothing is computed again."""
     import sys

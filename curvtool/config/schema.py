@@ -18,6 +18,10 @@ Dtype = Literal["float32", "float64", "bfloat16"]
 Mode = Literal["auto", "kept", "fresh", "forward", "compiled", "finite-difference"]
 TokenDtype = Literal["uint16", "uint32", "int32", "int64", "uint8"]
 Operations = Literal["auto", "torch", "rewritten", "channels-last"]
+LOSSES = (
+    "cross-entropy", "bce-with-logits", "mse", "l1", "smooth-l1", "huber", "nll", "poisson-nll", "gaussian-nll",
+    "causal-lm", "masked-lm", "model",
+)  # fmt: skip
 Reduction = Literal["mean", "sum", "token-mean", "sample-mean"]
 
 
@@ -98,8 +102,7 @@ class LossConfig(Section):
 
     name: str = setting(
         "auto",
-        "cross-entropy, bce-with-logits, mse, l1, smooth-l1, huber, nll, poisson-nll, gaussian-nll, causal-lm, "
-        "masked-lm, model (which returns its own), or package.module:callable called as loss(output, target); auto "
+        ", ".join(LOSSES) + " (which returns its own), or package.module:callable called as loss(output, target); auto "
         "guesses by the model's class and the targets' type, and says so.",
         "--loss",
         metavar="NAME",

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from curvtool.errors import UsageError
+from curvtool.errors import UsageError, suggest
 
 
 def setting(default: Any, help: str, *flags: str, minimum: float | None = None, metavar: str | None = None) -> Any:
@@ -33,7 +33,7 @@ class Section:
                     f"unknown value for {flag}",
                     expected=", ".join(map(str, choices)),
                     received=repr(value),
-                    remedy=f"{flag} {choices[0]}",
+                    remedy=suggest(str(value), [str(choice) for choice in choices]),
                 )
             minimum = item.metadata.get("minimum")
             if minimum is not None and value is not None and not value >= minimum:

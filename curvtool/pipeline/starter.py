@@ -38,12 +38,17 @@ def look(folder: Path) -> Found:
     files = files[:_MOST_FILES]
     inspected = [(path, found) for path in files if path.suffix in _SUFFIXES and (found := _inspected(path))]
     inspected.sort(key=lambda pair: -pair[0].stat().st_mtime)
-    code = [path for path in files if path.suffix == ".py"]
     return Found(
         tuple(path for path, found in inspected if found.role == "checkpoint"),
         tuple(path for path, found in inspected if found.role == "data"),
-        tuple(name for path in code for name in _modules_in(path, folder)),
+        tuple(name for path in files if path.suffix == ".py" for name in _modules_in(path, folder)),
     )
+
+
+def models_in(folder: Path) -> list[str]:
+    """`module:name` of what makes a model in a folder's Python files."""
+    code = [path for path in sorted(folder.rglob("*.py")) if _is_ours(path.relative_to(folder))][:_MOST_FILES]
+    return [name for path in code for name in _modules_in(path, folder)]
 
 
 def project_file(found: Found, folder: Path) -> str:
