@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from curvtool.render.numbers import bytes_text
 from curvtool.report.model import Doctor, OperationVerdict
 
 
@@ -20,6 +21,9 @@ def print_doctor(found: Doctor, console: Console, *, all_operations: bool = Fals
     if missing:
         console.print(f"not installed: {', '.join(missing)}", style="dim", highlight=False)
     console.print(f"devices: {', '.join(found.devices)}", markup=False, highlight=False)
+    for device, memory in found.memory.items():
+        told = f"memory of {device}: {bytes_text(memory.budget)} for graphs and vectors; allocator {memory.allocator}"
+        console.print(told, markup=False, highlight=False)
     on = [name for name, is_on in found.attention.items() if is_on]
     console.print(f"attention backends: {', '.join(on)}; products use math alone", highlight=False)
     console.print(f"a Hessian product with a known answer: off by {found.product_error:.1e}", highlight=False)

@@ -39,6 +39,7 @@ __all__ = [
     "ClassNorms",
     "Cost",
     "Density",
+    "DeviceMemory",
     "Diag",
     "Eigenvalue",
     "Eigs",
@@ -249,14 +250,24 @@ class OperationVerdict(Record):
     error: float | None = Field(description="largest relative error of a wrong product")
 
 
+class DeviceMemory(Record):
+    """Of one device."""
+
+    budget: int = Field(description="bytes for graphs and vectors, unless --memory-budget says otherwise")
+    allocator: str = Field(description="whose, and its options")
+
+
 class Doctor(Record):
     """This installation: versions, devices, a product with a known answer, and operations where they were swept."""
 
     schema_version: Literal["1.0"] = SCHEMA_VERSION
     versions: dict[str, str | None] = Field(description="of packages by name; null where one is not installed")
     devices: list[str]
+    memory: dict[str, DeviceMemory] = Field(description="by device")
     attention: dict[str, bool] = Field(description="which attention backends torch has switched on")
-    product_error: float = Field(description="of a Hessian product with a known answer, relative, in float64")
+    product_error: float = Field(
+        description="of a Hessian product with a known answer, relative, in float64; the worst device's"
+    )
     problems: list[str] = Field(description="what is wrong here, with the remedy")
     operations: list[OperationVerdict] | None
 

@@ -1,5 +1,6 @@
 """The sweep over torch's operations tells right from wrong and refused, and the page is what it found."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -31,10 +32,13 @@ def test_verdicts(function, reverse, forward):
     assert (one, two) == (reverse, forward)
 
 
-def test_doctor(run):
+def test_doctor(run, monkeypatch):
     status, out, _ = run("doctor")
     assert status == 0 and f"torch {torch.__version__}" in out and "known answer" in out
-    assert '"product_error"' in run("doctor", "--json", "-")[1]
+    found = json.loads(run("doctor", "--json", "-")[1])
+    assert found["product_error"] < 1e-10 and found["memory"]["cpu"]["budget"] > 2**20
+    monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libfoo.so /usr/lib/libjemalloc.so.2")
+    assert "allocator libjemalloc" in run("doctor")[1]
 
 
 @pytest.mark.slow
