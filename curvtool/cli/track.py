@@ -11,7 +11,7 @@ import typer
 
 from curvtool.cli import interruption
 from curvtool.cli.options import Output, with_options
-from curvtool.errors import EXIT_INTERRUPTED, EXIT_RESUMABLE
+from curvtool.errors import EXIT_INTERRUPTED, EXIT_RESUMABLE, UsageError
 
 _HELP = "Checkpoints of a training run, as 'runs/*/step_*.pt' in quotes; in the order of their last number."
 _OWN = {
@@ -19,6 +19,19 @@ _OWN = {
         str | None,
         typer.Option(
             "--shard", metavar="I/N", help="The I-th of N parts of the checkpoints, I from 0.", show_default=False
+        ),
+    ],
+    "k": Annotated[
+        int | None,
+        typer.Option("--num", "-k", min=1, help="How many eigenvalues (default 5).", show_default=False),
+    ],
+    "lr": Annotated[
+        str | None,
+        typer.Option(
+            "--lr",
+            metavar="NUMBER|auto",
+            help="Learning rate: the largest eigenvalue against 2 / lr; auto: as each checkpoint's optimizer had it.",
+            show_default=False,
         ),
     ],
     "start": Annotated[
@@ -56,6 +69,15 @@ def track(flags: dict[str, Any], output: Output) -> None:
         return
     flags["checkpoint"] = str(paths[0])
     configs = resolve_all(flags, config_file=output.config, default="eigs")
+    given = [flag for flag, name in (("-k", "k"), ("--lr", "lr")) if flags[name] is not None]
+    if given and not any(config.analysis.kind == "eigs" for config in configs):
+        raise UsageError(
+            "CT003",
+            f"{given[0]} is for eigenvalues alone",
+            expected='an [[analysis]] of kind = "eigs" in the project file',
+            received=", ".join(config.analysis.kind for config in configs),
+            remedy=f"leave out {given[0]}, or add the analysis",
+        )
     with joined(configs[0].compute.rank_timeout) as cluster:
         from curvtool.pipeline.track import Track
 

@@ -20,6 +20,14 @@ DensityMethod = Literal["auto", "probes", "exact"]
 Norm = Literal["both", "frobenius", "spectral"]
 
 
+def _number(text: str) -> float:
+    """NaN for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 @dataclass(frozen=True)
 class EigsConfig(Section):
     """Extreme eigenvalues of the Hessian."""
@@ -37,7 +45,11 @@ class EigsConfig(Section):
     operator: OperatorName = setting("hessian", "Which matrix; ggn: Gauss-Newton.")
     check: Check = setting("fast", "Closing check: full makes true residuals and looks for missed pairs.")
     per_layer: bool = setting(False, "The leading eigenvalue of every layer's own block too.")
-    lr: float | None = setting(None, "Learning rate: print it times the largest eigenvalue, against 2.", minimum=0)
+    lr: str | None = setting(
+        None,
+        "Learning rate: print it times the largest eigenvalue, against 2; auto: as the checkpoint's optimizer had it.",
+        metavar="NUMBER|auto",
+    )
     vectors: str | None = setting(None, "Write the eigenvectors to this .safetensors file.", metavar="FILE")
     start: str | None = setting(None, "Start from the vectors of this .safetensors file.", metavar="FILE")
     deflate: str | None = setting(
@@ -50,10 +62,11 @@ class EigsConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.lr is not None and not 0 < self.lr < math.inf:
+        if self.lr is not None and self.lr != "auto" and not 0 < _number(self.lr) < math.inf:
             raise UsageError(
-                "CT001", "no such learning rate", expected="above 0", received=str(self.lr), remedy="--lr 0.1"
-            )
+                "CT001", "no such learning rate", expected="a number above 0, or auto", received=self.lr,
+                remedy="--lr 0.1",
+            )  # fmt: skip
         check_safetensors(self.vectors, "eigenvectors", "--vectors eigenvectors.safetensors")
 
 

@@ -108,7 +108,7 @@ def _alone(
 ) -> report.Eigs:
     """The outliers, where nothing else was reached."""
     stage.close(operator, False, 1.0)
-    return eigs_record(stage, EigsConfig(operator=analysis.operator), search, None)
+    return eigs_record(stage, EigsConfig(operator=analysis.operator), search, None, None)
 
 
 def _search(stage: Stage, analysis: DensityConfig, operator: CurvatureOperator) -> EigenvaluesResult | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from curvtool.config.analyses import EigsConfig
+from curvtool.errors import LoadError
 from curvtool.estimators.eigenpairs import Eigenvalue, EigenvaluesResult
 from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.operators.curvature import CurvatureOperator
@@ -19,6 +20,8 @@ from curvtool.operators.memory import peak_bytes
 from curvtool.pipeline.records import cost_record
 from curvtool.pipeline.shared import KnownPairs
 from curvtool.pipeline.stage import Stage
+from curvtool.problem import demo
+from curvtool.problem.checkpoints.learning_rate import learning_rate_of
 from curvtool.problem.vectors import load_vectors, stacked_parts, to_bytes
 from curvtool.report import model as report
 from curvtool.report.write import check_writable, write_atomic
@@ -30,6 +33,7 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
     """Extreme eigenvalues of the chosen matrix, their vectors and each layer's where asked for."""
     if analysis.vectors is not None:
         stage.cluster.first(lambda: check_writable(Path(str(analysis.vectors))))
+    lr = _learning_rate(stage, analysis)
     start = _load(stage, analysis.start)
     locked = _load(stage, analysis.deflate)
     operator = stage.checked_operator(analysis.operator, keep_gradient=True)
@@ -93,7 +97,7 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
         stage.attempt(lambda: _per_layer(stage, analysis, layers))
         seconds = result.cost.seconds + time.perf_counter() - begin
         result = dataclasses.replace(result, cost=dataclasses.replace(result.cost, seconds=seconds))
-    return eigs_record(stage, analysis, result, layers if analysis.per_layer else None)
+    return eigs_record(stage, analysis, result, layers if analysis.per_layer else None, lr)
 
 
 def _share(stage: Stage, analysis: EigsConfig, result: EigenvaluesResult) -> None:
@@ -178,7 +182,11 @@ def _per_layer(stage: Stage, analysis: EigsConfig, layers: dict[str, report.Laye
 
 
 def eigs_record(
-    stage: Stage, analysis: EigsConfig, result: EigenvaluesResult, layers: dict[str, report.LayerEigenvalue] | None
+    stage: Stage,
+    analysis: EigsConfig,
+    result: EigenvaluesResult,
+    layers: dict[str, report.LayerEigenvalue] | None,
+    lr: float | None,
 ) -> report.Eigs:
     """The record; no error below the noise floor is claimed."""
     unavailable = {}
@@ -193,7 +201,7 @@ def eigs_record(
     if analysis.vectors is None:
         unavailable["vectors_file"] = "not asked for"
     pairs = [eigenvalue_record(pair, stage.noise) for pair in result.eigenvalues]
-    stability = _stability(analysis, result, pairs)
+    stability = _stability(lr, result, pairs)
     if stability is None:
         unavailable["stability"] = "no --lr" if analysis.lr is None else "needs the largest eigenvalue"
     return report.Eigs(
@@ -219,16 +227,30 @@ def eigs_record(
     )
 
 
-def _stability(
-    analysis: EigsConfig, result: EigenvaluesResult, pairs: list[report.Eigenvalue]
-) -> report.Stability | None:
+def _learning_rate(stage: Stage, analysis: EigsConfig) -> float | None:
+    """As given, or the optimizer's in the checkpoint."""
+    if analysis.lr != "auto":
+        return None if analysis.lr is None else float(analysis.lr)
+    name = stage.config.model.checkpoint
+    if name is None or name == demo.NAME:
+        raise LoadError(
+            "CT017",
+            "the embedded example has no optimizer",
+            expected="a training checkpoint for --lr auto",
+            received=demo.NAME,
+            remedy="--lr 0.1",
+        )
+    lr = learning_rate_of(Path(name), trust=stage.config.model.trust)
+    stage.observer.notice(f"learning rate {lr:g}, as the checkpoint's optimizer had it")
+    return lr
+
+
+def _stability(lr: float | None, result: EigenvaluesResult, pairs: list[report.Eigenvalue]) -> report.Stability | None:
     """lambda_max times the learning rate: gradient descent on the quadratic model is stable below 2."""
-    if analysis.lr is None or result.which == "sa" or not pairs:
+    if lr is None or result.which == "sa" or not pairs:
         return None
     top = max(pairs, key=lambda pair: pair.value)
-    return report.Stability(
-        lr=analysis.lr, sharpness_times_lr=top.value * analysis.lr, error=top.error_bound * analysis.lr
-    )
+    return report.Stability(lr=lr, sharpness_times_lr=top.value * lr, error=top.error_bound * lr)
 
 
 def eigenvalue_record(pair: Eigenvalue, noise: float) -> report.Eigenvalue:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import count, number, percent, with_error
-from curvtool.render.tables import MATRICES, filled_table, markdown_table
+from curvtool.render.tables import MATRICES, filled_table, markdown_table, width_of
 from curvtool.report.model import Density, Share
 
 _BINS = 18
@@ -41,7 +41,7 @@ def show(density: Density, console: Console) -> None:
         many: ["-" if n < 0.05 else f"{n:.1f}" if n < 100 else f"{n:,.0f}" for _, _, n in bins],
     }
     title = f"Spectral density of the {MATRICES[density.operator]}"
-    taken = console.measure(filled_table(title, columns, console)).maximum
+    taken = width_of(filled_table(title, columns, console))
     size = max(_SHORTEST, min(_LONGEST, console.width - taken - _MARGIN))
     largest = max(math.log10(1 + n) for _, _, n in bins) or 1.0
     columns["logarithmic"] = [_bar(math.log10(1 + n) / largest, size, console) for _, _, n in bins]

@@ -65,7 +65,7 @@ def filled_table(
 
 
 _NUMBER = re.compile(r"-?[\d,]*(\.\d*)?(e[+-]\d+)?")
-_WIDE, _GAP = 160, 4
+_WIDE, _GAP, _ENOUGH = 160, 4, 10_000
 
 
 def _aligned(header: str, cells: Sequence[str]) -> tuple[str, list[str]]:
@@ -76,9 +76,14 @@ def _aligned(header: str, cells: Sequence[str]) -> tuple[str, list[str]]:
     return header.rjust(width), [cell.rjust(width) for cell in padded]
 
 
+def width_of(table: Table) -> int:
+    """What it takes if nothing is broken or cut."""
+    return Console(width=_ENOUGH).measure(table).maximum
+
+
 def print_tables(tables: Sequence[Table], console: Console) -> None:
     """Below each other; beside each other where a wide terminal has room."""
-    needed = sum(console.measure(table).maximum for table in tables) + _GAP * (len(tables) - 1)
+    needed = sum(map(width_of, tables)) + _GAP * (len(tables) - 1)
     if console.width < _WIDE or needed > console.width or len(tables) < 2:
         for table in tables:
             console.print(table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -11,90 +11,200 @@ from rich.console import Console
 
 from curvtool.render.charts import Chart, Series, spans_decades
 from curvtool.render.numbers import number, with_error
-from curvtool.render.tables import MATRICES, csv_text, markdown_table, new_table
-from curvtool.report.model import Analysis, Eigs, Trace, TrackRow
+from curvtool.render.tables import MATRICES, csv_text, filled_table, markdown_table, width_of
+from curvtool.report.model import Analysis, Density, Diag, Eigs, JacNorm, Trace, TrackRow
+
+_SHOWN = 1e-5  # relative; more digits are in the file
 
 
 def row_line(row: TrackRow) -> str:
     """A line."""
-    told = "; ".join(text for text in map(_headline, row.analyses) if text)
+    told = []
+    for place, analysis in enumerate(row.analyses):
+        point = _point(0, row, place)
+        if point is not None:
+            told.append(f"{_name(analysis)} {_value(point)} +- {number(_error(point), 2)}")
+        if isinstance(analysis, Eigs) and analysis.stability is not None:
+            told.append(f"x lr {_times_lr(analysis)}")
     path = PurePath(row.checkpoint)
-    return f"{PurePath(path.parent.name) / path.name}: {told} ({_products(row):g} products, {row.start} start)"
+    where = PurePath(path.parent.name) / path.name
+    return f"{where}: {'; '.join(told)} ({_products(row):g} products, {row.start} start)"
+
+
+def verdict(rows: Sequence[TrackRow]) -> list[str]:
+    """How far the first number went in every run, and how often it was above 2 / learning rate."""
+    told = []
+    several = len({row.run for row in rows}) > 1
+    for run in dict.fromkeys(row.run for row in rows):
+        own = [row for row in rows if row.run == run and row.analyses]
+        points = [point for number_, row in enumerate(own) if (point := _point(number_, row, 0)) is not None]
+        if not points:
+            continue
+        ends = [min(points, key=lambda point: point[1]), max(points, key=lambda point: point[1])]
+        reached = " and ".join(dict.fromkeys(f"{_value(end)} (step {end[0]:g})" for end in ends))
+        text = (
+            f"{PurePath(run).name}: " if several else ""
+        ) + f"{_name(own[0].analyses[0])} {'between ' if ' and ' in reached else ''}{reached}"
+        known = [e.stability for row in own if isinstance(e := row.analyses[0], Eigs) and e.stability is not None]
+        if known:
+            above = sum(each.sharpness_times_lr - each.error > each.threshold for each in known)
+            text += f"; above 2 / learning rate at {above} of {len(known)} checkpoints"
+        told.append(f"{text[0].upper() if not several else text[0]}{text[1:]}.")
+    return told
 
 
 def print_rows(rows: Sequence[TrackRow], console: Console) -> None:
-    """A table, a line a checkpoint."""
-    several = len({row.run for row in rows}) > 1
-    table = new_table(f"{len(rows)} checkpoint" + ("s" if len(rows) != 1 else ""), console)
-    names = [*(["run"] if several else []), "step", "loss", "grad norm"]
-    kinds = [f"{_name(each)}" for each in rows[0].analyses] if rows else []
-    for name in [*names, *kinds, "products", "start"]:
-        table.add_column(name, justify="right")
-    for row in rows:
-        problem = row.problem
-        step = str(row.step) if row.step is not None else PurePath(row.checkpoint).name
-        loss = [number(v, 5) if v is not None else "-" for v in (problem.loss_value, problem.grad_norm)]
-        cells = [*([row.run] if several else []), step, *loss, *(_headline(each) or "-" for each in row.analyses)]
-        table.add_row(*cells, f"{_products(row):g}", row.start + ("" if row.status == "complete" else " *"))
-    console.print(table)
+    """A table a run, a line a checkpoint; what matters least is left out where the terminal is narrow."""
+    for sentence in verdict(rows):
+        console.print(sentence, style="bold", markup=False, highlight=False)
+    runs = dict.fromkeys(row.run for row in rows)
+    for run in runs:
+        own = [row for row in rows if row.run == run]
+        title = (f"{run}: " if len(runs) > 1 else "") + f"{len(own)} checkpoint" + ("s" if len(own) != 1 else "")
+        columns = _columns(own)
+        left_out = []
+        for name in ("start", "products", "grad norm", "loss"):
+            if width_of(filled_table("", columns, console)) > console.width:
+                left_out.append(name)
+                del columns[name]
+        words = "step" if any(row.step is None for row in own) else None
+        console.print(filled_table(title, columns, console, text=words))
+        if left_out:
+            console.print(f"left out, the terminal being narrow: {', '.join(left_out)}", style="dim")
     if any(row.status != "complete" for row in rows):
         console.print("* not converged, or stopped: see the warnings in the row")
 
 
+def _columns(rows: Sequence[TrackRow]) -> dict[str, list[str]]:
+    """Cells by header."""
+    named = [str(row.step) if row.step is not None else PurePath(row.checkpoint).name for row in rows]
+    columns = {
+        "step": [name + ("" if row.status == "complete" else " *") for name, row in zip(named, rows, strict=True)]
+    }
+    columns["loss"] = [number(row.problem.loss_value, 4) for row in rows]
+    columns["grad norm"] = [number(row.problem.grad_norm, 3) for row in rows]
+    for place, first in enumerate(rows[0].analyses):
+        name = _name(first)
+        name = name if name not in columns else f"{name} ({place + 1})"
+        points = [_point(0, row, place) for row in rows]
+        columns[name] = ["-" if point is None else _value(point) for point in points]
+        columns["+-" + " " * place] = ["-" if point is None else number(_error(point), 2) for point in points]
+        analyses = [row.analyses[place] if place < len(row.analyses) else None for row in rows]
+        known = [each if isinstance(each, Eigs) and each.stability is not None else None for each in analyses]
+        if any(known):
+            columns["x lr"] = ["-" if each is None else _times_lr(each) for each in known]
+    columns["products"] = [f"{_products(row):g}" for row in rows]
+    columns["start"] = [row.start for row in rows]
+    return columns
+
+
 def _name(analysis: Analysis) -> str:
-    return {"eigs": "lambda", "trace": "trace"}.get(analysis.kind, analysis.kind)
+    if isinstance(analysis, Eigs):
+        return {"sa": "lambda_min", "lm": "lambda_abs_max"}.get(analysis.which, "lambda_max")
+    return {"trace": "trace", "density": "share < 0", "diag": "sum", "jacnorm": "norm"}.get(
+        analysis.kind, analysis.kind
+    )
 
 
-def _headline(analysis: Analysis) -> str:
-    """The first number of an analysis with its error."""
-    if isinstance(analysis, Eigs) and analysis.eigenvalues:
-        pair = analysis.eigenvalues[0]
-        return f"{with_error(pair.value, pair.error_bound)} +- {number(pair.error_bound, 2)}"
-    if isinstance(analysis, Trace):
-        half = (analysis.ci95[1] - analysis.ci95[0]) / 2 if analysis.ci95 is not None else None
-        return number(analysis.value, 5) if half is None else f"{with_error(analysis.value, half)} +- {number(half, 2)}"
-    return ""
+def _value(point: tuple[float, float, float, float]) -> str:
+    return with_error(point[1], max(_error(point), _SHOWN * abs(point[1])))
+
+
+def _error(point: tuple[float, float, float, float]) -> float:
+    """The longer side of the error bar."""
+    _, value, low, high = point
+    return max(high - value, value - low)
+
+
+def _times_lr(eigs: Eigs) -> str:
+    assert eigs.stability is not None
+    return number(eigs.stability.sharpness_times_lr, 4)
 
 
 def _products(row: TrackRow) -> float:
-    return round(sum(each.cost.num_hvps for each in row.analyses), 1)
+    made = round(sum(each.cost.num_hvps for each in row.analyses), 1)
+    return int(made) if made == int(made) else made
 
 
 def charts(rows: Sequence[TrackRow]) -> list[Chart]:
     """The first number of every analysis over the steps, a line a run; the largest eigenvalue against 2 / lr."""
     found = []
     for place, first in enumerate(rows[0].analyses if rows else []):
-        if not isinstance(first, (Eigs, Trace)):
-            continue
+        runs = {run: [r for r in rows if r.run == run] for run in dict.fromkeys(row.run for row in rows)}
         series = []
-        for run in dict.fromkeys(row.run for row in rows):
-            points = [_point(number, row, place) for number, row in enumerate(rows) if row.run == run]
-            told = [point for point in points if point is not None]
+        for run, own in runs.items():
+            told = [point for number, row in enumerate(own) if (point := _point(number, row, place)) is not None]
             x, y, low, high = ([point[i] for point in told] for i in range(4))
             series.append(Series(PurePath(run).name or "run", "line", x, y, low, high))
-        stability = first.stability if isinstance(first, Eigs) else None
-        steps = [x for each in series for x in each.x]
-        if stability is not None and steps:
-            edge = 2 / stability.lr
-            series.append(Series(f"2 / learning rate = {edge:.3g}", "line", [min(steps), max(steps)], [edge, edge]))
-        what = "Largest eigenvalue" if isinstance(first, Eigs) and first.which in {"la", "be"} else _name(first)
-        caption = "Bands: the estimated error." if isinstance(first, Eigs) else "Bands: the 95 % interval."
+        if not any(each.x for each in series):
+            continue
+        what, caption = _WHAT[first.kind]
+        if isinstance(first, Eigs):
+            what = {"sa": "Smallest eigenvalue", "lm": "Eigenvalue largest in magnitude"}.get(first.which, what)
+        matrix = MATRICES.get(getattr(first, "operator", ""))
+        title = what if matrix is None else f"{what} of the {matrix}"
         values = [y for each in series for y in each.y if y is not None]
-        title = f"{what} of the {MATRICES[first.operator]} over training"
-        found.append(Chart(title, "step", what.lower(), tuple(series), caption, log_y=spans_decades(values)))
+        series += _edges(runs, place)
+        found.append(Chart(f"{title} over training", "step", what.lower(), tuple(series), caption,
+                           log_y=spans_decades(values)))  # fmt: skip
     return found
+
+
+_WHAT = {
+    "eigs": ("Largest eigenvalue", "Bands: the estimated error."),
+    "trace": ("Trace", "Bands: the 95 % interval."),
+    "density": ("Share of negative eigenvalues", "Bands: the bounds that the Lanczos steps leave."),
+    "diag": ("Sum of the diagonal", "Bands: two standard errors."),
+    "jacnorm": ("Largest norm of an input-output Jacobian", "Bands: the estimated error."),
+}
+
+
+def _edges(runs: Mapping[str, Sequence[TrackRow]], place: int) -> list[Series]:
+    """2 / lr of the rows that know a learning rate: one line where all have the same, else a line a run."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for run, rows in runs.items():
+        for number_, row in enumerate(rows):
+            analysis = row.analyses[place] if place < len(row.analyses) else None
+            if isinstance(analysis, Eigs) and analysis.stability is not None:
+                found.setdefault(run, []).append((_step(number_, row), 2 / analysis.stability.lr))
+    heights = {height for edges in found.values() for _, height in edges}
+    if len(heights) == 1:
+        steps = [step for edges in found.values() for step, _ in edges]
+        height = heights.pop()
+        return [Series(f"2 / learning rate = {height:.3g}", "line", [min(steps), max(steps)], [height, height])]
+    lines = []
+    for run, edges in found.items():
+        name = "2 / learning rate" + (f" ({PurePath(run).name})" if len(runs) > 1 else "")
+        lines.append(Series(name, "line", [step for step, _ in edges], [height for _, height in edges]))
+    return lines
+
+
+def _step(number: int, row: TrackRow) -> float:
+    return float(row.step if row.step is not None else number)
 
 
 def _point(number: int, row: TrackRow, place: int) -> tuple[float, float, float, float] | None:
     """Step, value, and the ends of its error bar."""
     analysis = row.analyses[place] if place < len(row.analyses) else None
-    step = float(row.step if row.step is not None else number)
-    if isinstance(analysis, Eigs) and analysis.eigenvalues:
-        pair = analysis.eigenvalues[0]
-        return step, pair.value, pair.value - pair.error_bound, pair.value + pair.error_bound
-    if isinstance(analysis, Trace):
-        low, high = analysis.ci95 or (analysis.value, analysis.value)
-        return step, analysis.value, low, high
+    step = _step(number, row)
+    match analysis:
+        case Eigs() if analysis.eigenvalues:
+            pair = analysis.eigenvalues[0]
+            return step, pair.value, pair.value - pair.error_bound, pair.value + pair.error_bound
+        case Trace():
+            low, high = analysis.ci95 or (analysis.value, analysis.value)
+            return step, analysis.value, low, high
+        case Density():
+            share = analysis.below_zero
+            return step, share.value, share.low, share.high
+        case Diag():
+            reach = 2 * (analysis.sum_stderr or 0.0)
+            return step, analysis.sum, analysis.sum - reach, analysis.sum + reach
+        case JacNorm():
+            summary = analysis.spectral or analysis.frobenius
+            error = analysis.spectral_max_error if analysis.spectral else analysis.frobenius_max_stderr
+            if summary is not None:
+                return step, summary.max, summary.max - (error or 0.0), summary.max + (error or 0.0)
     return None
 
 
@@ -102,13 +212,16 @@ def table(rows: Sequence[TrackRow]) -> tuple[list[str], list[list[Any]]]:
     """Header and rows, a row a checkpoint, at full precision."""
     kinds = [_name(each) for each in rows[0].analyses] if rows else []
     header = ["run", "checkpoint", "step", "loss", "grad_norm"]
-    header += [name for kind in kinds for name in (kind, f"{kind}_low", f"{kind}_high")] + ["products", "start"]
+    header += [name for kind in kinds for name in (kind, f"{kind}_low", f"{kind}_high")]
+    header += ["learning_rate", "products", "start"]
     found = []
     for number_, row in enumerate(rows):
         points = [_point(number_, row, place) for place in range(len(kinds))]
         values = [v for point in points for v in (point[1:] if point is not None else ("", "", ""))]
         facts = [row.run, PurePath(row.checkpoint).name, row.step, row.problem.loss_value, row.problem.grad_norm]
-        found.append([*facts, *values, _products(row), row.start])
+        stabilities = [each.stability for each in row.analyses if isinstance(each, Eigs) and each.stability is not None]
+        lr = stabilities[0].lr if stabilities else ""
+        found.append([*facts, *values, lr, _products(row), row.start])
     return header, found
 
 

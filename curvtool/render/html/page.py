@@ -16,6 +16,7 @@ from curvtool.render.charts import Chart
 from curvtool.render.numbers import bytes_text, count, counted, number, seconds_text
 from curvtool.render.track import charts as charts_of_rows
 from curvtool.render.track import table as table_of_rows
+from curvtool.render.track import verdict as verdict_of_rows
 from curvtool.report.comparison import Comparison
 from curvtool.report.model import Analysis, Report, TrackRow
 
@@ -63,7 +64,7 @@ def page_of_rows(rows: Sequence[TrackRow]) -> str:
     header, cells = table_of_rows(rows)
     section = {
         "title": "Over training",
-        "verdict": [],
+        "verdict": verdict_of_rows(rows),
         "charts": charts_of_rows(rows),
         "header": header,
         "rows": [[_cell(value) for value in row] for row in cells],
