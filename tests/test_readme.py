@@ -1,20 +1,48 @@
-"""What the README shows works."""
+"""What the README and the pages beside it show works: every command is run, the worked examples come out as printed."""
 
+import importlib.util
 import re
+import shlex
+import tomllib
 from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
 
 from curvtool.config.resolve import resolve
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = {path.name: path.read_text() for path in sorted((ROOT / "curvtool" / "docs").glob("*.md"))}
+_SPEC = importlib.util.spec_from_file_location("make_examples", ROOT / "scripts" / "make_examples.py")
+examples = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(examples)
+
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+LAUNCHERS = re.compile(r"^(torchrun .*?--no-python|srun --ntasks \d+|sbatch scripts/\S+)\s+")  # tests/cluster runs them
 
 
 def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+def commands():
+    """Every line of the bash blocks that begins the program, by itself or on ranks."""
+    for block in blocks("bash")[2:]:  # the first two install it
+        for line in block.splitlines():
+            words = shlex.split(LAUNCHERS.sub("", line).removeprefix("curvtool "), comments=True)
+            if words[:2] == ["pip", "install"]:
+                extra = re.fullmatch(r"curvtool\[(\w+)\]", words[2])
+                assert (
+                    extra[1] in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+                )
+            elif words:
+                yield line, words
+
+
 def test_the_python_examples_run(capsys):
-    example, training = blocks("python")
+    example, training = (block for block in blocks("python") if not block.startswith("# train.py"))
     exec(compile(example, "README.md", "exec"), {})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
@@ -26,38 +54,131 @@ def test_the_python_examples_run(capsys):
     assert all("curvature/lambda_max_x_lr" in line for line in lines)
 
 
-def test_its_flags_exist(run, monkeypatch):
+NETS = """
+import torch
+
+def resnet20():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, stride=2), torch.nn.GELU(), torch.nn.Flatten(),
+                               torch.nn.Linear(36, 10))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """What the commands name: a small network in ResNet20's place, a small language model in GPT-2's."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resnet20.py").write_text(NETS)
+    space = {}
+    exec(NETS, space)
+    net = space["resnet20"]()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    torch.save(net.state_dict(), "net.pkl")
+    for run in ("a", "b"):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        for step in (1, 2):
+            content = {"model": net.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save(content, tmp_path / "runs" / run / f"step_{step}.pt")
+    draw = np.random.default_rng(0)
+    np.savez("cifar10_test.npz", inputs=draw.random((40, 3, 8, 8), np.float32), targets=draw.integers(0, 10, 40))
+    config = GPT2Config(vocab_size=30, n_positions=1024, n_embd=4, n_layer=1, n_head=1, resid_pdrop=0.0)
+    GPT2LMHeadModel(config).save_pretrained("gpt2-folder")
+    draw.integers(0, 30, 3 * 1024).astype(np.uint16).tofile("val.bin")
+    return tmp_path
+
+
+def test_every_command_runs(run, folder, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(folder / "wandb"))
+    (listed,) = (block for block in blocks("toml") if not block.startswith("# curvtool.toml"))
+    seen = 0
+    for line, words in commands():
+        if "curvtool.toml" in words:
+            (folder / "curvtool.toml").write_text(listed)
+        words = [word.replace("http://HOST:5000", f"file:{folder / 'mlruns'}") for word in words]
+        if "--num-samples" in words:  # the file here is shorter
+            words[words.index("--num-samples") + 1] = "3"
+        status, _, err = run(*words)
+        assert status == 0, (line, err)
+        seen += 1
+    assert seen >= 13
+    for name in ("report.json", "norms.csv", "density.png", "report.html", "figure.pdf", "training.svg"):
+        assert (folder / name).stat().st_size > 200, name
+
+
+def words_of(text):
+    """Without numbers, bars and what hangs on the machine's rounding."""
+    kept = [line for line in text.splitlines() if " peak " not in line and not line.startswith("method ")]
+    text = re.sub(r"[▏▎▍▌▋▊▉█─]+", " ", "\n".join(kept))
+    text = re.sub(r"\b(above|below|near|to within the error|at) \b", "", text)
+    return re.sub(r"\s-\s|[-\d][\d.,e+-]*", " # ", text).split()
+
+
+def test_the_worked_examples_come_out_as_printed(tmp_path):
+    examples.prepare(tmp_path, README)
+    shown = blocks("console")
+    assert len(shown) == 5
+    for block in shown:
+        for command in examples.commands_of(block):
+            printed = examples.output_of(command, tmp_path)
+            expected = re.search(rf"^\$ {re.escape(command)}\n(.*?)(?=^\$ |\Z)", block, re.DOTALL | re.MULTILINE)[1]
+            assert words_of(printed) == words_of(expected), command
+            numbers = [float(found.rstrip(".").replace(",", "")) for found in re.findall(r"\d[\d,.]*", expected)[:1]]
+            again = [float(found.rstrip(".").replace(",", "")) for found in re.findall(r"\d[\d,.]*", printed)[:1]]
+            assert again == pytest.approx(numbers, rel=0.1), command  # training itself hangs on rounding
+    for picture in ("training", "layers", "density", "norms"):
+        assert (tmp_path / f"{picture}.svg").exists() and (examples.PICTURES / f"{picture}.svg").exists()
+
+
+def test_init_finds_the_worked_example(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text(examples.files_of(README)["train.py"])
+    assert run("init")[0] == 0
+    assert 'factory = "train:mlp"' in (tmp_path / "curvtool.toml").read_text()
+
+
+def shown_commands():
+    """`curvtool …` in code of the README and of the pages: the command, and the flags beside it."""
+    for page, text in {"README.md": README, **PAGES}.items():
+        found = re.findall(r"`curvtool ([^`]+)`", text.replace("\n", " "))
+        found += re.findall(r"^(?:\$ )?(?:.*--no-python |srun --ntasks \d+ )?curvtool (.*)$", text, re.MULTILINE)
+        for words in found:
+            yield page, words.split("#")[0].strip()
+
+
+@pytest.mark.parametrize(("page", "words"), sorted(set(shown_commands())))
+def test_a_command_that_is_shown_has_its_flags(run, monkeypatch, page, words):
+    monkeypatch.setenv("COLUMNS", "250")
+    command = words.split()[:2] if words.split()[0] in ("config", "export") else words.split()[:1]
+    if command[-1].startswith("-"):
+        command = []
+    if command == ["…"]:
+        command = ["eigs"]
+    shown = run(*[word.split("|")[0] for word in command], "--help")[1]
+    assert shown, words
+    flags = re.findall(r"(?<![\w-])(--?[a-zA-Z][\w-]*)", " ".join(words.split()[len(command) :]))
+    for flag in (flag for flag in flags if re.fullmatch(r"--[a-z][a-z-]+|-[a-zA-Z]", flag)):
+        assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", shown), f"{page}: {words}: {flag}"
+
+
+def test_flags_in_the_text_exist(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    helps = " ".join(
-        run(*command.split(), "--help")[1]
-        for command in (
-            "eigs",
-            "trace",
-            "density",
-            "diag",
-            "jacnorm",
-            "run",
-            "track",
-            "check",
-            "render",
-            "export tensorboard",
-            "export mlflow",
-            "export wandb",
-            "compare",
-            "explain",
-            "init",
-            "verify",
-            "inspect",
-            "doctor",
-        )
-    )
-    shown = set(
-        re.findall(
-            r"(?<![\w-])--[a-z][a-z-]+",
-            re.sub(r"pip install.*|nvidia.*|torchrun --.*?curvtool|srun --ntasks", "", README),
-        )
-    )
-    assert shown and {flag for flag in shown if flag not in helps} == set()
+    names = ["eigs", "trace", "density", "diag", "jacnorm", "track", "check", "compare", "verify", "doctor", "init"]
+    names += ["export tensorboard", "export mlflow", "export wandb", "inspect", "render"]
+    helps = " ".join(run(*name.split(), "--help")[1] for name in names)
+    for page, text in {"README.md": README, **PAGES}.items():
+        text = re.sub(r"pip install.*|nvidia.*|torchrun --.*?curvtool|srun --ntasks|py-spy.*", "", text)
+        shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+        assert {flag for flag in shown if flag not in helps} == set(), page
+
+
+def test_its_links_lead_somewhere():
+    for page, text in {ROOT / "README.md": README, **{ROOT / "curvtool/docs" / n: t for n, t in PAGES.items()}}.items():
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_the_configurations_resolve():

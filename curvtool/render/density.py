@@ -15,15 +15,19 @@ from curvtool.render.tables import MATRICES, filled_table, markdown_table, width
 from curvtool.report.model import Density, Share
 
 _BINS = 18
+_KNOWN = 0.1  # a share whose bounds are farther apart is not given as a number
 _SHORTEST, _LONGEST, _MARGIN = 8, 80, 4  # of the bars, in characters
 
 
 def verdict(density: Density) -> list[str]:
     """What the numbers say, in words."""
     near, below = density.near_zero, density.below_zero
+    share = f"{percent(below.value)} below zero ({percent(below.low)} to {percent(below.high)})"
+    if below.high - below.low > _KNOWN:
+        share = f"between {percent(below.low)} and {percent(below.high)} below zero: more --steps would tell"
     told = [
         f"{percent(near.value)} of the {count(density.num_dims)} eigenvalues lie within {number(density.near, 2)} of "
-        f"zero, {percent(below.value)} below zero ({percent(below.low)} to {percent(below.high)})."
+        f"zero, {share}."
     ]
     if density.outliers:
         values = [outlier.value for outlier in density.outliers]

@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from curvtool.render.charts import Chart, Series, spans_decades
-from curvtool.render.numbers import count, number, with_error
+from curvtool.render.numbers import count, number, percent, with_error
 from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables
 from curvtool.report.model import Eigenvalue, Eigs, Stability
 
+_NEAR = 0.05  # of the edge of stability: as near as training is seen to hover about it
 _WHICH = {"la": "largest", "sa": "smallest", "lm": "largest in magnitude", "be": "both ends"}
 
 
@@ -54,8 +55,13 @@ def _of_the_smallest(pair: Eigenvalue) -> str:
 
 def _of_stability(stability: Stability) -> str:
     product, error = stability.sharpness_times_lr, stability.error
+    off = product / stability.threshold - 1
     if abs(product - stability.threshold) <= error:
         meaning = "at the edge of stability, to within the error"
+    elif abs(off) < _NEAR:
+        side = "above" if off > 0 else "below"
+        meaning = f"near the edge of stability, {percent(abs(off))} {side} 2, the most that gradient descent on the "
+        meaning += "quadratic model bears"
     elif product > stability.threshold:
         meaning = "sharp: above 2, where gradient descent on the quadratic model diverges"
     else:

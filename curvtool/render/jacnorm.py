@@ -59,6 +59,7 @@ def show(jac: JacNorm, console: Console) -> None:
             "spectral": [number(example.spectral, 4) for example in jac.top],
             "Frobenius": [number(example.frobenius, 4) for example in jac.top],
         }
+        columns = {name: cells for name, cells in columns.items() if set(cells) != {"-"}}
         tables.append(filled_table("Most sensitive examples", columns, console))
     print_tables(tables, console)
     if jac.exact:
