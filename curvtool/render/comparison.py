@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from curvtool.report.comparison import ComparedQuantity, Comparison, Difference
 from curvtool.report.numbers import ComparedValue
 
 _SHORT = 20
+_ROOM_A_REPORT = 27  # columns of a value with its error
 
 
 def show(comparison: Comparison, console: Console) -> None:
@@ -27,13 +29,14 @@ def show(comparison: Comparison, console: Console) -> None:
         settings.add_row(escape(name), *map(escape, values))
     if comparison.settings:
         console.print(settings)
+    narrow = console.width < _ROOM_A_REPORT * (len(comparison.names) + 2)
     for analysis in dict.fromkeys(q.analysis for q in comparison.quantities):
         table = new_table(analysis, console)
         for name in _header(comparison):
             table.add_column(escape(name), justify="left" if name in ("", "verdict") else "right", overflow="fold")
         for quantity in comparison.quantities:
             if quantity.analysis == analysis:
-                table.add_row(*map(escape, _row(quantity)))
+                table.add_row(*(escape(_broken(cell) if narrow else cell) for cell in _row(quantity)))
         console.print(table)
     for text in comparison.not_compared:
         console.print(f"not compared: {text}", style="yellow", markup=False, highlight=False)
@@ -77,6 +80,11 @@ def _row(quantity: ComparedQuantity) -> list[str]:
         difference = quantity.differences[0]
         cells.append("-" if difference is None else _change(difference))
     return [*cells, *(_word(difference) for difference in quantity.differences)]
+
+
+def _broken(cell: str) -> str:
+    """A value above its error, a difference above its share, a verdict above its reason."""
+    return re.sub(r" (?=\+- |\([+-])|(?<=[;,]) (?=over|p = )", "\n", cell)
 
 
 def _value(value: ComparedValue | None) -> str:
