@@ -10,11 +10,16 @@ from rich.markup import escape
 
 from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import number, percent, with_error
-from curvtool.render.tables import markdown_table, new_table
+from curvtool.render.tables import MATRICES, markdown_table, new_table
 from curvtool.report.comparison import ComparedQuantity, Comparison, Difference
 from curvtool.report.numbers import ComparedValue
 
 _SHORT = 20
+_KINDS = {
+    "problem": "Loss and gradient", "eigs": "Eigenvalues", "trace": "Trace", "density": "Spectral density",
+    "diag": "Diagonal", "jacnorm": "Jacobian norms",
+}  # fmt: skip
+_WHICH = {"la": "largest", "sa": "smallest", "lm": "largest in magnitude", "be": "both ends"}
 _ROOM_A_REPORT = 27  # columns of a value with its error
 
 
@@ -31,7 +36,7 @@ def show(comparison: Comparison, console: Console) -> None:
         console.print(settings)
     narrow = console.width < _ROOM_A_REPORT * (len(comparison.names) + 2)
     for analysis in dict.fromkeys(q.analysis for q in comparison.quantities):
-        table = new_table(analysis, console)
+        table = new_table(_title(analysis), console)
         for name in _header(comparison):
             table.add_column(escape(name), justify="left" if name in ("", "verdict") else "right", overflow="fold")
         for quantity in comparison.quantities:
@@ -66,6 +71,17 @@ def note(comparison: Comparison) -> str:
         "Errors are those of the computation: bounds must not meet, estimates by probes are tested (z-test, 5 % for "
         f"all together by Holm). {data[0].upper()}{data[1:]}."
     )
+
+
+def _title(analysis: str) -> str:
+    """`eigs hessian la` in words; a number in brackets, of the same analysis twice, stays."""
+    kind, *rest = analysis.split()
+    title = _KINDS.get(kind, kind)
+    for word in rest:
+        title += (
+            f" of the {MATRICES[word]}" if word in MATRICES else f" ({_WHICH[word]})" if word in _WHICH else f" {word}"
+        )
+    return title
 
 
 def _header(comparison: Comparison) -> list[str]:
@@ -159,6 +175,8 @@ def charts(comparison: Comparison) -> list[Chart]:
     step = 0.5 / len(comparison.names)
     for analysis in dict.fromkeys(q.analysis for q in comparison.quantities if q.analysis != "problem"):
         quantities = [q for q in comparison.quantities if q.analysis == analysis]
+        if analysis.startswith("density"):  # beside the trace, shares would be points at 0
+            quantities = [q for q in quantities if q.name != "trace"]
         series = []
         for place, name in enumerate(comparison.names):
             told = [(i, v) for i, q in enumerate(quantities) if (v := q.values[place]) is not None]
@@ -175,5 +193,5 @@ def charts(comparison: Comparison) -> list[Chart]:
             )
         caption = "Error bars: the estimated errors; of estimates by probes two standard errors."
         names = tuple(quantity.name for quantity in quantities)
-        found.append(Chart(analysis, "quantity", "value", tuple(series), caption, names))
+        found.append(Chart(_title(analysis), "quantity", "value", tuple(series), caption, names))
     return found

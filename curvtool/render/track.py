@@ -42,14 +42,13 @@ def verdict(rows: Sequence[TrackRow]) -> list[str]:
             continue
         ends = [min(points, key=lambda point: point[1]), max(points, key=lambda point: point[1])]
         reached = " and ".join(dict.fromkeys(f"{_value(end)} (step {end[0]:g})" for end in ends))
-        text = (
-            f"{PurePath(run).name}: " if several else ""
-        ) + f"{_name(own[0].analyses[0])} {'between ' if ' and ' in reached else ''}{reached}"
+        between = "between " if " and " in reached else ""
+        text = (f"{PurePath(run).name}: " if several else "") + f"{_what(own[0].analyses[0])} {between}{reached}"
         known = [e.stability for row in own if isinstance(e := row.analyses[0], Eigs) and e.stability is not None]
         if known:
             above = sum(each.sharpness_times_lr - each.error > each.threshold for each in known)
             text += f"; above 2 / learning rate at {above} of {len(known)} checkpoints"
-        told.append(f"{text[0].upper() if not several else text[0]}{text[1:]}.")
+        told.append(f"{text}.")
     return told
 
 
@@ -138,9 +137,7 @@ def charts(rows: Sequence[TrackRow]) -> list[Chart]:
             series.append(Series(PurePath(run).name or "run", "line", x, y, low, high))
         if not any(each.x for each in series):
             continue
-        what, caption = _WHAT[first.kind]
-        if isinstance(first, Eigs):
-            what = {"sa": "Smallest eigenvalue", "lm": "Eigenvalue largest in magnitude"}.get(first.which, what)
+        what, caption = _what(first), _BANDS[first.kind]
         matrix = MATRICES.get(getattr(first, "operator", ""))
         title = what if matrix is None else f"{what} of the {matrix}"
         values = [y for each in series for y in each.y if y is not None]
@@ -150,13 +147,27 @@ def charts(rows: Sequence[TrackRow]) -> list[Chart]:
     return found
 
 
-_WHAT = {
-    "eigs": ("Largest eigenvalue", "Bands: the estimated error."),
-    "trace": ("Trace", "Bands: the 95 % interval."),
-    "density": ("Share of negative eigenvalues", "Bands: the bounds that the Lanczos steps leave."),
-    "diag": ("Sum of the diagonal", "Bands: two standard errors."),
-    "jacnorm": ("Largest norm of an input-output Jacobian", "Bands: the estimated error."),
+_BANDS = {
+    "eigs": "Bands: the estimated error.",
+    "trace": "Bands: the 95 % interval.",
+    "density": "Bands: the bounds that the Lanczos steps leave.",
+    "diag": "Bands: two standard errors.",
+    "jacnorm": "Bands: the estimated error.",
 }
+
+
+def _what(analysis: Analysis) -> str:
+    """Its first number, in words."""
+    if isinstance(analysis, Eigs):
+        named = {"sa": "Smallest eigenvalue", "lm": "Eigenvalue largest in magnitude"}
+        return named.get(analysis.which, "Largest eigenvalue")
+    words = {
+        "trace": "Trace",
+        "density": "Share of negative eigenvalues",
+        "diag": "Sum of the diagonal",
+        "jacnorm": "Largest norm of an input-output Jacobian",
+    }
+    return words.get(analysis.kind, analysis.kind)
 
 
 def _edges(runs: Mapping[str, Sequence[TrackRow]], place: int) -> list[Series]:
