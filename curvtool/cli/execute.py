@@ -122,6 +122,10 @@ def _run_and_show(
         raise SystemExit(_status_of_stop(outcome.is_resumable, errors, keeping))
     if unwritten is not None:
         raise unwritten
+    if output.strict and any(getattr(each, "contradicted", False) for each in outcome.report.analyses):
+        raise NotConverged(
+            "CT045", "another tool contradicts these numbers, and --strict was given", remedy="see the table above"
+        )
     if output.strict and outcome.report.status != "complete":
         raise NotConverged("CT045", "not converged, and --strict was given", remedy="see the warnings above")
 

@@ -117,7 +117,7 @@ def _output_parameters() -> list[inspect.Parameter]:
          {"metavar": "R", "help": "With --dry-run: time and memory on so many ranks."}),
         ("bandwidth", str | None, None, ("--bandwidth",),
          {"metavar": "SIZE", "help": "With --dry-run: what a rank sends a second, as 50GB (default 25GB)."}),
-        ("strict", bool, False, ("--strict",), {"help": "Exit 4 where a solver did not converge."}),
+        ("strict", bool, False, ("--strict",), {"help": "Exit 4 where a solver did not converge or verify disagrees."}),
         ("state", Path | None, None, ("--state",),
          {"metavar": "DIR", "help": "Save here what is needed to go on: on USR1, USR2, TERM (exit 75), now and then."}),
         ("resume", Path | None, None, ("--resume",),

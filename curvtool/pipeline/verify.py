@@ -78,6 +78,7 @@ def run_verify(stage: Stage, analysis: VerifyConfig) -> report.Verify:
         converged=found.converged and total.converged,
         ways=ways,
         verdict=verdict,
+        contradicted=any(not way.agrees for way in _decisive(judged)),
         cost=cost_record(cost, peak_bytes(stage.problem.device)),
     )
 
@@ -125,6 +126,11 @@ def _compare(ours: report.Way, other: Reference, noise: float, rtol: float, trac
         notes=notes,
         unavailable={"trace_error": "the tool tells none" if other.tool == "pyhessian" else "rounding alone"},
     )
+
+
+def _decisive(judged: list[report.Way]) -> list[report.Way]:
+    """The dense matrix, which has rounding alone, where it was made."""
+    return [way for way in judged if way.tool == "dense"] or judged
 
 
 def _verdict(ours: report.Way, judged: list[report.Way]) -> str:

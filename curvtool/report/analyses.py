@@ -286,6 +286,9 @@ class Verify(Record):
     converged: bool
     ways: list[Way]
     verdict: str
+    contradicted: bool = Field(
+        default=False, description="the dense matrix disagrees with ours; without it any other tool does"
+    )
     cost: Cost
 
 

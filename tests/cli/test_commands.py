@@ -653,6 +653,10 @@ def test_verify_tells_who_is_wrong(folder, run):
         and "the dense matrix agrees with curvtool, PyHessian does not" in " ".join(out.split())
         and "CT212" in err
     )
+    words = ["verify", *MODEL, "--loss", "models_here:saddle", "-k", "2", "--dtype", "float64", "--strict"]
+    assert run(*words)[0] == 0  # the dense matrix decides
+    status, out, err = run(*words, "--tools", "pyhessian")
+    assert status == 4 and "contradicts" in err and "eigenvalue" in out
 
 
 FAULTY = """
