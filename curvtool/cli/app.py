@@ -50,23 +50,20 @@ app = typer.Typer(
     help="The curvature of a neural network, from its checkpoint: eigenvalues, trace, density and diagonal of the "
     "loss's Hessian, norms of the input-output Jacobian, each with its error.",
 )
-app.command()(eigs.eigs)
-app.command()(trace.trace)
-app.command()(density.density)
-app.command()(diag.diag)
-app.command()(jacnorm.jacnorm)
-app.command()(run.run)
-app.command()(track.track)
-app.command()(render.render)
-app.command()(compare.compare)
-app.add_typer(export.app, name="export")
-app.command()(check.check)
-app.command()(verify.verify)
-app.command()(inspect.inspect)
-app.command()(explain.explain)
-app.command()(init.init)
-app.add_typer(config.app, name="config")
-app.command()(doctor.doctor)
+for command in (eigs.eigs, trace.trace, density.density, diag.diag, jacnorm.jacnorm, run.run, track.track, check.check,
+                verify.verify):  # fmt: skip
+    app.command(rich_help_panel="Analyses")(command)
+for command in (render.render, compare.compare, explain.explain):
+    app.command(rich_help_panel="Reports")(command)
+app.add_typer(
+    export.app,
+    name="export",
+    rich_help_panel="Reports",
+    short_help="Reports, or rows of track, to TensorBoard, MLflow or Weights & Biases.",
+)
+for command in (init.init, inspect.inspect, doctor.doctor):
+    app.command(rich_help_panel="Setting up")(command)
+app.add_typer(config.app, name="config", rich_help_panel="Setting up")
 
 
 def _version(wanted: bool) -> None:
