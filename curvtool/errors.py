@@ -13,6 +13,7 @@ EXIT_DERIVATIVE = 5
 EXIT_RANK_LOST = 70
 EXIT_RESUMABLE = 75
 EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141  # as a shell tells of SIGPIPE
 
 
 class CurvtoolError(Exception):

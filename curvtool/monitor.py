@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from curvtool.errors import UsageError
+from curvtool.errors import Interrupted, LoadError, UsageError
 from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.estimators.trace import trace
 from curvtool.operators.curvature import CurvatureOperator
@@ -52,6 +53,8 @@ class Monitor:
         operator: `hessian`, `ggn`, `fisher` or `empirical-fisher`.
         log: called with the numbers and the step.
         seed: of the random vectors.
+
+    A model that has diverged is no reason to stop: its loss alone is logged, as NaN or infinity.
 
     Attributes:
         history: all that was measured, a dictionary a measurement, `step` among its entries.
@@ -102,21 +105,33 @@ class Monitor:
         if self._last is not None and step - self._last < self.every:
             return None
         self._last = step
-        with _generators_kept():
+        with _generators_kept(), torch.inference_mode(False), torch.enable_grad():
             found = self.measure(model)
-        if lr is not None:
-            found[f"{self._prefix}lambda_max_x_lr"] = lr * found[f"{self._prefix}lambda_max"]
+        if lr is not None and f"{self._prefix}lambda_max" in found:
+            found[f"{self._prefix}lambda_max_x_lr"] = float(lr) * found[f"{self._prefix}lambda_max"]
         self.history.append({"step": step, **found})
         if self.log is not None:
             self.log(found, step)
         return found
 
     def measure(self, model: Any) -> dict[str, float]:
-        """The numbers of a model as it is now."""
-        problem = Problem(model, self.data, self.loss)
+        """The numbers of a model as it is now; of one that has diverged its loss alone, which is NaN or infinite."""
+        if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+            return {"curvature/loss": math.nan}
+        try:
+            return self._measured(Problem(model, self.data, self.loss))
+        except LoadError as error:
+            if error.code != "CT026":  # the loss is not finite
+                raise
+            return {"curvature/loss": math.inf}
+        except Interrupted as error:
+            raise error.cause from error
+
+    def _measured(self, problem: Problem) -> dict[str, float]:
         if self._noise is None:  # a wrong derivative is refused, once
             self._noise = preflight_curvature(problem, OPERATORS[self.operator]).noise_floor or 0.0
         matrix: CurvatureOperator = OPERATORS[self.operator](problem)
+        loss = matrix.loss_and_gradient()[0]
         start = self._vectors
         if start is not None and start.shape[1] != matrix.space.dim:
             start = None
@@ -130,8 +145,7 @@ class Monitor:
             found[f"{self._prefix}trace"] = estimate.value
             if estimate.stderr is not None:
                 found[f"{self._prefix}trace_stderr"] = estimate.stderr
-        found["curvature/loss"] = matrix.loss_and_gradient()[0]
-        return found
+        return {**found, "curvature/loss": loss}
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Measuring while training: the numbers are those of the loss, and training goes on as if nothing had been measured."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -146,3 +148,26 @@ def test_as_a_scipy_operator():
     largest = eigsh(view, k=1, which="LA", return_eigenvectors=False)[0]
     found = eigenvalues(hessian, 1, which="la", rtol=1e-6).eigenvalues[0]
     assert largest == pytest.approx(found.value, abs=10 * found.error_bound + 1e-9)
+
+
+def test_within_inference_mode():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    data = (torch.randn(30, 3), torch.randint(0, 2, (30,)))
+    expected = Monitor(data, "cross-entropy")(net, 0)
+    with torch.inference_mode():
+        found = Monitor(data, "cross-entropy")(net, 0)
+    assert found == expected and found["curvature/lambda_max"] > 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_a_model_that_diverged_stops_no_training(value):
+    net = torch.nn.Linear(3, 2)
+    data = (torch.randn(30, 3), torch.randint(0, 2, (30,)))
+    monitor = Monitor(data, "mse", every=1) if value == 1e30 else Monitor(data, "cross-entropy", every=1)
+    monitor.data = (data[0], torch.randn(30, 2)) if value == 1e30 else data
+    monitor(net, 0, lr=0.1)
+    with torch.no_grad():
+        net.weight.mul_(value)
+    found = monitor(net, 1, lr=0.1)
+    assert set(found) == {"curvature/loss"} and not math.isfinite(found["curvature/loss"])

@@ -34,6 +34,7 @@ from curvtool.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
     EXIT_LOAD,
+    EXIT_PIPE,
     EXIT_USAGE,
     CurvtoolError,
     is_out_of_memory,
@@ -90,6 +91,9 @@ def main() -> None:
         interruption.be_patient()
     if sys.stdout is None:  # closed by the caller
         sys.stdout = io.StringIO()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal does not have is no reason to stop
+            stream.reconfigure(errors="replace")
     status = _run()
     interruption.ignore_further()
     sys.exit(status)
@@ -101,6 +105,8 @@ def _run() -> int:
     except SystemExit as exit_:
         if exit_.code == EXIT_INTERRUPTED:
             sys.stderr.write("interrupted\n")
+        if exit_.code == EXIT_BUG:  # so end Typer and Rich where nobody reads their output any more
+            return EXIT_PIPE
         return exit_.code if isinstance(exit_.code, int) else int(bool(exit_.code))
     except CurvtoolError as error:
         _say(error)
@@ -110,7 +116,7 @@ def _run() -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to say to it
         sys.stderr.close()
-        return EXIT_BUG
+        return EXIT_PIPE
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EIO, errno.EDQUOT}:
             return _report_bug(error)

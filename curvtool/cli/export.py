@@ -20,7 +20,7 @@ Reports = Annotated[
     list[Path], typer.Argument(metavar="REPORT …", help="Reports (.json), or rows of track (.jsonl), a run each.")
 ]
 Name = Annotated[str | None, typer.Option("--name", help="Of the run; the file's name where left out.")]
-Step = Annotated[int, typer.Option("--step", min=0, help="Of a report's numbers; rows of track have their own.")]
+Step = Annotated[int, typer.Option("--step", min=0, max=2**53, help="Of a report's numbers; rows have their own.")]
 
 
 @app.command()
@@ -50,7 +50,11 @@ def mlflow(
     step: Step = 0,
 ) -> None:
     """Runs of an MLflow experiment."""
+    import os
+
     from curvtool.export.mlflow import to_mlflow
+
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own seven take minutes
 
     def send(found: Report | Sequence[TrackRow], run: str) -> list[str]:
         return to_mlflow(found, tracking_uri=tracking_uri, experiment=experiment, name=run, step=step)
@@ -88,15 +92,23 @@ def _each(
     """All are read before the first one is sent."""
     from importlib.util import find_spec
 
+    from curvtool.errors import CurvtoolError, LoadError
     from curvtool.report.read import read_any, short_names
 
     found = [read_any(path) for path in reports]
-    names = short_names(reports)
+    names = [each.replace("/", "-") for each in short_names(reports)]
     if name is not None:
         names = [name] if len(names) == 1 else [f"{name}-{each}" for each in names]
+    failed: CurvtoolError | None = None
     for each, run in zip(found, names, strict=True):
-        for place in send(each, run):
-            typer.echo(f"{run}: {place}", err=True)
+        try:
+            for place in send(each, run):
+                typer.echo(f"{run}: {place}", err=True)
+        except LoadError as error:  # the others may still go
+            typer.echo(f"{run}: not sent: {error.received}", err=True)
+            failed = failed or error
+    if failed is not None:
+        raise failed
     if find_spec("matplotlib") is None:
         typer.echo("without pictures and page: pip install 'curvtool[plot]'", err=True)
     if next_command:

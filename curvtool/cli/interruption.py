@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from curvtool import critical
+
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 _asked: int | None = None  # which signal
 _is_patient = False
@@ -48,7 +50,7 @@ def ignore_further() -> None:
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     global _asked
     first, _asked = _asked is None, number
-    if not (first and _is_patient):
+    if not (first and _is_patient) and not critical.hold():
         raise KeyboardInterrupt
 
 

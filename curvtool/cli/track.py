@@ -84,6 +84,12 @@ def track(flags: dict[str, Any], output: Output) -> None:
         if output.verbose and cluster.is_first:
             show_settings(configs, errors)
         target = Path(output.output) if output.output is not None else Path("track.jsonl")
+        if target.suffix != ".jsonl":
+            raise UsageError(
+                "CT005", f"no format for {target.name}", expected="a name that ends in .jsonl, for the rows",
+                received=target.suffix or "no suffix",
+                remedy=f"-o {target.stem or 'track'}.jsonl, and then curvtool render",
+            )  # fmt: skip
         track = Track(configs, paths, target, shard, start, cluster, keeping_of(output), interruption.was_asked)
         quiet = output.quiet or not cluster.is_first
         with TerminalObserver(errors, quiet=quiet, verbose=output.verbose) as observer:

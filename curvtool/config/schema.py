@@ -25,6 +25,14 @@ LOSSES = (
 Reduction = Literal["mean", "sum", "token-mean", "sample-mean"]
 
 
+def check_seed(seed: int | None, flag: str) -> None:
+    """Raises CT001 for a seed that no generator takes."""
+    if seed is not None and not 0 <= seed < 2**63:
+        raise UsageError(
+            "CT001", f"{flag} is too large", expected="0 to 2^63 - 1", received=str(seed), remedy=f"{flag} 0"
+        )
+
+
 @dataclass(frozen=True)
 class ModelConfig(Section):
     """The checkpoint and the code that it belongs to."""
@@ -84,6 +92,7 @@ class DataConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_seed(self.subset_seed, "--subset-seed")
         for name in ("image_mean", "image_std"):
             numbers_of(getattr(self, name), f"--{name.replace('_', '-')}")
         if self.batch_size != "auto" and not (str(self.batch_size).isdigit() and int(self.batch_size) > 0):
@@ -161,6 +170,7 @@ class ComputeConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_seed(self.seed, "--seed")
         if self.memory_budget is not None:
             parse_bytes(self.memory_budget)
 

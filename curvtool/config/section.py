@@ -33,7 +33,7 @@ class Section:
                     f"unknown value for {flag}",
                     expected=", ".join(map(str, choices)),
                     received=repr(value),
-                    remedy=suggest(str(value), [str(choice) for choice in choices]),
+                    remedy=_near(flag, str(value), [str(choice) for choice in choices]),
                 )
             minimum = item.metadata.get("minimum")
             if minimum is not None and value is not None and not value >= minimum:
@@ -44,6 +44,19 @@ class Section:
                     received=str(value),
                     remedy=f"{flag} {minimum:g}",
                 )
+
+
+_SYNONYMS = {
+    "largest": "la", "max": "la", "smallest": "sa", "min": "sa", "both": "be", "magnitude": "lm",
+    "gauss-newton": "ggn", "gnn": "ggn", "fp32": "float32", "fp64": "float64", "double": "float64",
+    "bf16": "bfloat16", "average": "mean", "avg": "mean", "none": "sum",
+}  # fmt: skip
+
+
+def _near(flag: str, value: str, choices: list[str]) -> str:
+    """What may have been meant, by its name or by another word for it."""
+    meant = _SYNONYMS.get(value.lower().replace("_", "-"))
+    return f"{flag} {meant}" if meant in choices else suggest(value, choices)
 
 
 def check_safetensors(path: str | None, what: str, remedy: str) -> None:

@@ -26,6 +26,7 @@ from curvtool.linalg.ritz import RitzPairs
 from curvtool.operators.base import LinearOperator
 
 BFLOAT16 = 2.0**-8  # by how much the norm of a vector of few large coordinates changes at most, rounded to it
+MARGIN = 0.25  # of the residual: no smaller error is claimed, however wide the gap seems
 PASSES_IN_A_ROW = 4  # of 1,200 starts on three networks three in a row missed a leading pair in 6, four in 4;
 # from the gradient four did in 1
 
@@ -123,6 +124,8 @@ class _Run:
                 discrepancy = self._closing_check()
         except STOPPING as error:
             stop = cause_of(error)
+            if self.lanczos.size:  # a step may have been made that was not looked at
+                self.pairs = self.lanczos.ritz_pairs()
             raise Interrupted(self._result(None, 0.0) if self.pairs is not None else None, stop) from stop
         return self._result(discrepancy, 0.0 if discrepancy is None else 1.0)
 
@@ -197,6 +200,7 @@ class _Run:
                 gap=float(gap),
                 converged=False,
                 rounding=rounding,
+                margin=min(MARGIN * float(residual), tolerance.of(float(pairs.values[i]))),
             ).at_rounding(tolerance, floor)
             found.append(replace(pair, converged=may_converge and pair.meets(tolerance, floor)))
         return tuple(found)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from curvtool.critical import undisturbed
 from curvtool.errors import not_finite
 from curvtool.estimators.known_space import KnownSpace
 from curvtool.estimators.observer import Observer
@@ -178,17 +179,20 @@ class ProbeSearch:
 
     def _draw(self, until: int) -> None:
         while len(self.passes) < until:
-            made = self._one_pass(len(self.passes))
-            self.passes.append(made)
-            self._sums += np.stack([made, made**2])
+            made, of_blocks = self._one_pass(len(self.passes))
+            with undisturbed():
+                self.passes.append(made)
+                self._sums += np.stack([made, made**2])
+                if of_blocks is not None:
+                    self._block_sums += np.stack([of_blocks, of_blocks**2])
             if len(self.passes) > len(self._made_before):
                 self.observer.advance(len(self.passes), self._running(), until - len(self.passes))
 
-    def _one_pass(self, number: int) -> np.ndarray:
-        """y_t^T A_t y_t of every term, of which each rank makes its own; one transfer to the host."""
+    def _one_pass(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """y_t^T A_t y_t of every term, of which each rank makes its own, and of every block where there are blocks
+        that do not have it yet; one transfer to the host."""
         if number < len(self._made_before):
-            before: np.ndarray = self._made_before[number]
-            return before
+            return self._made_before[number], None
         space = self.operator.probe_space
         sizes = [space.dim] if self.blocks is None else list(self.blocks.sizes)
         forms = torch.zeros(self.operator.num_terms, len(sizes), dtype=space.dtype, device=space.device)
@@ -202,12 +206,8 @@ class ProbeSearch:
         if not np.isfinite(numbers).all():
             raise not_finite("a quadratic form of the Hessian")
         if self._membership is None:
-            alone: np.ndarray = numbers[:, 0]
-            return alone
-        of_blocks = numbers @ self._membership
-        self._block_sums += np.stack([of_blocks, of_blocks**2])
-        total: np.ndarray = numbers.sum(axis=1)
-        return total
+            return numbers[:, 0], None
+        return numbers.sum(axis=1), numbers @ self._membership
 
     def _running(self) -> str:
         """For progress: at every pass, so not by all of them."""

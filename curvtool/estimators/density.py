@@ -19,6 +19,7 @@ from curvtool.linalg.space import VectorSpace
 from curvtool.operators.base import LinearOperator
 
 Method = Literal["auto", "probes", "exact"]
+_WORTH = 1.5  # times the probes' products: what knowing all eigenvalues may cost
 METHODS: tuple[str, ...] = get_args(Method)
 NUM_PROBES = 4
 NUM_STEPS = 50
@@ -200,8 +201,12 @@ def density(
 
 
 def is_small(space: VectorSpace, num_probes: int, num_steps: int, memory_budget: int) -> bool:
-    """Whether all eigenvalues take no more products than the probes would, and the matrix fits the budget."""
-    return space.dim <= num_probes * num_steps and space.dim * space.whole_bytes <= memory_budget
+    """Whether all eigenvalues take hardly more products than the probes would, and the matrix fits the budget.
+
+    The probes are not alone: outliers are sought before them, and their trace is compared with other probes. And all
+    eigenvalues have no error but rounding.
+    """
+    return space.dim <= _WORTH * num_probes * num_steps and space.dim * space.whole_bytes <= memory_budget
 
 
 def _exactly(

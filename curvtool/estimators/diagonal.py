@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
+from curvtool.critical import undisturbed
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.observer import SILENT, Observer
@@ -18,6 +19,7 @@ Method = Literal["auto", "hutchinson", "exact"]
 Used = Literal["hutchinson", "exact"]
 METHODS: tuple[str, ...] = get_args(Method)
 _PILOT = 4
+_WORTH = 1.5  # times the passes that probes are foretold to take: what all entries exactly may cost
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class _Run:
             while True:
                 planned = self._planned()
                 if method == "auto" and self.num_passes and not self.is_decided:
-                    if exact <= planned - self.num_passes:
+                    if exact <= _WORTH * (planned - self.num_passes):
                         self.reason = f"{planned} passes were foretold, and {exact} give it exactly"
                         return self._exact()
                     self.reason = f"{planned} passes were foretold, and {exact} would give it exactly"
@@ -162,11 +164,13 @@ class _Run:
                 probes = operator.probe_space.signs(self.seed, 21, self.num_passes, rows=terms)
                 drawn += operator.term_products(terms, probes).mul_(probes).sum(0)
             drawn = operator.from_probes(drawn)
-            self.num_passes += 1
-            step = drawn - self.mean
-            self.mean += step / self.num_passes
-            self.squares += step * (drawn - self.mean)
-            self.totals.append(space.total(drawn))
+            total = space.total(drawn)
+            with undisturbed():
+                self.num_passes += 1
+                step = drawn - self.mean
+                self.mean += step / self.num_passes
+                self.squares += step * (drawn - self.mean)
+                self.totals.append(total)
             self.observer.advance(self.num_passes, self._told, until - self.num_passes)
 
     def _variances(self) -> torch.Tensor:

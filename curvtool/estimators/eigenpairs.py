@@ -55,6 +55,7 @@ class Eigenvalue:
             magnitude of the spectrum, or a few times that where nearer was not reached: however small the eigenvalue,
             its products carry that.
         separation: the distance from theta to all others, where the gap is not.
+        margin: a part of the residual norm, within the tolerance, below which no error is claimed.
     """
 
     value: float
@@ -64,10 +65,20 @@ class Eigenvalue:
     data_stderr: float | None = None
     rounding: float = 0.0
     separation: float | None = None
+    margin: float = 0.0
 
     @property
     def error_bound(self) -> float:
-        """Estimate of |theta - lambda| for the nearest eigenvalue lambda: min(r, r^2 / gap), not below the rounding."""
+        """Estimate of |theta - lambda| for the nearest eigenvalue lambda: min(r, r^2 / gap), not below the rounding.
+
+        Nor below the margin, a part of the residual: a Ritz vector that mixes two eigenvectors of near eigenvalues is
+        farther off than r^2 / gap says while the second one has not emerged.
+        """
+        return max(self._from_residual, self.rounding, self.margin)
+
+    @property
+    def _tested(self) -> float:
+        """What the tolerance is compared with."""
         return max(self._from_residual, self.rounding)
 
     @property
@@ -97,7 +108,7 @@ class Eigenvalue:
     def at_rounding(self, tolerance: Tolerance, floor: float) -> Eigenvalue:
         """The pair; where its residual is down at the floor of rounding with the tolerance still unmet, no less than
         the floor is claimed: nearby eigenvalues cannot be told apart there, and no gap is known."""
-        if self.residual_norm <= floor and self.error_bound > tolerance.of(self.value):
+        if self.residual_norm <= floor and self._tested > tolerance.of(self.value):
             return replace(self, rounding=max(self.rounding, floor))
         return self
 
@@ -105,7 +116,7 @@ class Eigenvalue:
         """Whether the errors are within the tolerances, or below the floor of rounding."""
         if self.residual_norm <= floor:
             return True
-        if self.error_bound > max(tolerance.of(self.value), floor):
+        if self._tested > max(tolerance.of(self.value), floor):
             return False
         wanted = tolerance.vector_rtol
         return wanted is None or (self.vector_error is not None and self.vector_error <= wanted)

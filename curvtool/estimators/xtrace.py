@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from curvtool.critical import undisturbed
 from curvtool.errors import not_finite
 from curvtool.estimators.observer import Observer
 from curvtool.linalg.intervals import Interval, student_t_quantile
@@ -132,9 +133,10 @@ class XTrace:
     def _hold(
         self, num: int, probes: torch.Tensor, basis: torch.Tensor, images: torch.Tensor, triangle: np.ndarray
     ) -> None:
-        self.num_probes = num
-        self._probes, self._basis, self._images = probes[:num], basis[:num], images[:num]
-        self._triangle = triangle[:num, :num]
+        with undisturbed():
+            self.num_probes = num
+            self._probes, self._basis, self._images = probes[:num], basis[:num], images[:num]
+            self._triangle = triangle[:num, :num]
 
     def _estimates(self) -> np.ndarray:
         """One for each probe, shape (n,), from small matrices in float64 on the host."""

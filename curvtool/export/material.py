@@ -90,7 +90,19 @@ class Run:
 
 
 def runs_of(name: str, found: Report | Sequence[TrackRow]) -> list[Run]:
-    """A report is one run; the rows of several training runs are one each."""
+    """A report is one run; the rows of several training runs are one each.
+
+    Raises:
+        UsageError: CT001, a name that is none: a run is a folder for some trackers, and stays within theirs.
+    """
+    if not name.strip(". ") or "/" in name or "\\" in name:
+        raise UsageError(
+            "CT001",
+            "no such name of a run",
+            expected="one without slashes",
+            received=repr(name),
+            remedy="--name run",
+        )
     if isinstance(found, Report):
         return [Run(name, found)]
     runs = dict.fromkeys(row.run for row in found)
@@ -100,8 +112,8 @@ def runs_of(name: str, found: Report | Sequence[TrackRow]) -> list[Run]:
 
 
 def clean(tag: str) -> str:
-    """With letters, digits, `_`, `-`, `.` and `/` alone."""
-    return _NOT_IN_TAGS.sub("_", tag)
+    """With letters, digits, `_`, `-`, `.` and single `/` alone."""
+    return re.sub("/+", "/", _NOT_IN_TAGS.sub("_", tag)).strip("/")
 
 
 def missing(package: str, extra: str, error: ImportError) -> UsageError:
@@ -118,9 +130,10 @@ def missing(package: str, extra: str, error: ImportError) -> UsageError:
 def _scalars_of(found: Report | TrackRow, step: int) -> Iterator[tuple[str, float, int]]:
     seen: dict[str, int] = {}
     for number in numbers_of(found):
-        seen[number.tag] = seen.get(number.tag, 0) + 1
-        again = f"_{seen[number.tag]}" if seen[number.tag] > 1 else ""  # the same analysis twice in a report
-        tag, value = PREFIX + clean(number.tag) + again, number.value
+        tag, value = PREFIX + clean(number.tag), number.value
+        seen[tag] = seen.get(tag, 0) + 1
+        if seen[tag] > 1:  # the same analysis twice in a report, or names that differ in what trackers refuse
+            tag += f"_{seen[tag]}"
         yield tag, value.value, step
         yield tag + _SUFFIX[value.error_kind], value.error, step
         if value.data_stderr is not None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from curvtool.critical import undisturbed
 from curvtool.errors import not_finite
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.linalg.space import Storage, VectorSpace
@@ -142,20 +143,21 @@ class Lanczos:
         numbers = packed.to(device="cpu", dtype=torch.float64).numpy()
         if not np.isfinite(numbers).all():
             raise not_finite("a product")
-        self.projected[:known, j] = numbers[:known]
-        self.projected[j, : j + 1] = numbers[: j + 1]
-        self.scale = max(self.scale, float(np.abs(numbers[: j + 1]).max()))
-        self.leak[:, j] = numbers[known + 2 : known + 2 + len(self.leak)]
-        self._record(numbers[known + 2 + len(self.leak) :].reshape(-1, j + 1))
-        self.size, self.num_steps = j + 1, self.num_steps + 1
-        if full:
-            self.waiting -= 1
-        elif numbers[known] > max(8 * self.space.eps * self.scale, 0.5 * numbers[known + 1]):
-            self.projected[known, j] = numbers[known]
-        else:  # nothing but rounding is left; where the second pass takes much of it away again, it has no direction
-            self._replace_exhausted_direction(known)
-        pairs = self.ritz_pairs()
-        self.scale = max(self.scale, float(np.abs(pairs.values).max()))
+        with undisturbed():
+            self.projected[:known, j] = numbers[:known]
+            self.projected[j, : j + 1] = numbers[: j + 1]
+            self.scale = max(self.scale, float(np.abs(numbers[: j + 1]).max()))
+            self.leak[:, j] = numbers[known + 2 : known + 2 + len(self.leak)]
+            self._record(numbers[known + 2 + len(self.leak) :].reshape(-1, j + 1))
+            self.size, self.num_steps = j + 1, self.num_steps + 1
+            if full:
+                self.waiting -= 1
+            elif numbers[known] > max(8 * self.space.eps * self.scale, 0.5 * numbers[known + 1]):
+                self.projected[known, j] = numbers[known]
+            else:  # rounding alone is left; where the second pass takes much of it away again, it has no direction
+                self._replace_exhausted_direction(known)
+            pairs = self.ritz_pairs()
+            self.scale = max(self.scale, float(np.abs(pairs.values).max()))
         return pairs
 
     @property
@@ -247,17 +249,18 @@ class Lanczos:
         count = len(index)
         s = pairs.coefficients[:, index]
         coupling = self.coupling @ s
-        self.space.rotate_(self.basis[:size], self._to_device(s.T))
-        for i in range(waiting):
-            self.basis[count + i] = self.basis[size + i]
-        self.projected[:] = 0.0
-        self.projected[np.arange(count), np.arange(count)] = pairs.values[index]
-        self.projected[count : count + waiting, :count] = coupling
-        self.leak[:, :count] = self.leak[:, :size] @ s
-        self.part_projected[:, :count, :count] = np.einsum(
-            "ji,bjk,kl->bil", s, self.part_projected[:, :size, :size], s, optimize=True
-        )
-        self.size = count
+        with undisturbed():
+            self.space.rotate_(self.basis[:size], self._to_device(s.T))
+            for i in range(waiting):
+                self.basis[count + i] = self.basis[size + i]
+            self.projected[:] = 0.0
+            self.projected[np.arange(count), np.arange(count)] = pairs.values[index]
+            self.projected[count : count + waiting, :count] = coupling
+            self.leak[:, :count] = self.leak[:, :size] @ s
+            self.part_projected[:, :count, :count] = np.einsum(
+                "ji,bjk,kl->bil", s, self.part_projected[:, :size, :size], s, optimize=True
+            )
+            self.size = count
 
     def _to_device(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device=self.space.device, dtype=self.space.dtype)

@@ -17,7 +17,7 @@ from curvtool.estimators.trace import TraceResult, trace
 from curvtool.linalg.intervals import student_t_quantile
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.memory import peak_bytes
-from curvtool.pipeline.eigs import eigs_record
+from curvtool.pipeline.eigs import NOISE_OF_PAIRS, eigs_record
 from curvtool.pipeline.records import cost_record
 from curvtool.pipeline.stage import Stage
 from curvtool.pipeline.trace import with_noise
@@ -138,7 +138,7 @@ def _kept(stage: Stage, search: EigenvaluesResult | None) -> _Outliers:
     pairs = [search.eigenvalues[i] for i in kept]
     return _Outliers(
         tuple(pair.value for pair in pairs),
-        tuple(max(pair.error_bound, stage.noise * abs(pair.value)) for pair in pairs),
+        tuple(max(pair.error_bound, NOISE_OF_PAIRS * stage.noise * abs(pair.value)) for pair in pairs),
         search.vectors[kept],
     )
 

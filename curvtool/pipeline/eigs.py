@@ -33,7 +33,9 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
     """Extreme eigenvalues of the chosen matrix, their vectors and each layer's where asked for."""
     if analysis.vectors is not None:
         stage.cluster.first(lambda: check_writable(Path(str(analysis.vectors))))
-    lr = _learning_rate(stage, analysis)
+    lr = learning_rate(analysis, stage.config.model.checkpoint, stage.config.model.trust)
+    if analysis.lr == "auto":
+        stage.observer.notice(f"learning rate {lr:g}, as the checkpoint's optimizer had it")
     start = _load(stage, analysis.start)
     locked = _load(stage, analysis.deflate)
     operator = stage.checked_operator(analysis.operator, keep_gradient=True)
@@ -201,7 +203,7 @@ def eigs_record(
     if analysis.vectors is None:
         unavailable["vectors_file"] = "not asked for"
     pairs = [eigenvalue_record(pair, stage.noise) for pair in result.eigenvalues]
-    stability = _stability(lr, result, pairs)
+    stability = stability_of(lr, result.which, pairs)
     if stability is None:
         unavailable["stability"] = "no --lr" if analysis.lr is None else "needs the largest eigenvalue"
     return report.Eigs(
@@ -227,11 +229,10 @@ def eigs_record(
     )
 
 
-def _learning_rate(stage: Stage, analysis: EigsConfig) -> float | None:
-    """As given, or the optimizer's in the checkpoint."""
+def learning_rate(analysis: EigsConfig, name: str | None, trust: bool) -> float | None:
+    """As given, or the optimizer's in the checkpoint of that name."""
     if analysis.lr != "auto":
         return None if analysis.lr is None else float(analysis.lr)
-    name = stage.config.model.checkpoint
     if name is None or name == demo.NAME:
         raise LoadError(
             "CT017",
@@ -240,14 +241,12 @@ def _learning_rate(stage: Stage, analysis: EigsConfig) -> float | None:
             received=demo.NAME,
             remedy="--lr 0.1",
         )
-    lr = learning_rate_of(Path(name), trust=stage.config.model.trust)
-    stage.observer.notice(f"learning rate {lr:g}, as the checkpoint's optimizer had it")
-    return lr
+    return learning_rate_of(Path(name), trust=trust)
 
 
-def _stability(lr: float | None, result: EigenvaluesResult, pairs: list[report.Eigenvalue]) -> report.Stability | None:
+def stability_of(lr: float | None, which: str, pairs: list[report.Eigenvalue]) -> report.Stability | None:
     """lambda_max times the learning rate: gradient descent on the quadratic model is stable below 2."""
-    if lr is None or result.which == "sa" or not pairs:
+    if lr is None or which == "sa" or not pairs:
         return None
     top = max(pairs, key=lambda pair: pair.value)
     return report.Stability(lr=lr, sharpness_times_lr=top.value * lr, error=top.error_bound * lr)

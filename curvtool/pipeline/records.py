@@ -7,7 +7,9 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
+from curvtool.config.schema import RunConfig
 from curvtool.estimators.cost import Cost
 from curvtool.pipeline.stage import Stage
 from curvtool.report import model as report
@@ -100,15 +102,20 @@ def _rounded_up(value: float) -> str:
     return f"{math.ceil(value / 10**exponent)}e{exponent}"
 
 
+def settings_record(configs: Sequence[RunConfig]) -> dict[str, Any]:
+    """The shared settings, and each analysis' own; several of a kind are numbered."""
+    settings = {name: asdict(getattr(configs[-1], name)) for name in ("model", "data", "loss", "params", "compute")}
+    kinds = [config.analysis.kind for config in configs]
+    for number, config in enumerate(configs):
+        before = kinds[:number].count(kinds[number])
+        settings[kinds[number] + (f" {before + 1}" if before else "")] = asdict(config.analysis)
+    return settings
+
+
 def provenance(stages: Sequence[Stage], started: str) -> report.Provenance:
     """Where the numbers come from; how products were run is that of the last analysis."""
     stage = stages[-1]
     config, problem = stage.config, stage.problem
-    settings = {name: asdict(getattr(config, name)) for name in ("model", "data", "loss", "params", "compute")}
-    kinds = [each.config.analysis.kind for each in stages]
-    for number, each in enumerate(stages):  # several of a kind are numbered
-        before = kinds[:number].count(kinds[number])
-        settings[kinds[number] + (f" {before + 1}" if before else "")] = asdict(each.config.analysis)
     facts = environment(problem.device)
     absent = {
         name: reason
@@ -123,7 +130,7 @@ def provenance(stages: Sequence[Stage], started: str) -> report.Provenance:
         **facts,
         **stage.modes,
         argv=sys.argv[1:],
-        config=settings,
+        config=settings_record([each.config for each in stages]),
         config_sources=config.sources,
         dtype=stage.dtype_name,
         tf32=problem.tf32,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from curvtool.estimators.observer import SILENT, Observer
 from curvtool.pipeline.checkpoints import step_of
 from curvtool.pipeline.identity import fingerprint
 from curvtool.pipeline.journal import Keeping
+from curvtool.pipeline.known_rows import differing, restated
 from curvtool.pipeline.load import Loaded, load
 from curvtool.pipeline.run import run_all
 from curvtool.problem.checkpoints import sniff
@@ -81,7 +83,8 @@ class Track:
             CurvtoolError: the rows cannot be written, or are of other settings. A checkpoint that cannot be loaded or
                 analysed is left out, and `failed` says why.
         """
-        self._there = {row.checkpoint: row for row in read_rows(self.target)}
+        self._there = {row.checkpoint: restated(row, self.configs) for row in read_rows(self.target)}
+        self.cluster.first(self._write_restated)
         self.cluster.barrier()
         before: Path | None = None
         for number, path in enumerate(self.paths):
@@ -98,6 +101,11 @@ class Track:
             if row is not None:
                 self._choice.learn(row)
                 yield row
+
+    def _write_restated(self) -> None:
+        lines = [json.dumps(row.model_dump(mode="json"), allow_nan=False) + "\n" for row in self._there.values()]
+        if lines and "".join(lines).encode() != self.target.read_bytes():
+            write_atomic(self.target, "".join(lines).encode())
 
     def _check_known(self, path: Path, row: report.TrackRow) -> None:
         """A row from before must be of the file that is there, and of these settings."""
@@ -184,6 +192,7 @@ class Track:
             analyses=found.analyses,
             warnings=found.warnings,
             checkpoint_sha256=loaded.checkpoint_sha256,
+            provenance=found.provenance,
             ended=found.provenance.ended,
             unavailable={} if step_of(path) is not None else {"step": "no number in the file's name"},
         )
@@ -195,8 +204,8 @@ class Track:
                 "CT063",
                 f"the rows in {self.target} are of other settings",
                 expected="the same analyses, data and model as before",
-                received="another checksum of the settings",
-                remedy="another file for the rows (-o)",
+                received=differing(self._there.values(), configs),
+                remedy="another file for the rows (-o), or the settings as they were",
             )
 
     def _keeping_of(self, number: int) -> Keeping | None:

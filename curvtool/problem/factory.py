@@ -101,7 +101,9 @@ def call(function: Callable[..., Any], reference: str, arguments: dict[str, Any]
             f"the {what} {reference} failed",
             expected=f"{reference}({given}) to return",
             received=f"{type(error).__name__}: {error}{own[-1] if own else ''}",
-            remedy="pass its arguments with -K name=value (values are read as JSON)" if what == "factory" else "",
+            remedy="pass its arguments with -K name=value (values are read as JSON)"
+            if what == "factory"
+            else f"mend {reference}; it is called {'without arguments' if not arguments else 'with these arguments'}",
         ) from error
 
 

@@ -63,7 +63,7 @@ def verdict(comparison: Comparison) -> list[str]:
 def note(comparison: Comparison) -> str:
     """What the errors and the tests mean."""
     data = (
-        "the same data: p over data, for independent samples, is larger than it need be"
+        "the same data: `over data p` supposes independent samples, and is too large here"
         if comparison.same_data
         else "different data: a difference may be theirs"
     )

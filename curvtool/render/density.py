@@ -11,7 +11,7 @@ from rich.text import Text
 
 from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import count, number, percent, with_error
-from curvtool.render.tables import MATRICES, filled_table, markdown_table, width_of
+from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables, width_of
 from curvtool.report.model import Density, Share
 
 _BINS = 18
@@ -22,12 +22,14 @@ _SHORTEST, _LONGEST, _MARGIN = 8, 80, 4  # of the bars, in characters
 def verdict(density: Density) -> list[str]:
     """What the numbers say, in words."""
     near, below = density.near_zero, density.below_zero
-    share = f"{percent(below.value)} below zero ({percent(below.low)} to {percent(below.high)})"
+    share = f"{percent(below.value)} lie below zero"
+    if percent(below.low) != percent(below.high):
+        share += f" ({percent(below.low)} to {percent(below.high)})"
     if below.high - below.low > _KNOWN:
-        share = f"between {percent(below.low)} and {percent(below.high)} below zero: more --steps would tell"
+        share = f"between {percent(below.low)} and {percent(below.high)} lie below zero (more --steps would tell)"
     told = [
-        f"{percent(near.value)} of the {count(density.num_dims)} eigenvalues lie within {number(density.near, 2)} of "
-        f"zero, {share}."
+        f"Of the {count(density.num_dims)} eigenvalues {percent(near.value)} lie within {number(density.near, 2)} "
+        f"of zero, and {share}."
     ]
     if density.outliers:
         values = [outlier.value for outlier in density.outliers]
@@ -49,26 +51,29 @@ def show(density: Density, console: Console) -> None:
     size = max(_SHORTEST, min(_LONGEST, console.width - taken - _MARGIN))
     largest = max(math.log10(1 + n) for _, _, n in bins) or 1.0
     columns["logarithmic"] = [_bar(math.log10(1 + n) / largest, size, console) for _, _, n in bins]
-    console.print(filled_table(title, columns, console))
+    print_tables([filled_table(title, columns, console)], console)
+    for text in notes(density):
+        console.print(text, markup=False, highlight=False)
+
+
+def notes(density: Density) -> list[str]:
+    """The shares with their bounds, the trace, the outliers, and how all of it was made."""
     near = number(density.near, 2)
     shares = (("below 0", density.below_zero), (f"below -{near}", density.below_near),
               (f"within {near} of 0", density.near_zero))  # fmt: skip
-    for name, share in shares:
-        console.print(f"{name}: {_share(share)}", highlight=False)
-    console.print(_traces(density), highlight=False)
+    told = [*(f"{name}: {_share(share)}" for name, share in shares), _traces(density)]
     if density.outliers:
-        told = ", ".join(with_error(o.value, o.error_bound) for o in density.outliers)
-        console.print(f"placed exactly: {told}", highlight=False)
+        found = ", ".join(with_error(o.value, o.error_bound) for o in density.outliers)
+        worst = max(outlier.error_bound for outlier in density.outliers)
+        told.append(f"outliers, found beforehand: {found} (estimated errors up to {number(worst, 2)})")
     if density.method == "exact":
-        told = f"All {density.num_dims} eigenvalues were computed; rounding remains (the noise floor)."
-        console.print(f"{told} Smoothed over {number(density.width, 2)}.", style="dim", highlight=False)
-        return
-    console.print(
-        f"{density.num_probes} random vectors of {density.num_steps} Lanczos steps. s.e.: over the vectors; from to: "
-        "what so many steps can tell. "
-        f"Smoothed over {number(density.width, 2)}: what is narrower is not resolved.",
-        style="dim",
-    )
+        how = f"All {density.num_dims} eigenvalues were computed; rounding remains (the noise floor). "
+    else:
+        how = (
+            f"{density.num_probes} random vectors of {density.num_steps} Lanczos steps. s.e.: over the vectors; from "
+            "to: what so many steps can tell. "
+        )
+    return [*told, f"{how}Smoothed over {number(density.width, 2)}: what is narrower is not resolved."]
 
 
 def _bar(length: float, size: int, console: Console) -> RenderableType:
@@ -112,7 +117,7 @@ def _traces(density: Density) -> str:
         return own
     low, high = density.trace_by_probes_ci95
     half = (high - low) / 2
-    return f"{own}; by probes of its own {with_error(density.trace_by_probes, half)} +- {number(half, 2)}"
+    return f"{own}; by probes of its own {with_error(density.trace_by_probes, half)} (95 %: +- {number(half, 2)})"
 
 
 def charts(density: Density) -> list[Chart]:

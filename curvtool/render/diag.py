@@ -8,7 +8,7 @@ from rich.console import Console
 
 from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import count, counted, number, percent, with_error
-from curvtool.render.tables import MATRICES, filled_table, markdown_table
+from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables
 from curvtool.report.model import Diag
 
 _COLUMNS = ("parameter", "entries", "mean", "min", "max", "below 0")
@@ -27,21 +27,25 @@ def verdict(diag: Diag) -> list[str]:
 def show(diag: Diag, console: Console) -> None:
     """Each parameter's entries, their sum, and how they were made."""
     columns = dict(zip(_COLUMNS, zip(*_rows(diag), strict=True), strict=True))
-    console.print(filled_table(f"Diagonal of the {MATRICES[diag.operator]}", columns, console, text="parameter"))
+    table = filled_table(f"Diagonal of the {MATRICES[diag.operator]}", columns, console, text="parameter")
+    print_tables([table], console)
+    for text in notes(diag):
+        console.print(text, markup=False, highlight=False)
+
+
+def notes(diag: Diag) -> list[str]:
+    """The sum with its error, and how the entries were made."""
+    whole = f"sum {number(diag.sum, 6)}"
     if diag.sum_stderr:
-        console.print(f"sum {with_error(diag.sum, diag.sum_stderr)}, standard error {number(diag.sum_stderr, 2)}")
-    else:
-        console.print(f"sum {number(diag.sum, 6)}")
+        whole = f"sum {with_error(diag.sum, diag.sum_stderr)}, standard error {number(diag.sum_stderr, 2)}"
     if diag.method == "exact":
         told = "every entry was computed (rounding remains)"
     else:
         told = f"{diag.num_passes} passes, a probe for each of {counted(diag.num_terms, 'group')} of samples"
         if diag.relative_error is not None:
             told += f"; relative error {number(diag.relative_error, 2)} (norm of all standard errors over the norm)"
-    console.print(told + ".", style="dim")
-    console.print(f"method {diag.method}: {diag.method_reason}.", style="dim", highlight=False)
     where = f"entries: {diag.file}" if diag.file else "entries by parameter name: --out diagonal.safetensors"
-    console.print(where, style="dim", markup=False, highlight=False)
+    return [whole, told + ".", f"method {diag.method}: {diag.method_reason}.", where]
 
 
 def _rows(diag: Diag) -> list[list[str]]:

@@ -47,7 +47,7 @@ def verdict(eigs: Eigs) -> list[str]:
 
 def _of_the_smallest(pair: Eigenvalue) -> str:
     if pair.value < -pair.error_bound:
-        return "the loss curves downward along its eigenvector: this is no minimum"
+        return "the loss on these data curves downward along its eigenvector: it is no minimum"
     if pair.value > pair.error_bound:
         return "no negative curvature was found"
     return "it is zero to within its error"
@@ -71,7 +71,8 @@ def _of_stability(stability: Stability) -> str:
 
 def show(eigs: Eigs, console: Console) -> None:
     """The pairs with their errors, the layers, and what the learning rate means."""
-    pairs, unmet = eigs.eigenvalues, not all(pair.converged for pair in eigs.eigenvalues)
+    pairs = eigs.eigenvalues
+    unmet = not all(pair.converged for pair in pairs)
     columns = {
         "#": [str(place) for place in range(1, len(pairs) + 1)],
         "eigenvalue": [with_error(pair.value, pair.error_bound) for pair in pairs],
@@ -84,33 +85,39 @@ def show(eigs: Eigs, console: Console) -> None:
         columns["met"] = ["yes" if pair.converged else "no" for pair in pairs]
     title = f"Eigenvalues of the {MATRICES[eigs.operator]} ({_WHICH[eigs.which]})"
     print_tables([filled_table(title, columns, console), *_layer_table(eigs, console)], console)
-    if unmet:
-        console.print(
+    for text in notes(eigs):
+        console.print(text, markup=False, highlight=False)
+
+
+def notes(eigs: Eigs) -> list[str]:
+    """What the errors are, and what they do not cover."""
+    found = []
+    if not all(pair.converged for pair in eigs.eigenvalues):
+        found.append(
             "not met: the tolerance was not reached; the error is then the distance to some eigenvalue, which need not "
             "be the one of that rank."
         )
     if eigs.per_layer:
         products = round(sum(layer.num_hvps for layer in eigs.per_layer.values()))
-        console.print(f"the layers took {products} products with their blocks.", style="dim")
-    spread = any(pair.data_stderr is not None for pair in eigs.eigenvalues)
+        found.append(f"the layers took {products} products with their blocks.")
     kinds = sorted({pair.bound_kind for pair in eigs.eigenvalues})
     told = {
-        "linear": "residual norm",
-        "quadratic": "residual^2/gap",
+        "linear": "the residual norm",
+        "quadratic": "residual^2/gap, not below a quarter of the residual",
         "noise": "rounding noise",
     }
-    console.print(
-        f"error: estimated by {', '.join(told[k] for k in kinds)}; a pair that the iteration missed shows in none"
-        + (
-            " (--check full looks for such)."
-            if eigs.num_missed is None
-            else ": a fresh start beside them looked for it."
-        )
-        + (" data s.e.: what another sample of as many data would change, from few batches." if spread else ""),
-        style="dim",
+    looked = (
+        " (--check full looks for such)." if eigs.num_missed is None else ": a fresh start beside them looked for it."
     )
+    text = (
+        f"error: estimated by {', '.join(told[kind] for kind in kinds)}; a pair that the iteration missed shows in none"
+    )
+    if any(pair.data_stderr is not None for pair in eigs.eigenvalues):
+        looked += " data s.e.: what another sample of as many data would change, from few batches."
+    found.append(text + looked)
     if eigs.vectors_file:
-        console.print(f"vectors: {eigs.vectors_file}", style="dim", markup=False, highlight=False)
+        found.append(f"vectors: {eigs.vectors_file}")
+    return found
 
 
 def _relative(pair: Eigenvalue) -> str:

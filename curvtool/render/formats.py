@@ -28,10 +28,10 @@ def format_of(path: Path) -> str:
     if name not in FORMATS:
         raise UsageError(
             "CT005",
-            f"no format for {path.name}",
+            f"no format for {path.name or path}",
             expected="a name that ends in " + ", ".join(f".{each}" for each in FORMATS),
             received=path.suffix or "no suffix",
-            remedy=f"-o {path.with_suffix('.json')}",
+            remedy=f"-o {path.name.rstrip('.') or 'report'}.json",
         )
     missing = [package for package in _EXTRAS.get(name, ()) if find_spec(package) is None]
     if missing:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from curvtool.render.charts import Chart, Gallery, Series
 from curvtool.render.numbers import count, number
-from curvtool.render.tables import filled_table, markdown_table, print_tables
+from curvtool.render.tables import Listing, filled_table, markdown_table, print_tables
 from curvtool.report.model import JacNorm
 
 
@@ -18,6 +18,10 @@ def verdict(jac: JacNorm) -> list[str]:
     for name, summary, key in (("spectral", jac.spectral, "spectral"), ("Frobenius", jac.frobenius, "frobenius")):
         if summary is None:
             continue
+        if summary.max == 0.0:
+            return [
+                f"Every {name} norm is 0: the outputs do not change with the inputs (saturated, or cut off from them)."
+            ]
         told = [f"The median {name} norm is {number(summary.median, 4)}, the largest {number(summary.max, 4)}."]
         value = getattr(jac.top[0], key) if jac.top else None
         if value and summary.median:
@@ -62,6 +66,12 @@ def show(jac: JacNorm, console: Console) -> None:
         columns = {name: cells for name, cells in columns.items() if set(cells) != {"-"}}
         tables.append(filled_table("Most sensitive examples", columns, console))
     print_tables(tables, console)
+    for text in notes(jac):
+        console.print(text, markup=False, highlight=False)
+
+
+def notes(jac: JacNorm) -> list[str]:
+    """How exact the norms are."""
     if jac.exact:
         told = "exact: all of every Jacobian was computed (rounding remains)"
     else:
@@ -71,11 +81,28 @@ def show(jac: JacNorm, console: Console) -> None:
         if jac.spectral_max_error is not None:
             parts.append(f"spectral by Lanczos, estimated error up to {number(jac.spectral_max_error, 2)}")
         told = "; ".join(parts) + ("; the listed examples recomputed exactly" if jac.top_exact and jac.top else "")
+    found = [f"{told}. {count(jac.num_examples)} examples."]
     if jac.directions_file:
-        console.print(f"singular vectors: {jac.directions_file}", style="dim", markup=False, highlight=False)
-    console.print(f"{told}. {count(jac.num_examples)} examples.", style="dim")
+        found.append(f"singular vectors: {jac.directions_file}")
     if jac.by_embeddings:
-        console.print("with respect to the embeddings of the tokens, one after the other.", style="dim")
+        found.append("with respect to the embeddings of the tokens, one after the other.")
+    return found
+
+
+def tables(jac: JacNorm) -> list[Listing]:
+    """The distribution, the classes, and the largest examples."""
+    found = [("Distribution over the examples", *csv(jac))]
+    if jac.per_class:
+        header = ["class", "examples", "spectral mean", "spectral max", "Frobenius mean", "Frobenius max"]
+        rows: list[list[Any]] = [
+            [label, c.num_examples, c.spectral_mean, c.spectral_max, c.frobenius_mean, c.frobenius_max]
+            for label, c in jac.per_class.items()
+        ]
+        found.append(("By class", header, rows))
+    if jac.top:
+        header = ["row", "spectral", "Frobenius"]
+        found.append(("Most sensitive examples", header, [[e.index, e.spectral, e.frobenius] for e in jac.top]))
+    return found
 
 
 def charts(jac: JacNorm) -> list[Chart]:

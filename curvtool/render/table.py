@@ -34,7 +34,7 @@ def _print_preflight(checks: PreflightChecks, console: Console) -> None:
         value = getattr(checks, name)
         table.add_row(told, number(value, 2) if value is not None else checks.unavailable.get(name, "-"))
     console.print(table)
-    console.print("around every product: " + "; ".join(checks.repairs), highlight=False)
+    console.print("around every product: " + "; ".join(checks.repairs), markup=False, highlight=False)
 
 
 def _print_problem(report: Report, cost: Cost, console: Console) -> None:
@@ -55,7 +55,7 @@ def _print_problem(report: Report, cost: Cost, console: Console) -> None:
     products += f" ({cost.check_hvps:g} of them the check), " if cost.check_hvps else ", " if hvps else ""
     told = f"{passes:g} pass{'' if passes == 1 else 'es'}, " if passes else ""
     lines.append(f"{products}{told}{seconds_text(cost.seconds)}, peak {bytes_text(cost.peak_bytes)}")
-    console.print("\n".join(lines), style="dim", highlight=False)
+    console.print("\n".join(lines), style="dim", markup=False, highlight=False)
 
 
 def print_plan(plan: Plan, console: Console) -> None:
@@ -80,7 +80,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         table.add_row(name, value)
     console.print(table)
     for note in plan.notes:
-        console.print(note, style="dim")
+        console.print(note, style="dim", markup=False)
 
 
 def _rows_of_ranks(forecast: RanksForecast) -> list[tuple[str, str]]:

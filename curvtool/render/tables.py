@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+Listing = tuple[str, list[str], list[list[Any]]]  # caption, header, rows
 MATRICES = {
     "hessian": "Hessian",
     "ggn": "Gauss-Newton matrix",
@@ -25,7 +26,7 @@ def new_table(title: str, console: Console) -> Table:
     """An empty table for a terminal; in ASCII where it cannot show more."""
     ascii_only = not console.encoding.lower().startswith("utf")
     return Table(
-        title=title,
+        title=escape(title),
         title_justify="left",
         title_style="bold",
         box=box.ASCII if ascii_only else box.SIMPLE_HEAD,
@@ -65,7 +66,7 @@ def filled_table(
 
 
 _NUMBER = re.compile(r"-?[\d,]*(\.\d*)?(e[+-]\d+)?")
-_WIDE, _GAP, _ENOUGH = 160, 4, 10_000
+_WIDE, _GAP, _ENOUGH, _LEAST_WORDS = 160, 4, 10_000, 8
 
 
 def _aligned(header: str, cells: Sequence[str]) -> tuple[str, list[str]]:
@@ -82,15 +83,38 @@ def width_of(table: Table) -> int:
 
 
 def print_tables(tables: Sequence[Table], console: Console) -> None:
-    """Below each other; beside each other where a wide terminal has room."""
+    """Below each other; beside each other where a wide terminal has room, as lists where it has not room for one."""
     needed = sum(map(width_of, tables)) + _GAP * (len(tables) - 1)
     if console.width < _WIDE or needed > console.width or len(tables) < 2:
         for table in tables:
-            console.print(table)
+            if _least_width(table) <= console.width:
+                console.print(table)
+            else:
+                _print_list(table, console)
         return
     beside = Table.grid(padding=(0, _GAP, 0, 0))
     beside.add_row(*tables)
     console.print(beside)
+
+
+def _least_width(table: Table) -> int:
+    """What it takes with its words broken and no number cut."""
+    spared = 0
+    for column in table.columns:
+        if column.overflow == "fold":
+            longest = max((len(str(cell)) for cell in column.cells), default=0)
+            spared += max(longest - max(column.min_width or 0, _LEAST_WORDS), 0)
+    return width_of(table) - spared
+
+
+def _print_list(table: Table, console: Console) -> None:
+    """A paragraph a row: a number that is cut off would be another number."""
+    console.print(table.title or "", style="bold")
+    headers = [str(column.header).strip() for column in table.columns]
+    for row in zip(*(list(column.cells) for column in table.columns), strict=True):
+        told = [f"{header} {cell.strip()}" for header, cell in zip(headers, row, strict=True) if isinstance(cell, str)]
+        console.print("  " + ", ".join(told))
+    console.print()
 
 
 def csv_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

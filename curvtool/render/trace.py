@@ -9,7 +9,7 @@ from rich.table import Table
 
 from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import count, counted, number, percent, with_error
-from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables
+from curvtool.render.tables import MATRICES, Listing, filled_table, markdown_table, print_tables
 from curvtool.report.model import BlockTrace, Trace
 
 
@@ -50,9 +50,26 @@ def show(trace: Trace, console: Console) -> None:
     columns = {name: [cell] for name, cell in zip(names, row, strict=True)}
     whole = filled_table(f"Trace of the {MATRICES[trace.operator]}", columns, console)
     print_tables([whole, *_layer_table(trace, console)], console)
+    for text in notes(trace):
+        console.print(text, markup=False, highlight=False)
+
+
+def notes(trace: Trace) -> list[str]:
+    """How the estimate was made."""
     probes = "" if trace.method == "exact" else "; the interval covers the probes' error, not the data's"
-    console.print(f"{_how(trace)}{probes}.", style="dim")
-    console.print(f"method {trace.method}: {trace.method_reason}.", style="dim", highlight=False)
+    return [f"{_how(trace)}{probes}.", f"method {trace.method}: {trace.method_reason}."]
+
+
+def tables(trace: Trace) -> list[Listing]:
+    """The estimate, the layers, and the parameters."""
+    header, rows = csv(trace)
+    found: list[Listing] = [("The estimate", header[1:], [rows[0][1:]])]
+    for name, blocks in (("layer", trace.per_layer), ("parameter", trace.per_parameter)):
+        if blocks:
+            cells = [[each, b.num_params, b.value, b.stderr, b.value / b.num_params] for each, b in blocks.items()]
+            titles = [name, "parameters", "trace", "standard error", "a parameter"]
+            found.append((f"By {name}", titles if name == "layer" else [name, "entries", *titles[2:]], cells))
+    return found
 
 
 def _layer_table(trace: Trace, console: Console) -> list[Table]:
@@ -84,8 +101,16 @@ def _cells(block: BlockTrace) -> tuple[str, str]:
 
 
 def charts(trace: Trace) -> list[Chart]:
-    """Every layer's trace, and how the estimate came about."""
-    return [*_layer_chart(trace), *_convergence(trace)]
+    """Every layer's trace, and how the estimate came about; else the estimate alone."""
+    return [*_layer_chart(trace), *_convergence(trace)] or [_alone(trace)]
+
+
+def _alone(trace: Trace) -> Chart:
+    """The estimate with its interval."""
+    low, high = trace.ci95 or (trace.value, trace.value)
+    point = Series("trace", "points", [0.0], [trace.value], [low], [high])
+    caption = "No error is known." if trace.ci95 is None else "Error bar: the 95 % interval."
+    return Chart(f"Trace of the {MATRICES[trace.operator]}", "", "trace", (point,), caption, (number(trace.value, 6),))
 
 
 def _convergence(trace: Trace) -> list[Chart]:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from curvtool.render.charts import Chart, Series, spans_decades
 from curvtool.render.numbers import number, with_error
-from curvtool.render.tables import MATRICES, csv_text, filled_table, markdown_table, width_of
+from curvtool.render.tables import MATRICES, csv_text, filled_table, markdown_table, print_tables, width_of
 from curvtool.report.model import Analysis, Density, Diag, Eigs, JacNorm, Trace, TrackRow
 
 _SHOWN = 1e-5  # relative; more digits are in the file
@@ -67,7 +67,7 @@ def print_rows(rows: Sequence[TrackRow], console: Console) -> None:
                 left_out.append(name)
                 del columns[name]
         words = "step" if any(row.step is None for row in own) else None
-        console.print(filled_table(title, columns, console, text=words))
+        print_tables([filled_table(title, columns, console, text=words)], console)
         if left_out:
             console.print(f"left out, the terminal being narrow: {', '.join(left_out)}", style="dim")
     if any(row.status != "complete" for row in rows):

@@ -214,6 +214,7 @@ class TrackRow(Record):
     analyses: list[Analysis]
     warnings: list[Warning]
     checkpoint_sha256: str
+    provenance: Provenance | None = Field(default=None, description="null in rows of earlier versions")
     ended: str
 
 

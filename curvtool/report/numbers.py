@@ -69,7 +69,11 @@ def _numbers_of(analysis: Analysis, noise: float) -> Iterator[Number]:
                 yield Number(label, f"layer {name}", _bound(layer.value, layer.error_bound), tag)
         case Trace():
             label, tag = f"trace {analysis.operator}", _of_matrix(analysis.operator, "trace")
-            yield from _estimates(label, "trace", analysis.value, analysis.stderr, noise, tag)
+            if analysis.stderr == 0.0 and analysis.ci95 is not None:  # every entry was computed
+                half = (analysis.ci95[1] - analysis.ci95[0]) / 2
+                yield Number(label, "trace", _bound(analysis.value, half), tag)
+            else:
+                yield from _estimates(label, "trace", analysis.value, analysis.stderr, noise, tag)
             for name, block in (analysis.per_layer or {}).items():
                 tag = _of_matrix(analysis.operator, f"layers/{name}/trace")
                 yield from _estimates(label, f"layer {name}", block.value, block.stderr, noise, tag)

@@ -19,10 +19,25 @@ def read_report(path: Path) -> Report:
     Raises:
         LoadError: CT070, there is no such file, or it is no report; CT071, of another version of the schema.
     """
+    if path.suffix == ".jsonl" and path.exists():
+        raise LoadError(
+            "CT070",
+            f"{path} holds rows of track, and one report is wanted",
+            expected="what --json report.json wrote",
+            received="rows (.jsonl)",
+            remedy=f"curvtool render {path}; curvtool compare takes the reports of two checkpoints",
+        )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise _no_report(path, getattr(error, "strerror", None) or str(error)) from error
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+    except OSError as error:
+        raise _no_report(path, error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise _no_report(path, "a file that is no text") from error
+    except ValueError as error:
+        cut_off = (error.args and str(error.args[0]).startswith("Unterminated")) or text.lstrip()[:1] == "{"
+        told = "an empty file" if not text.strip() else "JSON that is cut off or damaged" if cut_off else "no JSON"
+        raise _no_report(path, told) from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if not isinstance(version, str):
         raise _no_report(path, "JSON of another kind")
@@ -44,15 +59,16 @@ def read_report(path: Path) -> Report:
         raise _no_report(path, f"{where}: {first['msg']}") from error
 
 
-def read_any(path: Path) -> Report | Sequence[TrackRow]:
+def read_any(path: str | Path) -> Report | Sequence[TrackRow]:
     """A report; or rows, where the name ends in `.jsonl`.
 
     Raises:
         LoadError: CT062, CT070, CT071, it is neither.
     """
+    path = Path(path)
     if path.suffix != ".jsonl":
         return read_report(path)
-    rows = read_rows(path) if path.exists() else []
+    rows = read_rows(path, mend=False) if path.exists() else []
     if not rows:
         raise _no_report(path, "no rows" if path.exists() else "no such file")
     return rows

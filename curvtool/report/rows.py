@@ -12,8 +12,12 @@ from curvtool.errors import LoadError, UsageError
 from curvtool.report.model import TrackRow
 
 
-def read_rows(path: Path) -> list[TrackRow]:
-    """The rows that are there; a last line that was cut off when its writer ended is taken away.
+def read_rows(path: Path, mend: bool = True) -> list[TrackRow]:
+    """The rows that are there, without a last line that was cut off when its writer ended.
+
+    Args:
+        path: the file.
+        mend: take that line away from the file too, so that others can be added.
 
     Raises:
         LoadError: CT062, a line that is no row.
@@ -22,7 +26,7 @@ def read_rows(path: Path) -> list[TrackRow]:
         return []
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
+    if mend and len(whole) < len(content):
         with path.open("rb+") as file:
             file.truncate(len(whole))
     rows = []
@@ -34,8 +38,8 @@ def read_rows(path: Path) -> list[TrackRow]:
                 "CT062",
                 f"line {number} of {path} is no row of curvtool track",
                 expected="a file that curvtool track wrote",
-                received=str(error).splitlines()[0],
-                remedy="another file for the rows (-o)",
+                received="a damaged line",
+                remedy=f"take line {number} away; or another file for the rows (-o)",
             ) from error
     return rows
 

@@ -71,7 +71,9 @@ def test_the_losses_are_all_of_them():
         ("--format", "tabel", "did you mean 'table'?"),
         ("--color", "allways", "did you mean 'always'?"),
         ("--dtype", "float16", "did you mean"),
-        ("--reduction", "avg", "one of mean, sum"),
+        ("--reduction", "avg", "--reduction mean"),
+        ("--which", "smallest", "--which sa"),
+        ("--seed", "99999999999999999999", "2^63"),
     ],
 )
 def test_a_value_that_does_not_exist(run, flag, value, told):

@@ -141,7 +141,12 @@ def test_of_a_training_run(run, folder):
         assert found == pytest.approx(wanted, rel=2e-3)
     # rows of other settings are not mixed
     status, _, said = run(*words, "--num-samples", "10")
-    assert status == 3 and "CT063" in said and len(Path("rows.jsonl").read_text().splitlines()) == 3
+    assert (
+        status == 3
+        and "CT063" in said
+        and "num_samples" in said
+        and len(Path("rows.jsonl").read_text().splitlines()) == 3
+    )
     # one that does not load is left out, and told; the others have their rows
     Path("runs/a/step_5.pt").write_bytes(b"nothing")
     Path("runs/a/step_11.pt").write_bytes(Path("runs/a/step_10.pt").read_bytes())

@@ -1,6 +1,9 @@
 """`curvtool render` and `-o`: every format from a report, and what is no report is told."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -81,3 +84,44 @@ def test_a_picture_that_cannot_be_drawn_loses_no_numbers(run, tmp_path, monkeypa
     status, out, _ = run("eigs", *words)
     assert status == 1 and "Eigenvalues of the Hessian" in out
     assert json.loads((tmp_path / "r.json").read_text())["status"] == "complete"
+
+
+def test_a_path_with_brackets(run, report, tmp_path):
+    content = json.loads(report.read_text())
+    content["problem"]["model"] = "odd [red]/[/red]x [bold].pt"
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    status, out, _ = run("render", tmp_path / "r.json")
+    assert status == 0 and "odd [red]/[/red]x [bold].pt" in out
+
+
+def test_names_without_a_suffix(run, report, tmp_path):
+    for name in (".", "..", tmp_path / "out."):
+        status, _, err = run("render", report, "-o", name)
+        assert status == 2 and "CT005" in err and ".json" in err
+
+
+def test_rows_are_no_report_to_compare(run, report, tmp_path):
+    (tmp_path / "track.jsonl").write_text("{}\n{}\n")
+    status, _, err = run("compare", report, tmp_path / "track.jsonl")
+    assert status == 3 and "holds rows of track" in err
+
+
+def test_reports_that_are_none_are_told_apart(run, tmp_path):
+    for content, told in ((b"", "empty"), (b'{"a": ', "cut off"), (b"\xff\xfe\x00", "no text"), (b"hello", "no JSON")):
+        (tmp_path / "r.json").write_bytes(content)
+        status, _, err = run("render", tmp_path / "r.json")
+        assert status == 3 and told in err
+
+
+def test_a_reader_of_the_output_that_goes_away(tmp_path):
+    words = f"{sys.executable} -m curvtool eigs --help | head -c 1 > /dev/null; exit ${{PIPESTATUS[0]}}"
+    assert subprocess.run(["bash", "-c", words], capture_output=True).returncode in (0, 141)
+
+
+def test_letters_that_the_terminal_does_not_have(report, tmp_path):
+    content = json.loads(report.read_text())
+    content["problem"]["model"] = "n\u00e4me.pt"
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    words = [sys.executable, "-m", "curvtool", "render", str(tmp_path / "r.json")]
+    done = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and b"n?me.pt" in done.stdout

@@ -6,7 +6,7 @@ import torch
 from cases import CASES
 from oracles import dense_hessian
 
-from curvtool import CurvtoolError, Hessian, Interrupted, MatrixOperator, eigenvalues, trace
+from curvtool import CurvtoolError, Hessian, Interrupted, MatrixOperator, Problem, eigenvalues, trace
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -222,3 +222,42 @@ def test_unknown_places_for_the_basis_are_refused():
     for arguments in ({"basis": "disk"}, {"basis": "host", "method": "power"}):
         with pytest.raises(CurvtoolError, match="CT001"):
             eigenvalues(operator, 1, **arguments)
+
+
+@pytest.mark.parametrize("after", [3, 7, 11, 12, 13])
+def test_an_interruption_between_a_product_and_its_ritz_pairs_loses_nothing(monkeypatch, after):
+    """Also right after a restart, when the space is smaller than the pairs that were looked at last."""
+    from curvtool.linalg.lanczos import Lanczos
+
+    x, y = torch.randn(60, 5), torch.randint(0, 3, (60,))
+    hessian = Hessian(Problem(torch.nn.Linear(5, 3), (x, y)), batch_size=10)
+    made, whole = 0, Lanczos.step
+
+    def step(self, keep):
+        nonlocal made
+        made += 1
+        found = whole(self, keep)
+        if made == after:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(Lanczos, "step", step)
+    with pytest.raises(Interrupted) as caught:
+        eigenvalues(hessian, 3, rtol=1e-13, max_basis=10)
+    found = caught.value.partial
+    assert len(found.eigenvalues) == 3 and found.vectors.shape == (3, 18)
+    for pair, vector in zip(found.eigenvalues, found.vectors, strict=True):
+        residual = float((hessian @ vector - pair.value * vector).norm())
+        assert residual <= pair.residual_norm + 1e-5
+
+
+def test_an_interruption_waits_for_the_end_of_a_section():
+    from curvtool.critical import hold, undisturbed
+
+    done = []
+    with pytest.raises(KeyboardInterrupt), undisturbed():
+        with undisturbed():
+            assert hold()
+            done.append("inner")
+        done.append("outer")
+    assert done == ["inner", "outer"] and not hold()

@@ -164,3 +164,17 @@ def test_no_report_is_sent_where_one_is_none(run, files):
     words = ["export", "tensorboard", files / "report.json", files / "other.json", "--logdir", files / "runs"]
     status, _, err = run(*words)
     assert status == 3 and "CT070" in err and not (files / "runs").exists()
+
+
+def test_names_that_trackers_take_for_one_are_told_apart(whole):
+    eigs = whole.analyses[0]
+    layer = next(iter(eigs.per_layer.values()))
+    named = eigs.model_copy(update={"per_layer": {"c[x]": layer, "c(x)": layer, "/etc/x": layer}})
+    tags = [tag for tag, _, _ in Run("a", whole.model_copy(update={"analyses": [named]})).scalars()]
+    assert len(tags) == len(set(tags)) and not any("//" in tag for tag in tags)
+
+
+@pytest.mark.parametrize("name", ["..", "", "/tmp/x", "a/b"])
+def test_a_run_stays_within_its_folder(run, files, name):
+    status, _, err = run("export", "tensorboard", files / "report.json", "--logdir", files / "runs", "--name", name)
+    assert status == 2 and "CT001" in err and not (files / "runs").exists()

@@ -11,8 +11,10 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 
 from curvtool import CurvtoolError
+from curvtool.errors import LoadError
 from curvtool.pipeline.inspection import inspect_file
 from curvtool.problem.checkpoints import sniff
+from curvtool.problem.checkpoints.fit import fit
 from curvtool.problem.checkpoints.load import load_model
 
 
@@ -241,3 +243,15 @@ def test_two_parts_that_both_fit_are_not_chosen_between(tmp_path):
     )
     with pytest.raises(CurvtoolError, match="several parts"):
         loaded(tmp_path / "n.pt")
+
+
+def test_layers_of_other_shapes_are_no_choice_of_parts():
+    weights = {
+        f"{i}.{name}": torch.zeros(shape) for i in (0, 2) for name, shape in (("weight", (6, 5)), ("bias", (6,)))
+    }
+    with pytest.raises(LoadError, match="CT014") as caught:
+        fit(torch.nn.Linear(3, 3), weights)
+    assert "several parts" not in str(caught.value)
+    same = {f"{i}.{name}": torch.zeros(shape) for i in (0, 2) for name, shape in (("weight", (3, 3)), ("bias", (3,)))}
+    with pytest.raises(LoadError, match="several parts"):
+        fit(torch.nn.Linear(3, 3), same)

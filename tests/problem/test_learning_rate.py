@@ -1,5 +1,8 @@
 """The learning rate out of a training checkpoint."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -62,3 +65,18 @@ def test_on_the_command_line(run, tmp_path, optimizer, monkeypatch):
     (tmp_path / "curvtool.toml").write_text('[[analysis]]\nkind = "trace"\n')
     status, _, err = run("track", "step_*.pt", *words)
     assert status == 2 and "CT003" in err and "-k" in err
+
+    # another rate takes no product, and the rows are told against it
+    (tmp_path / "curvtool.toml").unlink()
+    before = [json.loads(line) for line in Path("track.jsonl").read_text().splitlines()]
+    words[words.index("auto")] = "0.6"
+    assert run("track", "step_*.pt", *words)[0] == 0
+    after = [json.loads(line) for line in Path("track.jsonl").read_text().splitlines()]
+    for row, other in zip(before, after, strict=True):
+        one, two = (each["analyses"][0] for each in (row, other))
+        assert one["eigenvalues"] == two["eigenvalues"] and row["ended"] == other["ended"]
+        assert two["stability"]["sharpness_times_lr"] == pytest.approx(2 * one["stability"]["sharpness_times_lr"])
+    words[words.index("-k") + 1] = "2"
+    status, _, err = run("track", "step_*.pt", *words)
+    assert status == 3 and "CT063" in err and "eigs.k = 1, now 2" in err
+    assert run("track", "step_*.pt", *words, "-o", "rows.txt")[0] == 2

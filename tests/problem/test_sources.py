@@ -315,3 +315,12 @@ def test_folders_of_parts_are_no_classes(tmp_path):
     assert from_path(str(tmp_path), Reading(split="val")).targets.tolist() == [0, 1, 1, 2]
     with pytest.raises(CurvtoolError, match="tset"):
         from_path(str(tmp_path), Reading(split="tset"))
+
+
+def test_arrays_of_numpy_from_python():
+    from curvtool.problem.sources.objects import from_object
+
+    x, y = np.random.default_rng(0).random((5, 3)).astype(np.float32), np.arange(5)
+    found = from_object((x, y))
+    assert torch.equal(found.inputs, torch.from_numpy(x)) and torch.equal(found.targets, torch.from_numpy(y))
+    assert torch.equal(from_object(x).inputs, torch.from_numpy(x))

@@ -126,10 +126,16 @@ def test_convergence(whole):
     assert len(line.x) >= 2 and set(wanted.y) == {eigs.rtol}
 
 
-def test_a_number_alone_is_no_picture(whole):
+def test_a_number_alone_is_drawn_with_its_interval(whole):
     trace = whole.analyses[1].model_copy(update={"per_layer": None, "history": []})
+    (chart,) = RENDERERS["trace"].charts(trace)
+    assert (chart.series[0].low[0], chart.series[0].high[0]) == trace.ci95
+    assert content(whole.model_copy(update={"analyses": [trace]}), "png").startswith(b"\x89PNG")
+
+
+def test_nothing_is_no_picture(whole):
     with pytest.raises(UsageError, match="CT009"):
-        content(whole.model_copy(update={"analyses": [trace]}), "png")
+        content(whole.model_copy(update={"analyses": []}), "png")
 
 
 def test_names_without_a_format(tmp_path):

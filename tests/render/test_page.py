@@ -1,5 +1,6 @@
 """The page in a real browser: nothing from the network, no errors, accessible, usable by keyboard and on a phone."""
 
+import html
 import shutil
 
 import pytest
@@ -119,3 +120,15 @@ def test_names_end_no_script(whole):
     layers = {name: next(iter(eigs.per_layer.values()))}
     changed = whole.model_copy(update={"analyses": [eigs.model_copy(update={"per_layer": layers})]})
     assert name not in page_of_report(changed)
+
+
+def test_the_page_says_what_the_terminal_says(whole):
+    from curvtool.render.analyses import notes_of
+    from curvtool.render.html.page import page_of_report
+
+    text = html.unescape(page_of_report(whole))
+    for analysis in whole.analyses:
+        for note in notes_of(analysis):
+            assert note in text
+    for caption in ("Most sensitive examples", "By layer", "By parameter", "Distribution over the examples"):
+        assert caption in text

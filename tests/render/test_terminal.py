@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from curvtool.render.details import print_details
+from curvtool.render.numbers import with_error
 from curvtool.render.table import print_report
 from curvtool.render.tables import filled_table, print_tables
 from curvtool.render.track import print_rows
@@ -61,3 +62,10 @@ def test_layers_of_words(run):
     assert "demo:digits" in usual and "preflight" not in usual
     assert "num_samples = 40" in more and "preflight: symmetry" in more and "worst relative error" not in more
     assert "worst relative error" in most
+
+
+def test_no_number_is_cut_off_in_a_narrow_terminal(whole):
+    text = " ".join(shown(lambda c: print_report(whole, c), 40).split())
+    assert "\u2026" not in text
+    for pair in whole.analyses[0].eigenvalues:
+        assert with_error(pair.value, pair.error_bound) in text

@@ -40,3 +40,10 @@ def test_places_that_cannot_be_written(tmp_path):
     for path in (tmp_path, tmp_path / "no" / "x.json"):
         with pytest.raises(curvtool.CurvtoolError, match="CT007"):
             write.check_writable(path)
+
+
+def test_a_report_by_its_name(tmp_path, whole):
+    from curvtool import load_report
+
+    (tmp_path / "r.json").write_text(whole.model_dump_json())
+    assert load_report(str(tmp_path / "r.json")) == load_report(tmp_path / "r.json") == whole

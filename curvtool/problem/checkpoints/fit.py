@@ -34,7 +34,8 @@ def fit(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> str:
     least = min(gap for gap, _, _ in ways)
     _, prefix, stripped = next(way for way in ways if way[0] == least)
     alike = list(dict.fromkeys(way[1] for way in ways if way[0] == least))
-    if len(alike) > 1 and prefix and least < len(own):
+    fitting = [way[1] for way in ways if way[0] == least and _shapes_fit(own, way[2])]
+    if len(alike) > 1 and prefix and least < len(own) and fitting:
         raise LoadError(
             "CT014",
             "several parts of the checkpoint fit the model",
@@ -71,6 +72,10 @@ def fit(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> str:
         model.double()  # not rounded to what the factory made
     model.load_state_dict(stripped, strict=False)
     return prefix
+
+
+def _shapes_fit(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> bool:
+    return all(own[name].shape == weights[name].shape for name in own if name in weights)
 
 
 def require_finite(weights: Mapping[str, torch.Tensor]) -> None:

@@ -37,6 +37,7 @@ def from_object(
     Raises:
         LoadError: CT021 where the source has no form known here, CT023 where it is empty.
     """
+    source = _of_numpy(source)
     if isinstance(source, Data):
         return source
     if isinstance(source, torch.Tensor):
@@ -64,6 +65,13 @@ def from_object(
         received=type(source).__name__,
         remedy="return (inputs, targets) from the data factory",
     )
+
+
+def _of_numpy(source: Any) -> Any:
+    """NumPy's arrays of numbers, also in a tuple, as tensors."""
+    if isinstance(source, np.ndarray) and source.dtype.kind in "fiub":
+        return torch.from_numpy(np.ascontiguousarray(source))
+    return tuple(map(_of_numpy, source)) if type(source) is tuple else source
 
 
 def _is_numbers(value: Any) -> bool:

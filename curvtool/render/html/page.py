@@ -11,20 +11,26 @@ from typing import Any
 
 from curvtool.errors import UsageError
 from curvtool.render import comparison as comparing
-from curvtool.render.analyses import RENDERERS, galleries_of
+from curvtool.render.analyses import RENDERERS, galleries_of, notes_of, tables_of
 from curvtool.render.charts import Chart
 from curvtool.render.numbers import bytes_text, count, counted, number, seconds_text
+from curvtool.render.tables import Listing
 from curvtool.render.track import charts as charts_of_rows
 from curvtool.render.track import table as table_of_rows
 from curvtool.render.track import verdict as verdict_of_rows
 from curvtool.report.comparison import Comparison
-from curvtool.report.model import Analysis, Report, TrackRow
+from curvtool.report.model import Analysis, ProblemSummary, Provenance, Report, TrackRow
 
 _HERE = Path(__file__).parent
 _LIBRARY = ("uplot/static/uPlot.iife.js", "uplot/static/uPlot.min.css")
 _NAMES = {
     "eigs": "Eigenvalues", "trace": "Trace", "density": "Spectral density", "diag": "Diagonal",
     "jacnorm": "Jacobian norms", "check": "Check", "verify": "Verification",
+}  # fmt: skip
+_HEADERS = {
+    "error_bound": "error (est.)", "bound_kind": "error by", "residual_norm": "residual", "data_stderr": "data s.e.",
+    "stderr": "standard error", "ci95_low": "95 % from", "ci95_high": "to", "num_passes": "passes", "num": "entries",
+    "p95": "95 % below", "negative": "share below 0", "grad_norm": "gradient norm",
 }  # fmt: skip
 _STATUS = {
     "complete": "complete",
@@ -54,7 +60,7 @@ def page_of_report(report: Report) -> str:
         facts,
         [_section(analysis) for analysis in report.analyses],
         [(warning.code, warning.message) for warning in report.warnings],
-        _provenance(report),
+        _provenance(prov, problem),
         report.model_dump(mode="json"),
     )
 
@@ -66,13 +72,24 @@ def page_of_rows(rows: Sequence[TrackRow]) -> str:
         "title": "Over training",
         "verdict": verdict_of_rows(rows),
         "charts": charts_of_rows(rows),
-        "header": header,
-        "rows": [[_cell(value) for value in row] for row in cells],
+        "tables": _tables([("Checkpoints", header, cells)]),
+        "notes": [],
         "cost": "",
     }
-    facts = [("checkpoints", str(len(rows))), ("runs", str(len({row.run for row in rows})))]
+    problem, last = rows[-1].problem, rows[-1].provenance
+    facts = [
+        ("checkpoints", str(len(rows))),
+        ("runs", str(len({row.run for row in rows}))),
+        ("parameters", f"{count(problem.num_trainable)} of {count(problem.num_params)}"),
+        ("data", counted(problem.num_samples, "sample")),
+        ("loss", f"{problem.loss} ({problem.reduction})" if problem.loss else "none"),
+        *([("precision", f"{last.dtype} on {last.device_name}")] if last is not None else []),
+    ]
     told = [(f"{row.checkpoint}: {each.code}", each.message) for row in rows for each in row.warnings]
-    return _page("Curvature over training", facts, [section], told, [], [row.model_dump(mode="json") for row in rows])
+    known = [] if last is None else _provenance(last, problem)
+    return _page(
+        "Curvature over training", facts, [section], told, known, [row.model_dump(mode="json") for row in rows]
+    )
 
 
 def page_of_comparison(comparison: Comparison) -> str:
@@ -82,8 +99,8 @@ def page_of_comparison(comparison: Comparison) -> str:
         "title": "The numbers side by side",
         "verdict": comparing.verdict(comparison),
         "charts": comparing.charts(comparison),
-        "header": [name.replace("_", " ") for name in header],
-        "rows": [[_cell(value) for value in row] for row in rows],
+        "tables": _tables([("Numbers", header, rows)]),
+        "notes": [],
         "cost": comparing.note(comparison),
     }
     settings = [(name, " | ".join(values)) for name, values in comparison.settings.items()]
@@ -136,17 +153,28 @@ def _as_script(data: Any) -> str:
 
 def _section(analysis: Analysis) -> dict[str, Any]:
     renderer, cost = RENDERERS[analysis.kind], analysis.cost
-    header, rows = renderer.csv(analysis)
     told = f"{cost.num_hvps:.4g} products, " if cost.num_hvps else ""
     return {
         "title": _NAMES[analysis.kind],
         "verdict": renderer.verdict(analysis),
         "charts": renderer.charts(analysis),
         "galleries": galleries_of(analysis),
-        "header": [name.replace("_", " ") for name in header],
-        "rows": [[_cell(value) for value in row] for row in rows],
+        "tables": _tables(tables_of(analysis)),
+        "notes": notes_of(analysis),
         "cost": f"{told}{seconds_text(cost.seconds)}, peak {bytes_text(cost.peak_bytes)}",
     }
+
+
+def _tables(listings: Sequence[Listing]) -> list[dict[str, Any]]:
+    return [
+        {
+            "caption": caption,
+            "header": [_HEADERS.get(name, name.replace("_", " ")) for name in header],
+            "rows": [[_cell(value) for value in row] for row in rows],
+        }
+        for caption, header, rows in listings
+        if rows
+    ]
 
 
 def _cell(value: Any) -> tuple[str, str]:
@@ -158,10 +186,10 @@ def _cell(value: Any) -> tuple[str, str]:
     return (number(value, 6) if isinstance(value, float) else str(value)), str(value)
 
 
-def _provenance(report: Report) -> list[tuple[str, str]]:
+def _provenance(provenance: Provenance, problem: ProblemSummary) -> list[tuple[str, str]]:
     """Every fact that is known, in words."""
-    told = report.provenance.model_dump(mode="json")
-    told |= {f"preflight: {name}": v for name, v in report.problem.preflight.model_dump(mode="json").items()}
+    told = provenance.model_dump(mode="json")
+    told |= {f"preflight: {name}": v for name, v in problem.preflight.model_dump(mode="json").items()}
     kept = {name: value for name, value in told.items() if value not in (None, [], {}) and "unavailable" not in name}
     return [(name.replace("_", " "), _words(value)) for name, value in kept.items()]
 
