@@ -29,7 +29,8 @@ def blocks(language):
 
 def commands():
     """Every line of the bash blocks that begins the program, by itself or on ranks."""
-    for block in blocks("bash")[2:]:  # the first two install it
+    of_pages = [block for text in PAGES.values() for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
+    for block in [*blocks("bash")[2:], *of_pages]:  # the first two install it
         for line in block.splitlines():
             words = shlex.split(LAUNCHERS.sub("", line).removeprefix("curvtool "), comments=True)
             if words[:2] == ["pip", "install"]:
@@ -42,7 +43,7 @@ def commands():
 
 
 def test_the_python_examples_run(capsys):
-    example, training = (block for block in blocks("python") if not block.startswith("# train.py"))
+    example, training = (block for block in blocks("python") if not block.startswith("# "))
     exec(compile(example, "README.md", "exec"), {})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
@@ -76,6 +77,10 @@ def folder(tmp_path, monkeypatch):
     net = space["resnet20"]()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     torch.save(net.state_dict(), "net.pkl")
+    mine = examples.files_of(README)["mynet.py"]
+    (tmp_path / "mynet.py").write_text(mine)
+    exec(mine, space)
+    torch.save(space["net"]().state_dict(), "model.pt")
     for run in ("a", "b"):
         (tmp_path / "runs" / run).mkdir(parents=True)
         for step in (1, 2):
@@ -99,7 +104,7 @@ def test_every_command_runs(run, folder, monkeypatch):
         if "curvtool.toml" in words:
             (folder / "curvtool.toml").write_text(listed)
         words = [word.replace("http://HOST:5000", f"file:{folder / 'mlruns'}") for word in words]
-        if "--num-samples" in words:  # the file here is shorter
+        if "--sequence-length" in words:  # the file here is shorter
             words[words.index("--num-samples") + 1] = "3"
         status, _, err = run(*words)
         assert status == 0, (line, err)
@@ -137,7 +142,19 @@ def test_init_finds_the_worked_example(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.py").write_text(examples.files_of(README)["train.py"])
     assert run("init")[0] == 0
-    assert 'factory = "train:mlp"' in (tmp_path / "curvtool.toml").read_text()
+    written = tomllib.loads((tmp_path / "curvtool.toml").read_text())
+    assert written["model"]["factory"] == "train:mlp" and written["data"]["source"] == "train:data"
+
+
+def test_a_network_of_ones_own_from_init_to_the_first_number(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mynet.py").write_text(examples.files_of(README)["mynet.py"])
+    space = {}
+    exec((tmp_path / "mynet.py").read_text(), space)
+    torch.save(space["net"]().state_dict(), "model.pt")
+    assert run("init")[0] == 0
+    status, out, err = run("eigs", "-k", "1")
+    assert status == 0 and "Largest eigenvalue" in out, err
 
 
 def shown_commands():

@@ -34,11 +34,11 @@ def init(
     write_atomic(target, project_file(found, folder).encode())
     for what, names in (
         ("checkpoints", [str(path) for path in found.checkpoints]),
-        ("data", [str(path) for path in found.data]),
+        ("data", [*found.sources, *(str(path) for path in found.data)]),
         ("models", list(found.factories)),
     ):
         shown = ", ".join(names[:5]) + (f", … ({len(names)} in all)" if len(names) > 5 else "")
         typer.echo(f"{what}: {shown or 'none found'}", err=True)
-    complete = found.checkpoints and found.data
+    complete = found.checkpoints and (found.data or found.sources)
     following = "curvtool run" if complete else "fill in what is missing, then curvtool run"
     typer.echo(f"{target}: written. Look at it; next: {following}", err=True)

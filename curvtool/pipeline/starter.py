@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from curvtool.report.model import Inspection
 _MOST_FILES = 300
 _DEPTH = 3
 _SKIPPED = {"node_modules", "__pycache__", "site-packages", "venv", "build", "dist"}
+_DATA = re.compile(r"(get_|load_|make_|train_|test_)?(data|dataset|loader|dataloader)")
 _SUFFIXES = {
     ".pt", ".pth", ".ckpt", ".pkl", ".bin", ".safetensors", ".npz", ".npy", ".parquet", ".csv", ".jsonl", ".arrow",
 }  # fmt: skip
@@ -24,12 +26,15 @@ class Found:
     """Attributes:
     checkpoints: files that hold weights, the newest first.
     data: files that hold samples, the newest first.
-    factories: `module:name` of classes that derive from a Module, and of functions that return one by annotation.
+    factories: `module:name` of classes that derive from a Module, and of functions that return one, by annotation or
+        by a call that makes one.
+    sources: `module:name` of functions without arguments that are called data, get_data, dataset or the like.
     """
 
     checkpoints: tuple[Path, ...]
     data: tuple[Path, ...]
     factories: tuple[str, ...]
+    sources: tuple[str, ...] = ()
 
 
 def look(folder: Path) -> Found:
@@ -38,10 +43,12 @@ def look(folder: Path) -> Found:
     files = files[:_MOST_FILES]
     inspected = [(path, found) for path in files if path.suffix in _SUFFIXES and (found := _inspected(path))]
     inspected.sort(key=lambda pair: -pair[0].stat().st_mtime)
+    code = [path for path in files if path.suffix == ".py"]
     return Found(
         tuple(path for path, found in inspected if found.role == "checkpoint"),
         tuple(path for path, found in inspected if found.role == "data"),
-        tuple(name for path in files if path.suffix == ".py" for name in _modules_in(path, folder)),
+        tuple(name for path in code for name in _modules_in(path, folder)),
+        tuple(name for path in code for name in _sources_in(path, folder)),
     )
 
 
@@ -59,7 +66,7 @@ def project_file(found: Found, folder: Path) -> str:
         folder: where the file will stand; paths are relative to it.
     """
     checkpoints = [_relative(path, folder) for path in found.checkpoints]
-    data = [_relative(path, folder) for path in found.data]
+    data = [*found.sources, *(_relative(path, folder) for path in found.data)]
     lines = [
         "# Settings of curvtool run (all analyses below), and of curvtool eigs, trace, …, which take the shared ones.",
         "# A flag wins over a variable (CURVTOOL_BATCH_SIZE), a variable over this file: curvtool config show.",
@@ -128,21 +135,41 @@ def _inspected(path: Path) -> Inspection | None:
 
 def _modules_in(path: Path, folder: Path) -> list[str]:
     """By the syntax tree alone."""
+    found: list[str] = []
+    for node in _body_of(path):
+        makes: list[ast.expr] = node.bases if isinstance(node, ast.ClassDef) else []
+        if isinstance(node, ast.FunctionDef):
+            made = [each.value.func for each in ast.walk(node) if isinstance(each, ast.Return)
+                    and isinstance(each.value, ast.Call)]  # fmt: skip
+            makes = [*([node.returns] if node.returns is not None else []), *made]
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and any(_is_module(each, found) for each in makes):
+            found.append(node.name)
+    return [f"{_dotted(path, folder)}:{name}" for name in found]
+
+
+def _sources_in(path: Path, folder: Path) -> list[str]:
+    return [
+        f"{_dotted(path, folder)}:{node.name}"
+        for node in _body_of(path)
+        if isinstance(node, ast.FunctionDef)
+        and _DATA.fullmatch(node.name)
+        and len(node.args.args) == len(node.args.defaults)
+    ]
+
+
+def _body_of(path: Path) -> list[ast.stmt]:
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        return ast.parse(path.read_text(encoding="utf-8")).body
     except (SyntaxError, UnicodeDecodeError, OSError, ValueError):
         return []
-    module = ".".join(path.relative_to(folder).with_suffix("").parts)
-    found = []
-    for node in tree.body:
-        makes = node.bases if isinstance(node, ast.ClassDef) else []
-        if isinstance(node, ast.FunctionDef) and node.returns is not None:
-            makes = [node.returns]
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and any(map(_is_module, makes)):
-            found.append(f"{module}:{node.name}")
-    return found
 
 
-def _is_module(node: ast.expr) -> bool:
-    name = ast.unparse(node)
-    return name.rpartition(".")[2] in {"Module", "LightningModule", "PreTrainedModel", "Sequential"}
+def _dotted(path: Path, folder: Path) -> str:
+    return ".".join(path.relative_to(folder).with_suffix("").parts)
+
+
+def _is_module(node: ast.expr, known: Sequence[str]) -> bool:
+    """A module's class by its name, one of torch.nn's, or one of the same file."""
+    place, _, name = ast.unparse(node).rpartition(".")
+    named = name in {"Module", "LightningModule", "PreTrainedModel", "Sequential"}
+    return named or place in {"nn", "torch.nn"} or (not place and name in known)
