@@ -19,6 +19,7 @@ from curvtool.operators.named import OPERATORS
 from curvtool.operators.preflight import preflight_curvature
 from curvtool.pipeline.eigs import NOISE_OF_PAIRS
 from curvtool.problem.problem import Problem
+from curvtool.problem.validation import check_problem
 
 if TYPE_CHECKING:
     from curvtool.problem.losses.base import Loss
@@ -36,7 +37,7 @@ class Monitor:
             monitor(model, step, lr=0.1)
 
     The weights are copied, the model runs in evaluation mode and is put back, and so are the generators of random
-    numbers. Every search starts from the vectors of the one before.
+    numbers; forward hooks of its own are called as in any forward pass. Every search starts from the vectors of the one before.
 
     The numbers, by name: `curvature/lambda_max` and its estimated error `curvature/lambda_max_error`,
     `curvature/trace` and `curvature/trace_stderr`, `curvature/loss`; with a learning rate `curvature/lambda_max_x_lr`,
@@ -128,7 +129,8 @@ class Monitor:
             raise error.cause from error
 
     def _measured(self, problem: Problem) -> dict[str, float]:
-        if self._noise is None:  # a wrong derivative is refused, once
+        if self._noise is None:  # what does not fit, or a wrong derivative, is refused, once
+            check_problem(problem)
             self._noise = preflight_curvature(problem, OPERATORS[self.operator]).noise_floor or 0.0
         matrix: CurvatureOperator = OPERATORS[self.operator](problem)
         loss = matrix.loss_and_gradient()[0]

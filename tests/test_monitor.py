@@ -171,3 +171,11 @@ def test_a_model_that_diverged_stops_no_training(value):
         net.weight.mul_(value)
     found = monitor(net, 1, lr=0.1)
     assert set(found) == {"curvature/loss"} and not math.isfinite(found["curvature/loss"])
+
+
+def test_what_does_not_fit_is_told_at_the_first_measurement():
+    net = torch.nn.Linear(3, 2)
+    too_large, too_wide = (torch.randn(9, 3), torch.full((9,), 7)), (torch.randn(9, 5), torch.zeros(9).long())
+    for data, code in ((too_large, "CT022"), (too_wide, "CT024")):
+        with pytest.raises(CurvtoolError, match=code):
+            Monitor(data, "cross-entropy")(net, 0)

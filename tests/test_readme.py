@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import runpy
 import shlex
 import tomllib
 from pathlib import Path
@@ -122,13 +123,18 @@ def words_of(text):
     return re.sub(r"\s-\s|[-\d][\d.,e+-]*", " # ", text).split()
 
 
-def test_the_worked_examples_come_out_as_printed(tmp_path):
-    examples.prepare(tmp_path, README)
+def test_the_worked_examples_come_out_as_printed(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", str(examples.WIDTH))
+    for name, content in examples.files_of(README).items():
+        (tmp_path / name).write_text(content)
+    runpy.run_path("train.py", run_name="__main__")
     shown = blocks("console")
     assert len(shown) == 5
     for block in shown:
         for command in examples.commands_of(block):
-            printed = examples.output_of(command, tmp_path)
+            status, printed, err = run(*shlex.split(command)[1:])
+            assert status == 0, err
             expected = re.search(rf"^\$ {re.escape(command)}\n(.*?)(?=^\$ |\Z)", block, re.DOTALL | re.MULTILINE)[1]
             assert words_of(printed) == words_of(expected), command
             numbers = [float(found.rstrip(".").replace(",", "")) for found in re.findall(r"\d[\d,.]*", expected)[:1]]

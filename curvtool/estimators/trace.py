@@ -25,7 +25,6 @@ METHODS: tuple[str, ...] = get_args(Method)
 _RANK = 20
 _PRICE = {"deflated": 1, "hutch++": 2}  # products a vector of the known space
 _EXACT_AT_ONCE = 3  # products; a pilot would take as many
-_WORTH = 1.5  # times the passes that are foretold: what the whole diagonal may cost
 _LEAST_RANK = 4  # below it a known space does not pay
 
 
@@ -180,7 +179,7 @@ class _Run:
         affords_both = made + 2 * exact <= self.max_passes
         self.patience = exact if affords_both else None
         foretold = f"{remaining} more passes were foretold"
-        if exact <= _WORTH * remaining and made + exact <= self.max_passes:
+        if exact <= remaining and made + exact <= self.max_passes:
             self.reason = f"{foretold}, and {exact} give the whole diagonal"
             return self._exact()
         # a space of m vectors was seen to lower the variance about (1 + m/4)-fold; this m makes the sum least

@@ -133,7 +133,7 @@ def _scalars_of(found: Report | TrackRow, step: int) -> Iterator[tuple[str, floa
         tag, value = PREFIX + clean(number.tag), number.value
         seen[tag] = seen.get(tag, 0) + 1
         if seen[tag] > 1:  # the same analysis twice in a report, or names that differ in what trackers refuse
-            tag += f"_{seen[tag]}"
+            tag += f"_again_{seen[tag]}"
         yield tag, value.value, step
         yield tag + _SUFFIX[value.error_kind], value.error, step
         if value.data_stderr is not None:

@@ -34,8 +34,6 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
     if analysis.vectors is not None:
         stage.cluster.first(lambda: check_writable(Path(str(analysis.vectors))))
     lr = learning_rate(analysis, stage.config.model.checkpoint, stage.config.model.trust)
-    if analysis.lr == "auto":
-        stage.observer.notice(f"learning rate {lr:g}, as the checkpoint's optimizer had it")
     start = _load(stage, analysis.start)
     locked = _load(stage, analysis.deflate)
     operator = stage.checked_operator(analysis.operator, keep_gradient=True)

@@ -11,6 +11,7 @@ from curvtool.render.charts import Chart, Series, spans_decades
 from curvtool.render.numbers import count, number, percent, with_error
 from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables
 from curvtool.report.model import Eigenvalue, Eigs, Stability
+from curvtool.report.numbers import ranks
 
 _NEAR = 0.05  # of the edge of stability: as near as training is seen to hover about it
 _WHICH = {"la": "largest", "sa": "smallest", "lm": "largest in magnitude", "be": "both ends"}
@@ -74,7 +75,7 @@ def show(eigs: Eigs, console: Console) -> None:
     pairs = eigs.eigenvalues
     unmet = not all(pair.converged for pair in pairs)
     columns = {
-        "#": [str(place) for place in range(1, len(pairs) + 1)],
+        "#": [str(rank) for rank in ranks(eigs)],
         "eigenvalue": [with_error(pair.value, pair.error_bound) for pair in pairs],
         "error (est.)": [number(pair.error_bound, 2) for pair in pairs],
         "relative": [_relative(pair) for pair in pairs],
@@ -178,7 +179,7 @@ def charts(eigs: Eigs) -> list[Chart]:
         "eigenvalue",
         tuple(found),
         "Error bars: the estimated distance to the nearest eigenvalue; where it is small, shorter than the marks.",
-        tuple(str(i + 1) for i in range(len(pairs))),
+        tuple(str(rank) for rank in ranks(eigs)),
         log_y=spans_decades(values),
     )
     return [*([whole] if pairs else []), *_layer_chart(eigs), *_convergence(eigs)]
@@ -215,13 +216,13 @@ def _layer_chart(eigs: Eigs) -> list[Chart]:
 
 def csv(eigs: Eigs) -> tuple[list[str], list[list[Any]]]:
     """A row a pair of the whole matrix, then a row a layer."""
-    header = ["block", "index", "eigenvalue", "error_bound", "bound_kind", "residual_norm", "data_stderr", "converged"]
+    header = ["block", "rank", "eigenvalue", "error_bound", "bound_kind", "residual_norm", "data_stderr", "converged"]
     rows = [
-        ["all", i, e.value, e.error_bound, e.bound_kind, e.residual_norm, e.data_stderr, e.converged]
-        for i, e in enumerate(eigs.eigenvalues)
+        ["all", rank, e.value, e.error_bound, e.bound_kind, e.residual_norm, e.data_stderr, e.converged]
+        for rank, e in zip(ranks(eigs), eigs.eigenvalues, strict=True)
     ]
     rows += [
-        [name, 0, e.value, e.error_bound, e.bound_kind, "", "", e.converged]
+        [name, 1, e.value, e.error_bound, e.bound_kind, "", "", e.converged]
         for name, e in (eigs.per_layer or {}).items()
     ]
     return header, rows
@@ -232,13 +233,13 @@ def markdown(eigs: Eigs) -> list[str]:
     header = ["#", "eigenvalue", "error (est.)", "kind", "converged"]
     rows = [
         [
-            place,
+            rank,
             with_error(e.value, e.error_bound),
             number(e.error_bound, 2),
             e.bound_kind,
             "yes" if e.converged else "no",
         ]
-        for place, e in enumerate(eigs.eigenvalues, 1)
+        for rank, e in zip(ranks(eigs), eigs.eigenvalues, strict=True)
     ]
     lines = markdown_table(header, rows)
     if eigs.per_layer:

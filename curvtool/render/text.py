@@ -5,11 +5,15 @@ from __future__ import annotations
 from curvtool.render.analyses import RENDERERS
 from curvtool.render.tables import csv_text
 from curvtool.report.model import Report
+from curvtool.report.numbers import numbers
 
 
 def to_csv(report: Report) -> str:
-    """A row a number, at full precision; the columns depend on the analysis."""
-    return "".join(csv_text(*RENDERERS[analysis.kind].csv(analysis)) for analysis in report.analyses)
+    """A row a number, at full precision: the analysis' own columns; of several analyses every number with its error."""
+    if len(report.analyses) == 1:
+        return csv_text(*RENDERERS[report.analyses[0].kind].csv(report.analyses[0]))
+    rows = numbers(report)
+    return csv_text(list(rows[0]) if rows else [], [list(row.values()) for row in rows])
 
 
 def to_markdown(report: Report) -> str:

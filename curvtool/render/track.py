@@ -244,7 +244,8 @@ def to_csv(rows: Sequence[TrackRow]) -> str:
 def to_markdown(rows: Sequence[TrackRow]) -> str:
     """Likewise."""
     header, found = table(rows)
-    return "\n".join(markdown_table(header, found)) + "\n"
+    shown = [[number(cell, 6) if isinstance(cell, float) else cell for cell in row] for row in found]
+    return "\n".join(markdown_table(header, shown)) + "\n"
 
 
 def to_json_lines(rows: Sequence[TrackRow]) -> str:

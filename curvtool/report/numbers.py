@@ -58,7 +58,7 @@ def _numbers_of(analysis: Analysis, noise: float) -> Iterator[Number]:
     match analysis:
         case Eigs():
             label = f"eigs {analysis.operator} {analysis.which}"
-            for place, pair in enumerate(analysis.eigenvalues, 1):
+            for place, pair in zip(ranks(analysis), analysis.eigenvalues, strict=True):
                 value = ComparedValue(
                     value=pair.value, error=pair.error_bound, error_kind="bound", data_stderr=pair.data_stderr
                 )
@@ -114,11 +114,19 @@ _FIRST = {"la": "lambda_max", "sa": "lambda_min", "lm": "lambda_abs_max", "be": 
 
 def _tag_of_pair(eigs: Eigs, place: int) -> str:
     """`lambda_max`, `lambda_2`, … from above, `lambda_min`, `lambda_min_2`, … from below."""
-    if eigs.which == "be" and place == len(eigs.eigenvalues) > 1:
-        return "lambda_min"
     if place == 1:
         return _FIRST[eigs.which]
-    return {"la": "lambda", "sa": "lambda_min", "lm": "lambda_abs", "be": "lambda_both_ends"}[eigs.which] + f"_{place}"
+    if place == -1:
+        return "lambda_min"
+    name = "lambda_min" if place < 0 else {"sa": "lambda_min", "lm": "lambda_abs"}.get(eigs.which, "lambda")
+    return f"{name}_{abs(place)}"
+
+
+def ranks(eigs: Eigs) -> list[int]:
+    """1, 2, … in the order of `which`; of both ends the lower half as …, -2, -1, counted from the smallest."""
+    num = len(eigs.eigenvalues)
+    above = -(-num // 2) if eigs.which == "be" else num
+    return [*range(1, above + 1), *range(above - num, 0)]
 
 
 def _of_matrix(operator: str, tag: str) -> str:

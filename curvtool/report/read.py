@@ -51,6 +51,8 @@ def read_report(path: Path) -> Report:
         )
     if "analyses" not in content:
         raise _no_report(path, f"the result of {content.get('status') or 'another command'}, which holds no analyses")
+    if not content["analyses"]:
+        raise _no_report(path, "a report without analyses")
     try:
         return Report.model_validate(content)
     except ValidationError as error:

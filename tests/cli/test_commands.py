@@ -707,7 +707,7 @@ def test_the_number_of_eigenvalues_fits_where_none_was_asked_for(folder, run):
 def test_layers_stand_apart_in_the_table(folder, run):
     assert run("eigs", *MODEL, "-k", "2", "--per-layer", "-o", "t.csv")[0] == 0
     rows = list(csv.DictReader(Path("t.csv").read_text().splitlines()))
-    assert [(row["block"], row["index"]) for row in rows] == [("all", "0"), ("all", "1"), ("0", "0"), ("2", "0")]
+    assert [(row["block"], row["rank"]) for row in rows] == [("all", "1"), ("all", "2"), ("0", "1"), ("2", "1")]
 
 
 def test_saturated_losses_do_not_claim_a_trace_beyond_their_noise(folder, run):

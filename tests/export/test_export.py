@@ -56,7 +56,7 @@ def test_another_matrix_and_the_same_analysis_twice(whole):
     both = whole.model_copy(update={"analyses": [whole.analyses[0], whole.analyses[0], ggn]})
     tags = [tag for tag, _, _ in Run("a", both).scalars()]
     assert len(tags) == len(set(tags))
-    assert {"curvature/lambda_max_2", "curvature/ggn/lambda_max", "curvature/ggn/lambda_max_x_lr"} <= set(tags)
+    assert {"curvature/lambda_max_again_2", "curvature/ggn/lambda_max", "curvature/ggn/lambda_max_x_lr"} <= set(tags)
 
 
 def test_rows_have_their_steps_and_training_runs_are_runs(rows):
