@@ -37,7 +37,8 @@ class Monitor:
             monitor(model, step, lr=0.1)
 
     The weights are copied, the model runs in evaluation mode and is put back, and so are the generators of random
-    numbers; forward hooks of its own are called as in any forward pass. Every search starts from the vectors of the one before.
+    numbers; forward hooks of its own are called as in any forward pass. Every search starts from the vectors of the
+    one before.
 
     The numbers, by name: `curvature/lambda_max` and its estimated error `curvature/lambda_max_error`,
     `curvature/trace` and `curvature/trace_stderr`, `curvature/loss`; with a learning rate `curvature/lambda_max_x_lr`,
