@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 
 from rich.console import Console
@@ -10,9 +11,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from curvtool.cli.interruption import raise_if_asked
 from curvtool.estimators.observer import Observer
 
+_SILENCE = 30.0  # seconds
+
 
 class TerminalObserver(Observer):
-    """Shows one task at a time; without a terminal only notices.
+    """Shows one task at a time; without a terminal only notices, and every half a minute how far it is.
 
     Args:
         console: stderr's.
@@ -24,6 +27,7 @@ class TerminalObserver(Observer):
         self.console, self.quiet, self.verbose = console, quiet, verbose
         self.progress: Progress | None = None
         self._task: TaskID | None = None
+        self._name, self._told_at = "", time.monotonic()
         if console.is_terminal and not quiet and verbose < 2:
             self.progress = Progress(
                 TextColumn("{task.description}"),
@@ -49,6 +53,7 @@ class TerminalObserver(Observer):
     def begin(self, task: str, total: float | None = None) -> None:
         """A new task takes the place of the one before."""
         raise_if_asked()
+        self._name = task
         if self.progress is not None:
             if self._task is not None:
                 self.progress.remove_task(self._task)
@@ -62,6 +67,12 @@ class TerminalObserver(Observer):
         if self.progress is not None and self._task is not None:
             total = None if remaining is None else done + remaining
             self.progress.update(self._task, completed=done, total=total, estimate=estimate)
+        elif self.verbose <= 1 and not self.quiet and (now := time.monotonic()) - self._told_at > _SILENCE:
+            self._told_at = now
+            left = (
+                "" if remaining is None else f", {remaining / (done + remaining):.0%} left" if done + remaining else ""
+            )
+            self.console.print(f"{self._name}: {estimate}{left}", style="dim", markup=False, highlight=False)
         elif self.verbose > 1 and not self.quiet:
             self.console.print(f"  {done:g}: {estimate}", style="dim", markup=False, highlight=False)
 

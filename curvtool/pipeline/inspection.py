@@ -14,6 +14,7 @@ from curvtool.errors import LoadError
 from curvtool.problem.checkpoints import adapters, distributed, inert, limits, scripted, sharded, sniff
 from curvtool.problem.checkpoints.safetensors_header import read_header
 from curvtool.problem.checkpoints.state_dict import state_dict
+from curvtool.problem.nearby_code import flags_here
 from curvtool.problem.sources import arrays
 from curvtool.problem.sources.looks import Look, look_at
 from curvtool.problem.sources.objects import INPUT_KEYS, TARGET_KEYS
@@ -102,7 +103,7 @@ def _of_data(path: Path, look: Look) -> Inspection:
         tensors=[],
         would_import=[],
         notes=look.notes,
-        next_command=f"curvtool eigs MODEL --factory module:Net --data {path}{look.flags}",
+        next_command=f"curvtool eigs MODEL --factory {flags_here()[0]} --data {path}{look.flags}",
         unavailable={"num_params": reason, "weights_under": reason},
     )
 
@@ -177,7 +178,7 @@ def _next_command(path: Path, kind: sniff.FileKind, role: Role, found: _Found) -
             f" --{flag} NAME" for flag, usual in (("input-key", INPUT_KEYS), ("target-key", TARGET_KEYS))
             if not names & {*usual}
         )  # fmt: skip
-        return f"curvtool eigs MODEL --factory module:Net --data {path}{keys}"
+        return f"curvtool eigs MODEL --factory {flags_here()[0]} --data {path}{keys}"
     commands = sniff.commands_among(found.imports)
     if commands:
         return f"do not load it: {commands[0]} has no place in a checkpoint"
@@ -195,7 +196,8 @@ def _next_command(path: Path, kind: sniff.FileKind, role: Role, found: _Found) -
     if role == "checkpoint" and found.tensors:
         ema = " --weights ema" if any("ema" in key.lower() for key in found.others) else ""
         told = f"   ({ema.strip()} for the averaged weights)" if ema else ""
-        return f"curvtool eigs {path} --factory module:Net --data DATA{told}"
+        factory, data = flags_here()
+        return f"curvtool eigs {path} --factory {factory} --data {data}{told}"
     if found.imports:
         return "torch.save(model.state_dict(), path), where it was made: a bare pickle is not read"
     return "not a checkpoint or data file that curvtool reads"

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import ast
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from curvtool.errors import CurvtoolError
 from curvtool.pipeline.inspection import inspect_file
+from curvtool.problem.nearby_code import models_of, sources_of
 from curvtool.report.model import Inspection
 
 _MOST_FILES = 300
 _DEPTH = 3
 _SKIPPED = {"node_modules", "__pycache__", "site-packages", "venv", "build", "dist"}
-_DATA = re.compile(r"(get_|load_|make_|train_|test_)?(data|dataset|loader|dataloader)")
 _SUFFIXES = {
     ".pt", ".pth", ".ckpt", ".pkl", ".bin", ".safetensors", ".npz", ".npy", ".parquet", ".csv", ".jsonl", ".arrow",
 }  # fmt: skip
@@ -47,15 +45,15 @@ def look(folder: Path) -> Found:
     return Found(
         tuple(path for path, found in inspected if found.role == "checkpoint"),
         tuple(path for path, found in inspected if found.role == "data"),
-        tuple(name for path in code for name in _modules_in(path, folder)),
-        tuple(name for path in code for name in _sources_in(path, folder)),
+        tuple(name for path in code for name in models_of(path, folder)),
+        tuple(name for path in code for name in sources_of(path, folder)),
     )
 
 
 def models_in(folder: Path) -> list[str]:
-    """`module:name` of what makes a model in a folder's Python files."""
+    """`module:name` of what makes a model in a folder's Python files, three folders deep."""
     code = [path for path in sorted(folder.rglob("*.py")) if _is_ours(path.relative_to(folder))][:_MOST_FILES]
-    return [name for path in code for name in _modules_in(path, folder)]
+    return [name for path in code for name in models_of(path, folder)]
 
 
 def project_file(found: Found, folder: Path) -> str:
@@ -131,45 +129,3 @@ def _inspected(path: Path) -> Inspection | None:
         return inspect_file(path)
     except CurvtoolError:
         return None
-
-
-def _modules_in(path: Path, folder: Path) -> list[str]:
-    """By the syntax tree alone."""
-    found: list[str] = []
-    for node in _body_of(path):
-        makes: list[ast.expr] = node.bases if isinstance(node, ast.ClassDef) else []
-        if isinstance(node, ast.FunctionDef):
-            made = [each.value.func for each in ast.walk(node) if isinstance(each, ast.Return)
-                    and isinstance(each.value, ast.Call)]  # fmt: skip
-            makes = [*([node.returns] if node.returns is not None else []), *made]
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and any(_is_module(each, found) for each in makes):
-            found.append(node.name)
-    return [f"{_dotted(path, folder)}:{name}" for name in found]
-
-
-def _sources_in(path: Path, folder: Path) -> list[str]:
-    return [
-        f"{_dotted(path, folder)}:{node.name}"
-        for node in _body_of(path)
-        if isinstance(node, ast.FunctionDef)
-        and _DATA.fullmatch(node.name)
-        and len(node.args.args) == len(node.args.defaults)
-    ]
-
-
-def _body_of(path: Path) -> list[ast.stmt]:
-    try:
-        return ast.parse(path.read_text(encoding="utf-8")).body
-    except (SyntaxError, UnicodeDecodeError, OSError, ValueError):
-        return []
-
-
-def _dotted(path: Path, folder: Path) -> str:
-    return ".".join(path.relative_to(folder).with_suffix("").parts)
-
-
-def _is_module(node: ast.expr, known: Sequence[str]) -> bool:
-    """A module's class by its name, one of torch.nn's, or one of the same file."""
-    place, _, name = ast.unparse(node).rpartition(".")
-    named = name in {"Module", "LightningModule", "PreTrainedModel", "Sequential"}
-    return named or place in {"nn", "torch.nn"} or (not place and name in known)

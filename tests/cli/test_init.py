@@ -93,3 +93,22 @@ def test_a_mistake_in_the_file(run, folder):
     (folder / "curvtool.toml").write_text("[model]\ncheckpont = 'a.pt'\n")
     status, _, err = run("config", "show")
     assert status == 2 and "checkpoint" in err
+
+
+def test_what_code_makes_is_seen_without_running_it(tmp_path, monkeypatch, run):
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import torch.nn as nn\nraise SystemExit\n"
+        "class Net(nn.Module): ...\ndef small(): return nn.Linear(2, 2)\ndef whole(): return Net()\n"
+        "def other(): return 3\ndef get_data(): ...\ndef data(path): ...\n"
+    )
+    from curvtool.problem.nearby_code import flags_here, models_of, sources_of
+
+    assert models_of(tmp_path / "mine.py", tmp_path) == ["mine:Net", "mine:small", "mine:whole"]
+    assert sources_of(tmp_path / "mine.py", tmp_path) == ["mine:get_data"]
+    assert flags_here() == ("mine:whole", "mine:get_data")
+    torch.save({"w": torch.ones(2, 2)}, "net.pt")
+    assert "--factory mine:whole" in run("eigs", "net.pt")[2]
+    assert "--factory mine:whole --data mine:get_data" in run("inspect", "net.pt")[1]

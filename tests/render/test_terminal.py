@@ -69,3 +69,18 @@ def test_no_number_is_cut_off_in_a_narrow_terminal(whole):
     assert "\u2026" not in text
     for pair in whole.analyses[0].eigenvalues:
         assert with_error(pair.value, pair.error_bound) in text
+
+
+def test_a_log_without_a_terminal_hears_now_and_then_how_far_it_is(monkeypatch):
+    from curvtool.cli import progress
+
+    file = io.StringIO()
+    observer = progress.TerminalObserver(Console(file=file, width=100), quiet=False, verbose=0)
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    observer = progress.TerminalObserver(observer.console, quiet=False, verbose=0)
+    observer.begin("eigenvalues")
+    for step in range(1, 11):
+        now = 10.0 * step
+        observer.advance(step, f"lambda {step}", 10 - step)
+    assert file.getvalue().splitlines() == [f"eigenvalues: lambda {n}, {10 - n}0% left" for n in (4, 8)]

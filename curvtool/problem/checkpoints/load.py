@@ -15,6 +15,7 @@ from curvtool.problem.checkpoints.read import read
 from curvtool.problem.checkpoints.scripted import load_exported, load_script, part_of
 from curvtool.problem.checkpoints.sniff import FileKind, sniff
 from curvtool.problem.checkpoints.state_dict import MODEL_KEYS, state_dict
+from curvtool.problem.nearby_code import flags_here
 
 
 def load_model(
@@ -78,12 +79,15 @@ def _load(
                 return content[key], f"a whole pickled module under {key!r}"
     tensors, key = state_dict(content, weights)
     if model is None:
+        factory, _ = flags_here()
+        is_found = factory != "module:Net"
         raise LoadError(
             "CT012",
             f"{path} holds weights alone, not the model's code",
             expected="--factory package.module:callable",
             received=f"{len(tensors)} tensors, the first {next(iter(tensors))}",
-            remedy=f"curvtool … {path} --factory models:Net   (Net in ./models.py; -K name=value)",
+            remedy=f"--factory {factory if is_found else 'models:Net   (Net in ./models.py)'}; -K name=value for its "
+            "arguments",
         )
     prefix = fit(model, tensors)
     return model, ", ".join(
