@@ -41,8 +41,8 @@ class Monitor:
     one before.
 
     The numbers, by name: `curvature/lambda_max` and its estimated error `curvature/lambda_max_error`,
-    `curvature/trace` and `curvature/trace_stderr`, `curvature/loss`; with a learning rate `curvature/lambda_max_x_lr`,
-    against 2. Another matrix's begin as `curvature/ggn/`. The exports of reports have the same names.
+    `curvature/trace` and `curvature/trace_stderr`, `curvature/loss`; with a learning rate `curvature/lambda_max_x_lr`
+    and its error, against 2. Another matrix's begin as `curvature/ggn/`. The exports of reports have the same names.
 
     Args:
         data: inputs and targets, a Dataset or a finite DataLoader: always the same samples, as a fixed part of the
@@ -110,7 +110,8 @@ class Monitor:
         with _generators_kept(), torch.inference_mode(False), torch.enable_grad():
             found = self.measure(model)
         if lr is not None and f"{self._prefix}lambda_max" in found:
-            found[f"{self._prefix}lambda_max_x_lr"] = float(lr) * found[f"{self._prefix}lambda_max"]
+            for name in ("", "_error"):
+                found[f"{self._prefix}lambda_max_x_lr{name}"] = float(lr) * found[f"{self._prefix}lambda_max{name}"]
         self.history.append({"step": step, **found})
         if self.log is not None:
             self.log(found, step)

@@ -97,7 +97,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     status = _run()
     interruption.ignore_further()
-    if status and _is_rank():
+    if status and _rank():
         # threads of torch's that still wait for the other ranks may abort a process that is being torn down, and its
         # status would be lost: nothing is left to do here
         for stream in (sys.stdout, sys.stderr):
@@ -105,15 +105,6 @@ def main() -> None:
                 stream.flush()
         os._exit(status)
     sys.exit(status)
-
-
-def _is_rank() -> bool:
-    from curvtool.cluster.place import place_of
-
-    try:
-        return place_of() is not None
-    except CurvtoolError:
-        return False
 
 
 def _run() -> int:

@@ -91,7 +91,7 @@ class DensityConfig(Section):
     kind = "density"
     probes: int = setting(4, "Random vectors; the error band is over them.", minimum=1)
     steps: int = setting(50, "Lanczos steps, and quadrature nodes, a vector.", minimum=2)
-    method: DensityMethod = setting("auto", "By probes; or every eigenvalue, where that takes no more products.")
+    method: DensityMethod = setting("auto", "By probes; or every eigenvalue, where that is hardly dearer.")
     outliers: int = setting(5, "Eigenvalues largest in magnitude to find first and to place exactly.", minimum=0)
     deflate: str | None = setting(
         None, "Eigenvectors (.safetensors, of eigs --vectors) to place exactly instead.", metavar="FILE"

@@ -119,7 +119,8 @@ def density(
 
     Args:
         operator: the matrix.
-        method: `probes`, `exact`, or `auto`: exact where that takes no more products and the budget holds the matrix.
+        method: `probes`, `exact`, or `auto`: exact where that takes 1.5 times the probes' products at most, and the
+            budget holds the matrix.
         num_probes: vectors v; their spread needs two.
         num_steps: nodes, and products, of each; fewer where the budget does not hold so many vectors. Probes go in step
             where the operator gains by it (`block_width`) and the budget holds their bases.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def to_wandb(
         name: of the run.
         step: of a report's numbers; rows have their own, and must not go backwards.
         offline: write to `folder` alone, for `wandb sync` later.
-        folder: where wandb keeps its files; its own choice where left out.
+        folder: where wandb keeps its files; `WANDB_DIR` or the working folder where left out.
 
     Returns:
         Where each run lies: its address, or its folder when offline.
@@ -44,6 +45,9 @@ def to_wandb(
         import wandb
     except ImportError as error:
         raise missing("wandb", "wandb", error) from error
+    # wandb's own choice is the folder that the process was in when wandb was first used
+    place = os.environ.get("WANDB_DIR") if folder is None else str(folder)
+    place = place or str(Path.cwd())
     made = []
     try:
         for run in runs_of(name, found):
@@ -52,7 +56,7 @@ def to_wandb(
                 entity=entity,
                 name=run.name,
                 config=run.settings(),
-                dir=None if folder is None else str(folder),
+                dir=place,
                 mode="offline" if offline else None,
                 settings=wandb.Settings(silent=True),
                 reinit="create_new",

@@ -30,7 +30,7 @@ _DOUBT = 1e-3  # chance of a warning where nothing is wrong
 
 
 def _is_exact(stage: Stage, analysis: DensityConfig, operator: CurvatureOperator) -> bool:
-    """Whether all eigenvalues are computed: asked for, or cheaper and within the memory."""
+    """Whether all eigenvalues are computed: asked for, or hardly dearer and within the memory."""
     if analysis.method == "auto":
         return is_small(operator.space, analysis.probes, analysis.steps, stage.budget // 2)
     return analysis.method == "exact"

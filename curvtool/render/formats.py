@@ -117,6 +117,6 @@ def _picture(found: Report | Rows | Comparison, format: str) -> bytes:
             "there is nothing to draw",
             expected="eigenvalues, a density, norms, or numbers by layer",
             received=", ".join(each.kind for each in found.analyses) if isinstance(found, Report) else "rows of others",
-            remedy="--per-layer for a trace; or -o report.html, which holds tables too",
+            remedy="-o report.html, which holds tables too",
         )
     return draw(charts, format)

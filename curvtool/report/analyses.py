@@ -16,7 +16,8 @@ class Eigenvalue(Record):
     error_bound: float = Field(description="estimate of the distance to the nearest eigenvalue, never below the noise")
     bound_kind: Literal["linear", "quadratic", "noise"] = Field(
         description="linear: the residual norm; quadratic: residual^2/gap, which supposes that no unseen eigenvalue "
-        "lies in the gap; noise: the noise floor times the value, or the rounding of the largest"
+        "lies in the gap, not below a quarter of the residual or the tolerance; noise: the noise floor times the "
+        "value, or the rounding of the largest"
     )
     residual_norm: float = Field(description="||A y - value y||, never below the noise floor times |value|")
     relative_residual: float | None
