@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from curvtool.errors import Interrupted, LoadError, UsageError
+from curvtool.estimators.accuracy import NOISE_OF_PAIRS
 from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.estimators.trace import trace
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.named import OPERATORS
 from curvtool.operators.preflight import preflight_curvature
-from curvtool.pipeline.eigs import NOISE_OF_PAIRS
 from curvtool.problem.problem import Problem
 from curvtool.problem.validation import check_problem
 

@@ -31,6 +31,17 @@ class LinearOperator(ABC):
         self.num_products = 0.0
         self.data_passes = 0.0
         self.seconds_before = 0.0
+        self._noise: float | None = None
+
+    @property
+    def noise(self) -> float:
+        """The relative error of a product, ||fl(A v) - A v|| / ||A v|| for a random v: as measured, else the rounding
+        of the vectors' dtype."""
+        return self.space.eps if self._noise is None else self._noise
+
+    @noise.setter
+    def noise(self, measured: float | None) -> None:
+        self._noise = measured
 
     def credit(self, num_products: float, data_passes: float, seconds: float) -> None:
         """Counts what a run that was stopped had done."""

@@ -9,6 +9,7 @@ import torch
 
 from curvtool.config.analyses import DensityConfig, EigsConfig
 from curvtool.errors import STOPPING, cause_of
+from curvtool.estimators.accuracy import NOISE_OF_PAIRS
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.density import DensityResult, Mass, density, is_small
 from curvtool.estimators.eigenpairs import EigenvaluesResult
@@ -17,7 +18,7 @@ from curvtool.estimators.trace import TraceResult, trace
 from curvtool.linalg.intervals import student_t_quantile
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.memory import peak_bytes
-from curvtool.pipeline.eigs import NOISE_OF_PAIRS, eigs_record
+from curvtool.pipeline.eigs import eigs_record
 from curvtool.pipeline.records import cost_record
 from curvtool.pipeline.stage import Stage
 from curvtool.pipeline.trace import with_noise

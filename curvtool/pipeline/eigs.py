@@ -13,6 +13,7 @@ import torch
 
 from curvtool.config.analyses import EigsConfig
 from curvtool.errors import LoadError
+from curvtool.estimators.accuracy import NOISE_OF_PAIRS
 from curvtool.estimators.eigenpairs import Eigenvalue, EigenvaluesResult
 from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.operators.curvature import CurvatureOperator
@@ -25,8 +26,6 @@ from curvtool.problem.checkpoints.learning_rate import learning_rate_of
 from curvtool.problem.vectors import load_vectors, stacked_parts, to_bytes
 from curvtool.report import model as report
 from curvtool.report.write import check_writable, write_atomic
-
-NOISE_OF_PAIRS = 3  # an eigenpair's noise in units of a random vector's, which is the one measured; up to 2.3 were seen
 
 
 def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:

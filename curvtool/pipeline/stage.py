@@ -125,6 +125,7 @@ class Stage:
                 self.observer.begin("two steps of differences")
                 noise = operator.difference_error(self.config.compute.seed)
                 shared.checks[name] = replace(shared.checks[name], noise_floor=noise)
+        operator.noise = shared.checks[name].noise_floor
         if shared.loss_value is None or keep_gradient:
             self.observer.begin("loss and gradient")
             shared.loss_value, gradient = operator.loss_and_gradient()

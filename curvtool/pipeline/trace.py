@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from curvtool.config.analyses import TraceConfig
+from curvtool.estimators.accuracy import NOISE_OF_TRACES
 from curvtool.estimators.by_probes import Blocks, BlockTrace
 from curvtool.estimators.trace import TraceResult, trace
 from curvtool.operators.memory import peak_bytes
@@ -13,7 +14,6 @@ from curvtool.pipeline.stage import Stage
 from curvtool.problem.problem import Problem
 from curvtool.report import model as report
 
-NOISE_OF_TRACES = 10  # a trace's noise in units of a random vector's, which is the one measured; up to 8.3 were seen
 _PARAMETER, _LAYER = "parameter ", "layer "  # kinds of blocks: a module and a parameter may share a name
 
 
