@@ -11,6 +11,14 @@ import torch
 
 from curvtool.critical import undisturbed
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
+from curvtool.estimators.accuracy import (
+    NOISE_OF_PAIRS,
+    NOISE_OF_TRACES,
+    PASSES_OF_FEW_SIGNS,
+    EntryErrors,
+    noise_of,
+    of_entries,
+)
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.base import LinearOperator
@@ -18,7 +26,7 @@ from curvtool.operators.base import LinearOperator
 Method = Literal["auto", "hutchinson", "exact"]
 Used = Literal["hutchinson", "exact"]
 METHODS: tuple[str, ...] = get_args(Method)
-_PILOT = 4
+_PILOT = 6  # passes; of four, those of one sign in eight fall alike
 _WORTH = 1.5  # times the passes that probes are foretold to take: what all entries exactly may cost
 
 
@@ -26,10 +34,13 @@ _WORTH = 1.5  # times the passes that probes are foretold to take: what all entr
 class DiagonalResult:
     """Attributes:
     diagonal: the estimate of diag(A), a vector of the operator's space.
-    stderr: the standard error of every entry, likewise; zeros where exact, None after a single pass.
+    stderr: the standard error of every entry, likewise; the rounding where exact, None after a single pass.
+    entry_degrees: degrees of freedom of these; infinite where exact, None after a single pass.
     relative_error: sqrt(sum stderr^2) over the norm of the diagonal (its own noise taken out); None likewise.
     sum: the entries' sum, an estimate of the trace.
-    sum_stderr: its standard error.
+    sum_stderr: its standard error over the probes.
+    degrees: degrees of freedom of that; infinite where exact, None after a single pass.
+    arithmetic: what rounding may add to the sum.
     method: `hutchinson` or `exact`.
     reason: why.
     num_passes: passes that were made.
@@ -40,9 +51,12 @@ class DiagonalResult:
 
     diagonal: torch.Tensor
     stderr: torch.Tensor | None
+    entry_degrees: float | None
     relative_error: float | None
     sum: float
     sum_stderr: float | None
+    degrees: float | None
+    arithmetic: float
     method: Used
     reason: str
     num_passes: int
@@ -58,13 +72,16 @@ def diagonal(
     rtol: float = 0.1,
     max_passes: int = 300,
     seed: int = 0,
+    noise: float | None = None,
     observer: Observer = SILENT,
 ) -> DiagonalResult:
     """diag(A) = sum_t E[z_t * (A_t z_t)], entry by entry, with random signs z_t of its own for every term and pass.
 
     Bekas, Kokiopoulou, Saad 2007 (Appl. Numer. Math. 57); unbiased, the variance of entry i over a pass is the sum of
     the squares of the other entries in row i of each term. The standard error of every entry comes from the passes'
-    spread. `exact` takes the operator's own way, P products with unit vectors or less; `auto` takes it where it is no
+    spread, moderated by that of all entries: see `accuracy.of_entries`.
+
+    `exact` takes the operator's own way, P products with unit vectors or less; `auto` takes it where it is no
     dearer than the passes that a pilot foretells.
 
     Args:
@@ -73,6 +90,7 @@ def diagonal(
         rtol: the norm of all standard errors over the norm of the diagonal, to reach.
         max_passes: passes after which it stops and says so.
         seed: of the probes.
+        noise: relative error of a product; None: as the operator knows it. The errors hold it too.
         observer: hears progress.
 
     Raises:
@@ -85,17 +103,20 @@ def diagonal(
         raise UsageError("CT001", "no such tolerance", expected="0 < rtol < 1", received=str(rtol))
     if max_passes < 2:
         raise UsageError("CT001", "an error needs two passes", expected="--max-passes 2", received=str(max_passes))
-    return _Run(operator, rtol, max_passes, seed, observer).result_of(method)
+    return _Run(operator, rtol, max_passes, seed, observer, noise_of(operator, noise)).result_of(method)
 
 
 class _Run:
-    def __init__(self, operator: LinearOperator, rtol: float, max_passes: int, seed: int, observer: Observer) -> None:
+    def __init__(
+        self, operator: LinearOperator, rtol: float, max_passes: int, seed: int, observer: Observer, noise: float
+    ) -> None:
+        self.noise = noise
         self.operator, self.rtol, self.max_passes = operator, rtol, max_passes
         self.seed, self.observer = seed, observer
         self.meter = Meter(operator)
         self.num_passes = 0
         self.mean, self.squares = operator.space.zeros(), operator.space.zeros()  # Welford 1962
-        self.totals: list[torch.Tensor] = []
+        self.forms: list[np.ndarray] = []  # of every group, a pass each
         self._told = "diagonal"  # for progress
         self.reason = "asked for"
         self.until = 0  # passes that were decided on
@@ -104,17 +125,16 @@ class _Run:
 
     def state(self) -> dict[str, Any]:
         """The mean and the spread of the passes so far, and what was decided after them."""
-        totals = torch.stack(self.totals).to("cpu", torch.float64).numpy() if self.totals else np.zeros(0)
         return {
             "vectors": torch.stack([self.mean, self.squares]),
-            "totals": totals,
+            "forms": np.array(self.forms).reshape(len(self.forms), self.operator.num_terms),
             "decided": [self.num_passes, self.until, self.is_decided, self.reason],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Puts it back."""
         self.mean, self.squares = state["vectors"]
-        self.totals = list(torch.from_numpy(state["totals"]).to(self.mean.device))
+        self.forms = list(state["forms"])
         self.num_passes, self.until, self.is_decided, self.reason = state["decided"]
 
     def result_of(self, method: Method) -> DiagonalResult:
@@ -148,6 +168,8 @@ class _Run:
         if not self.num_passes:
             return min(_PILOT, self.max_passes)
         error = self._relative_error()
+        if self.num_passes > 1 and not self._errors().is_enough:
+            return PASSES_OF_FEW_SIGNS
         self._told = (
             "not told from its noise" if error is None else f"relative error {error:.2g} after {self.num_passes} passes"
         )
@@ -157,30 +179,32 @@ class _Run:
         return max(self.num_passes + 1, math.ceil(wanted))
 
     def _draw(self, until: int) -> None:
-        space, operator = self.operator.space, self.operator
+        operator = self.operator
         while self.num_passes < until:
             drawn = operator.probe_space.zeros()
+            forms = torch.zeros(operator.num_terms, 1, dtype=drawn.dtype, device=drawn.device)
             for terms in operator.term_ranges:
                 probes = operator.probe_space.signs(self.seed, 21, self.num_passes, rows=terms)
-                drawn += operator.term_products(terms, probes).mul_(probes).sum(0)
+                entries = operator.term_products(terms, probes).mul_(probes)
+                forms[terms.start : terms.stop] = operator.probe_space.segment_sums(entries, [operator.space.dim])
+                drawn += entries.sum(0)
             drawn = operator.from_probes(drawn)
-            total = space.total(drawn)
+            of_groups = operator.of_all_terms(forms)[:, 0].to("cpu", torch.float64).numpy()
             with undisturbed():
                 self.num_passes += 1
+                self.forms.append(of_groups)
                 step = drawn - self.mean
                 self.mean += step / self.num_passes
                 self.squares += step * (drawn - self.mean)
-                self.totals.append(total)
             self.observer.advance(self.num_passes, self._told, until - self.num_passes)
 
-    def _variances(self) -> torch.Tensor:
-        return self.squares / (self.num_passes * (self.num_passes - 1))
+    def _errors(self) -> EntryErrors:
+        return of_entries(self.operator.space, self.mean, self.squares, np.stack(self.forms), self.noise)
 
     def _relative_error(self) -> float | None:
         """None where the diagonal is not told from its noise."""
         space = self.operator.space
-        pair = torch.stack([space.total(self._variances()), space.inner(self.mean, self.mean)])
-        noise, square = (float(x) for x in pair.to("cpu", torch.float64))
+        noise, square = self._errors().total, float(space.inner(self.mean, self.mean))
         if not math.isfinite(noise + square):
             raise not_finite("a diagonal entry")
         if square == 0.0:
@@ -191,26 +215,49 @@ class _Run:
         total = self.operator.diagonal_cost
         self.observer.begin("diagonal, exactly", float(total))
         found = self.operator.exact_diagonal(lambda done: self.observer.advance(done, "diagonal", total - done))
-        whole = float(self.operator.space.total(found))
+        space = self.operator.space
+        whole = float(space.total(found))
         if not math.isfinite(whole):
             raise not_finite("a diagonal entry")
-        zeros = torch.zeros_like(found)
-        return DiagonalResult(found, zeros, 0.0, whole, 0.0, "exact", self.reason, total, 1, True, self.meter.cost())
+        relative = NOISE_OF_PAIRS * self.noise
+        size = max(abs(whole), float(space.total(found.abs())))
+        return DiagonalResult(
+            diagonal=found,
+            stderr=found.abs() * relative,
+            entry_degrees=math.inf,
+            relative_error=relative if size else 0.0,
+            sum=whole,
+            sum_stderr=0.0,
+            degrees=math.inf,
+            arithmetic=NOISE_OF_TRACES * self.noise * size,
+            method="exact",
+            reason=self.reason,
+            num_passes=total,
+            num_terms=1,
+            converged=relative <= self.rtol,
+            cost=self.meter.cost(),
+        )
 
     def _result(self) -> DiagonalResult:
-        several = self.num_passes > 1
+        several, space = self.num_passes > 1, self.operator.space
+        errors = self._errors() if several else None
         error = self._relative_error() if several else None
-        totals = torch.stack(self.totals).double()
+        total, size = float(space.total(self.mean)), float(space.total(self.mean.abs()))
+        # of every group, the variance of the sum is twice the sum of the entries' variances
+        spread = 2 * float(space.total(self.squares)) / (self.num_passes * (self.num_passes - 1)) if several else None
         return DiagonalResult(
             diagonal=self.mean,
-            stderr=self._variances().clamp_min(0).sqrt() if several else None,
+            stderr=errors.stderr if errors is not None else None,
+            entry_degrees=errors.degrees if errors is not None else None,
             relative_error=error,
-            sum=float(totals.mean()),
-            sum_stderr=float(totals.std() / math.sqrt(self.num_passes)) if several else None,
+            sum=total,
+            sum_stderr=None if spread is None else math.sqrt(spread),
+            degrees=float(self.num_passes - 1) if several else None,
+            arithmetic=NOISE_OF_TRACES * self.noise * max(abs(total), size),
             method="hutchinson",
             reason=self.reason,
             num_passes=self.num_passes,
             num_terms=self.operator.num_terms,
-            converged=several and (error is None or error <= self.rtol),
+            converged=errors is not None and errors.is_enough and (error is None or error <= self.rtol),
             cost=self.meter.cost(),
         )

@@ -33,6 +33,7 @@ def run_diag(stage: Stage, analysis: DiagConfig) -> report.Diag:
             rtol=analysis.rtol,
             max_passes=analysis.max_passes,
             seed=stage.config.compute.seed,
+            noise=stage.noise,
             observer=stage.observer,
         ),
     )

@@ -10,6 +10,7 @@ from oracles import OneByOne, dense_hessian
 from test_trace import digits_terms
 
 from curvtool import CurvtoolError, EmpiricalFisher, GaussNewton, Hessian, Interrupted, MatrixOperator, diagonal
+from curvtool.linalg.intervals import student_t_quantile
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,8 @@ def test_unbiased_and_errors_are_true(terms):
     counted = spread > 1e-12
     assert bool((errors.mean(0)[counted].abs() <= 4.5 * spread[counted] / math.sqrt(300)).all())
     ratio = (told / spread)[counted]
-    assert 0.97 <= float(ratio.mean()) <= 1.03 and bool(((ratio > 0.7) & (ratio < 1.4)).all())
+    # rows of far less spread than the others, as of a pixel that is hardly ever lit, are given more than theirs
+    assert 0.9 <= float(ratio.median()) <= 1.1 and bool((ratio > 0.7).all()) and float(ratio.max()) < 4
     inside = (errors.abs() <= 2.57 * torch.stack([run.stderr for run in runs]))[:, counted]  # t with 5 degrees: 95 %
     assert 0.93 <= float(inside.double().mean()) <= 0.99
     sums = np.array([run.sum - float(true.sum()) for run in runs])
@@ -82,9 +84,41 @@ def test_auto_takes_the_exact_way_where_it_is_cheaper(terms):
 def test_a_diagonal_matrix_and_a_zero():
     values = torch.arange(1.0, 6.0, dtype=torch.float64)
     result = diagonal(MatrixOperator(torch.diag(values)), method="hutchinson")
-    assert torch.equal(result.diagonal, values) and result.relative_error == 0.0
+    assert torch.equal(result.diagonal, values) and result.relative_error == pytest.approx(0.0, abs=1e-14)
+    assert result.num_passes == 16 and result.converged  # so many alike are no chance
     zero = diagonal(MatrixOperator(torch.zeros(5, 5, dtype=torch.float64)), method="hutchinson")
     assert zero.relative_error is None and zero.sum == 0.0
+
+
+def test_passes_that_fall_alike_are_no_certainty():
+    """One neighbour a row: four passes are alike in an eighth of the rows, which had an error of exactly 0."""
+    matrix = 5 * torch.eye(1000, dtype=torch.float64)
+    index = torch.arange(0, 1000, 2)
+    matrix[index, index + 1] = matrix[index + 1, index] = torch.tensor([0.9, -0.9], dtype=torch.float64).repeat(250)
+    for seed in range(5):
+        found = diagonal(MatrixOperator(matrix), method="hutchinson", seed=seed)
+        errors = (found.diagonal - 5).abs()
+        assert float(found.stderr.min()) > 0.1 and float((errors / found.stderr).max()) < 4
+        inside = errors <= student_t_quantile(0.975, found.entry_degrees) * found.stderr
+        assert 0.93 <= float(inside.double().mean()) <= 0.99
+        assert 0.8 <= float(errors.norm() / (5 * math.sqrt(1000))) / found.relative_error <= 1.2
+
+
+def test_a_dominating_pair_of_entries_is_not_missed():
+    """One group of two signs beside dense ones: its passes fall alike now and then."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(16, 40, generator=generator, dtype=torch.float64)
+    terms = rows[:, :, None] * rows[:, None, :] / 40
+    terms[3] = 0.0
+    terms[3, :2, :2] = 500.0
+    true = terms.sum(0).diagonal()
+    runs = [diagonal(MatrixOperator(terms), method="hutchinson", max_passes=16, seed=seed) for seed in range(200)]
+    ratios = [float((run.diagonal - true).norm() / true.norm()) / run.relative_error for run in runs]
+    assert (
+        all(run.num_passes == 16 for run in runs) and np.percentile(ratios, 95) < 2.5 and np.percentile(ratios, 99) < 5
+    )
+    sums = [abs(r.sum - float(true.sum())) <= student_t_quantile(0.975, r.degrees) * r.sum_stderr for r in runs]
+    assert sum(sums) >= 0.85 * 200  # of 16 signs, 12 or more are alike in one run of thirteen
 
 
 def test_a_stop_keeps_the_passes(terms):
