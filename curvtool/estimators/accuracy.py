@@ -71,9 +71,10 @@ class Estimate:
 
 # Norms of many Jacobians -------------------------------------------------------------------------------------------
 
-NOISE_OF_NORMS = 16  # a norm's rounding in units of the dtype's, where nothing was measured; up to 6 were seen
+NOISE_OF_NORMS = 10  # a norm's rounding in units of that measured on a few examples; up to 7.7 were seen
+_UNITS_OF_NORMS = 16  # and in units of the dtype's rounding, at the least
 _MISSED_TOP = 0.01  # how often a spectral norm may lie above its error
-_SATURATED = 1e-3  # of the largest norm: smaller norms are rounded as one of this size
+_SATURATED = 0.03  # of the largest norm: smaller norms are rounded as one of this size
 # More variance than the pairs of few probes show, for the lower and the upper end: a large direction that the probes
 # missed makes the estimate and its variance small together. By simulation of spikes above tails, 12 to 16 probes.
 _WIDER = (0.25, 1.0)
@@ -244,6 +245,11 @@ class NormEstimates:
         values["p95"] = min(values["p95"], values["max"])
         bounds = {name: (max(ends[0], 0.0), ends[1]) for name, ends in bounds.items()}
         return NormSummary(values, bounds, math.sqrt(variance / max(num - 1, 1)))
+
+
+def noise_of_norms(measured: float | None, eps: float) -> float:
+    """Relative error of any example's norm by rounding, from what a few examples showed (None: nothing) and the unit."""
+    return max(NOISE_OF_NORMS * (measured or 0.0), _UNITS_OF_NORMS * eps)
 
 
 def floored(norms: np.ndarray) -> np.ndarray:

@@ -83,30 +83,33 @@ def recompute_largest(
 
 
 def noise_over_data(
-    problem_of: InputJacobian, estimates: dict[str, NormEstimates], norm: str, listed: Sequence[int]
-) -> float:
-    """How far norms are from those in float64, relative: of the listed examples and, of exact norms, some over the data.
+    jacobian: InputJacobian, estimates: dict[str, NormEstimates], norm: str, listed: Sequence[int]
+) -> float | None:
+    """How far exact norms are from those in float64, relative: of the listed examples, and where all are exact of some
+    over the data and of the smallest too.
 
-    A kink that rounding crosses shows in a few examples alone, and those listed are the ones that are quoted. Zero where
-    the model does not run in float64.
+    A kink that rounding crosses shows in a few examples alone, and those listed are the ones that are quoted. None where
+    nothing is exact, or the model does not run in float64.
     """
     key = next(iter(estimates.values()))
-    known = np.flatnonzero(~np.isnan(key.exact))
-    places = np.linspace(0, len(known) - 1, min(_LOOKED_AT, len(known) // 16)).astype(int)
-    rows = list(dict.fromkeys([*(i for i in listed if not np.isnan(key.exact[i])), *known[places].tolist()]))
+    exact, rows = key.exact, [i for i in listed if not np.isnan(key.exact[i])]
+    if not np.isnan(exact).any():
+        places = np.linspace(0, len(exact) - 1, min(_LOOKED_AT, len(exact))).astype(int)
+        rows += [*places.tolist(), *np.argsort(exact)[:2].tolist()]
+    rows = list(dict.fromkeys(rows))
     if not rows:
-        return 0.0
+        return None
     try:
-        problem = problem_of.problem.restricted(rows, torch.float64)
-        wide = InputJacobian(problem, batch_size=1, memory_budget=problem_of.memory_budget, form="torch")
+        problem = jacobian.problem.restricted(rows, torch.float64)
+        wide = InputJacobian(problem, batch_size=1, memory_budget=jacobian.memory_budget, form="torch")
         true = exact_batch(wide, range(len(rows)), norm)
     except (OutOfMemory, TypeError, RuntimeError):
-        return 0.0
+        return None
     noise = 0.0
     for name, estimate in estimates.items():
-        wanted = getattr(true, name)
-        scale = np.maximum(wanted, floored(estimate.values)[rows])
-        noise = max(noise, float((np.abs(estimate.exact[rows] - wanted) / np.maximum(scale, 1e-300)).max()))
+        scale = np.maximum(getattr(true, name), floored(estimate.values)[rows])
+        difference = np.abs(estimate.exact[rows] - getattr(true, name))
+        noise = max(noise, float((difference / np.maximum(scale, 1e-300)).max()))
     return noise
 
 

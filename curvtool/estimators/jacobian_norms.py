@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,11 +12,11 @@ import torch
 from curvtool.cluster.solo import Solo
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of
 from curvtool.estimators.accuracy import (
-    NOISE_OF_NORMS,
     NormEstimates,
     NormSummary,
     exact_norms,
     frobenius_norms,
+    noise_of_norms,
     spectral_norms,
 )
 from curvtool.estimators.cost import Cost
@@ -44,6 +43,7 @@ class JacobianNormsResult:
     top_exact: whether the norms of the examples in `top` were computed from all rows.
     num_recomputed: examples whose norms were computed from all rows after they were estimated.
     noise: relative error of a norm by rounding, part of every interval.
+    noise_measured: the largest one seen in comparison with float64; None where nothing was compared.
     output_dim: C.
     input_dim: d.
     num_vjps: vector-Jacobian products of the whole data, fractions allowed.
@@ -61,6 +61,7 @@ class JacobianNormsResult:
     top_exact: bool
     num_recomputed: int
     noise: float
+    noise_measured: float | None
     output_dim: int
     input_dim: int
     num_vjps: float
@@ -123,10 +124,6 @@ class JacobianNormsResult:
         held: NormEstimates | None = getattr(self, f"{norm}_estimates")
         return None if held is None else held.summary(self.noise, rows)
 
-    def with_noise(self, noise: float) -> JacobianNormsResult:
-        """The same with at least this rounding."""
-        return dataclasses.replace(self, noise=max(self.noise, noise))
-
 
 def jacobian_norms(
     jacobian: InputJacobian,
@@ -158,8 +155,8 @@ def jacobian_norms(
         max_exact_outputs: the largest C, or d, that is done exactly.
         max_recomputed: examples that may be computed from all rows to make the list certain; None: as many as cost what
             the estimates did, and at least 4 `top`.
-        noise: relative error of a norm by rounding; None: as the operator knows it, and as float64 shows it for the
-            listed examples.
+        noise: relative error of a norm by rounding, as measured on a few examples; None: as float64 shows it for the
+            listed ones and some over the data, else as the operator knows it.
         seed: of probes and starts.
         observer: hears progress.
         cluster: the ranks that take batches in turn; this process alone if None.
@@ -201,9 +198,9 @@ class _Run:
     ) -> None:
         self.jacobian, self.norm, self.linf, self.top = jacobian, norm, linf, top
         self.seed, self.observer, self.cluster = seed, observer, cluster
-        known = jacobian.noise if noise is None else noise
-        eps = torch.finfo(jacobian.problem.dtype).eps
-        self.noise = max(NOISE_OF_NORMS * eps if known is None else known, eps)
+        self.eps = torch.finfo(jacobian.problem.dtype).eps
+        self.noise = noise_of_norms(jacobian.noise if noise is None else noise, self.eps)
+        self.measured: float | None = None
         self.smaller = min(jacobian.output_dim, jacobian.input_dim)
         self.exact = self.smaller <= max_exact_outputs
         self.batches: list[Batch] = []
@@ -283,14 +280,15 @@ class _Run:
         )
 
     def measure_noise(self) -> None:
-        """The noise covers the listed examples too."""
+        """The noise as the data at hand show it."""
         if self.jacobian.problem.dtype == torch.float64:
             return
         self.observer.begin("the listed examples in float64")
         key = self.estimates.get("spectral", self.estimates.get("frobenius"))
         assert key is not None
-        measured = noise_over_data(self.jacobian, self.estimates, self.norm, largest(key, self.top))
-        self.noise = max(self.noise, measured)
+        self.measured = noise_over_data(self.jacobian, self.estimates, self.norm, largest(key, self.top))
+        if self.measured is not None:
+            self.noise = noise_of_norms(self.measured, self.eps)
 
     def result(self) -> JacobianNormsResult:
         estimates = self.estimates or self._estimates()
@@ -310,6 +308,7 @@ class _Run:
             top_exact=self.exact or bool(top) and not np.isnan(key.exact[list(top)]).any(),
             num_recomputed=self.recomputed,
             noise=self.noise,
+            noise_measured=self.measured,
             output_dim=self.jacobian.output_dim,
             input_dim=self.jacobian.input_dim,
             num_vjps=num_vjps,
