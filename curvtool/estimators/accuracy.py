@@ -89,7 +89,8 @@ def missed_top(ritz: RitzTops, dim: int, eps: float, probability: float = _MISSE
 
         (lambda - theta) prod (lambda - theta_i) / (theta - theta_i) <= r w / alpha.
 
-    The left side grows with lambda. No gap is supposed: equal and nearly equal values are covered.
+    The left side grows with lambda. No gap is supposed: equal and nearly equal values are covered. Never below a
+    quarter of the residual.
 
     Args:
         ritz: what the iteration knows.
@@ -103,7 +104,7 @@ def missed_top(ritz: RitzTops, dim: int, eps: float, probability: float = _MISSE
         middle = (low + high) / 2
         above = _log_growth(ritz, middle.exp()) > limit.log()
         low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-    return torch.where(limit > 0, high.exp(), 0.0)
+    return torch.where(limit > 0, torch.maximum(high.exp(), ritz.residuals / 4), 0.0)
 
 
 def top_within(ritz: RitzTops, dim: int, rtol: float, probability: float = _MISSED_TOP) -> torch.Tensor:
@@ -127,8 +128,8 @@ def cosines_of_pairs(gram: torch.Tensor) -> torch.Tensor:
 
     With y_a = B z_a for standard normal z_a, the mean of the squares |y_a|^2 is tr(B^T B) times a mixture of
     chi-squares, close to chi-square / degrees with m / rho degrees, rho = tr((B^T B)^2) / tr(B^T B)^2 (Satterthwaite
-    1946). E (y_a . y_b)^2 = tr((B^T B)^2), so that pairs tell rho; it is exactly one where B has rank one. The m squares
-    alone show their spread far worse, and fall together with it.
+    1946). E (y_a . y_b)^2 = tr((B^T B)^2), so that pairs tell rho; it is exactly one where B has rank one. The m
+    squares alone show their spread far worse, and fall together with it.
 
     Args:
         gram: inner products of the probes, shape (n, m, m), m >= 2.
@@ -248,7 +249,7 @@ class NormEstimates:
 
 
 def noise_of_norms(measured: float | None, eps: float) -> float:
-    """Relative error of any example's norm by rounding, from what a few examples showed (None: nothing) and the unit."""
+    """Relative error of any example's norm by rounding: from what a few examples showed (None: nothing) and eps."""
     return max(NOISE_OF_NORMS * (measured or 0.0), _UNITS_OF_NORMS * eps)
 
 

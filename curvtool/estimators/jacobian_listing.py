@@ -88,8 +88,8 @@ def noise_over_data(
     """How far exact norms are from those in float64, relative: of the listed examples, and where all are exact of some
     over the data and of the smallest too.
 
-    A kink that rounding crosses shows in a few examples alone, and those listed are the ones that are quoted. None where
-    nothing is exact, or the model does not run in float64.
+    A kink that rounding crosses shows in a few examples alone, and those listed are the ones that are quoted. None
+    where nothing is exact, or the model does not run in float64.
     """
     key = next(iter(estimates.values()))
     exact, rows = key.exact, [i for i in listed if not np.isnan(key.exact[i])]

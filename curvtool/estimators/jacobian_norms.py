@@ -305,7 +305,7 @@ class _Run:
             linf_upper=self._joined("linf_upper"),
             top=top,
             exact=self.exact,
-            top_exact=self.exact or bool(top) and not np.isnan(key.exact[list(top)]).any(),
+            top_exact=self.exact or (bool(top) and not bool(np.isnan(key.exact[list(top)]).any())),
             num_recomputed=self.recomputed,
             noise=self.noise,
             noise_measured=self.measured,

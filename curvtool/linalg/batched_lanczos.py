@@ -82,7 +82,9 @@ def largest_eigenvalues(
         norm = torch.linalg.vector_norm(image, dim=1)
         numbers = torch.cat([column + correction, norm[:, None]], dim=1).to(device="cpu", dtype=torch.float64)
         small[:, : j + 1, j] = small[:, j, : j + 1] = numbers[:, :-1]
-        now = _of_small(small[:, : j + 1, : j + 1], numbers[:, -1], steps - 1, torch.finfo(start.dtype).eps, j + 1 == dim)
+        now = _of_small(
+            small[:, : j + 1, : j + 1], numbers[:, -1], steps - 1, torch.finfo(start.dtype).eps, j + 1 == dim
+        )
         if settled is not None:
             in_a_row = torch.where(settled(now) & (j > 0), in_a_row + 1, 0)
         ritz = _chosen(done, ritz, now)
@@ -110,7 +112,9 @@ def _of_small(small: torch.Tensor, beta: torch.Tensor, room: int, eps: float, wh
 
 def _nothing(num: int, room: int) -> RitzTops:
     zeros = torch.zeros(num, dtype=torch.float64)
-    return RitzTops(zeros, torch.zeros(num, room, dtype=torch.float64), zeros, zeros, torch.zeros(num, dtype=torch.bool))
+    return RitzTops(
+        zeros, torch.zeros(num, room, dtype=torch.float64), zeros, zeros, torch.zeros(num, dtype=torch.bool)
+    )
 
 
 def _chosen(old: torch.Tensor, before: RitzTops, now: RitzTops) -> RitzTops:
