@@ -110,7 +110,8 @@ def missed_top(ritz: RitzTops, dim: int, eps: float, probability: float = _MISSE
 def top_within(ritz: RitzTops, dim: int, rtol: float, probability: float = _MISSED_TOP) -> torch.Tensor:
     """Whether `missed_top` is at most rtol theta, shape (n,)."""
     limit = _weighted_residual(ritz, dim, 0.0, probability)
-    return (ritz.values == 0) | (_log_growth(ritz, rtol * ritz.values) >= limit.log())
+    close = (_log_growth(ritz, rtol * ritz.values) >= limit.log()) & (ritz.residuals / 4 <= rtol * ritz.values)
+    return (ritz.values == 0) | close
 
 
 def _weighted_residual(ritz: RitzTops, dim: int, eps: float, probability: float) -> torch.Tensor:
@@ -209,6 +210,8 @@ class NormEstimates:
         quadrature (Zou and Donner 2008).
         """
         rows = np.arange(len(self.first)) if rows is None else rows
+        if self.first is not self.exact and not np.isnan(self.exact[rows]).any():
+            return exact_norms(self.exact[rows]).summary(noise)  # nothing is left of the estimates
         first, stderr, num = self.first[rows], self.stderr[rows], len(rows)
         relative = stderr / np.maximum(first, 1e-300)
         unbiased = first * (1 + relative**2 / 2)  # E sqrt(x) = sqrt(E x) (1 - var / (8 (E x)^2))

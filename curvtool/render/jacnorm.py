@@ -23,12 +23,7 @@ def verdict(jac: JacNorm) -> list[str]:
             return [
                 f"Every {name} norm is 0: the outputs do not change with the inputs (saturated, or cut off from them)."
             ]
-        told = [f"The median {name} norm is {number(summary.median, 4)}, the largest {number(summary.max, 4)}."]
-        if not jac.exact and summary.bounds is not None:
-            told = [
-                f"The median {name} norm is {number(summary.median, 4)} ({_interval(summary, 'median')}), the largest "
-                f"{number(summary.max, 4)} ({_interval(summary, 'max')}; 95 %)."
-            ]
+        told = [f"The median {name} norm is {_stated(summary, 'median')}, the largest {_stated(summary, 'max')}."]
         value = getattr(jac.top[0], key) if jac.top else None
         if value and summary.median:
             times = number(value / summary.median, 3)
@@ -38,10 +33,11 @@ def verdict(jac: JacNorm) -> list[str]:
     return []
 
 
-def _interval(summary: Summary, name: str) -> str:
-    assert summary.bounds is not None
-    low, high = summary.bounds[name]
-    return f"{number(low, 4)} to {number(high, 4)}"
+def _stated(summary: Summary, name: str) -> str:
+    """The number, with its 95 % interval where that shows in its digits."""
+    value = number(getattr(summary, name), 4)
+    low, high = (number(end, 4) for end in (summary.bounds or {}).get(name, (None, None)))
+    return value if summary.bounds is None or low == high else f"{value} ({low} to {high}, 95 %)"
 
 
 def _doubt(jac: JacNorm) -> list[str]:
@@ -104,7 +100,7 @@ def notes(jac: JacNorm) -> list[str]:
         told = "; ".join(parts)
         if jac.top_exact and jac.top:
             told += f"; {count(jac.num_recomputed)} examples recomputed exactly, those listed among them"
-    found = [f"{told}. {count(jac.num_examples)} examples.", *_doubt(jac)]
+    found = [f"{told}. {count(jac.num_examples)} examples."]
     if jac.directions_file:
         found.append(f"singular vectors: {jac.directions_file}")
     if jac.by_embeddings:

@@ -225,3 +225,13 @@ def test_an_example_does_not_depend_on_its_batch():
     one, whole = (jacobian_norms(InputJacobian(uneven(num=7), batch_size=b, form="torch"), top=0) for b in (1, 7))
     assert np.allclose(one.frobenius, whole.frobenius, rtol=1e-9)
     assert np.allclose(one.spectral, whole.spectral, rtol=1e-9)
+
+
+def test_a_list_that_takes_all_examples_leaves_no_estimate():
+    jacobian = InputJacobian(uneven(num=20, spread=0.0), form="torch")
+    frobenius, _ = dense_norms(jacobian)
+    result = jacobian_norms(jacobian, norm="frobenius", top=3, max_recomputed=20)
+    low, high = result.summary("frobenius").bounds["mean"]
+    if result.num_recomputed == 20:
+        assert result.top_rivals == 0 and high - low < 1e-12
+    assert low - 1e-12 <= frobenius.mean() <= high + 1e-12
