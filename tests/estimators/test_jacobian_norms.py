@@ -1,5 +1,7 @@
 """Jacobian norms against the dense Jacobians, exact and by probes."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from cases import conv_batchnorm, dictionary, tied
 from torch import nn
 
 from curvtool import CurvtoolError, InputJacobian, Interrupted, Problem, jacobian_norms
+from curvtool.cluster.solo import Solo
 
 
 def dense_norms(jacobian):
@@ -235,3 +238,38 @@ def test_a_list_that_takes_all_examples_leaves_no_estimate():
     if result.num_recomputed == 20:
         assert result.top_rivals == 0 and high - low < 1e-12
     assert low - 1e-12 <= frobenius.mean() <= high + 1e-12
+
+
+class OneOfTwo(Solo):
+    """A rank in a thread."""
+
+    def __init__(self, rank, barrier, shared):
+        super().__init__()
+        self.rank, self.size, self.barrier, self.shared = rank, 2, barrier, shared
+
+    def gather_objects(self, value):
+        self.shared[self.rank] = value
+        self.barrier.wait(60)
+        gathered = list(self.shared)
+        self.barrier.wait(60)
+        return gathered
+
+
+def test_two_ranks_list_the_same_examples():
+    alone = jacobian_norms(InputJacobian(uneven(num=30, spread=0.3), batch_size=4, form="torch"), top=4)
+    barrier, shared, results = threading.Barrier(2), [None, None], [None, None]
+
+    def work(rank):
+        jacobian = InputJacobian(uneven_problems[rank], batch_size=4, form="torch")
+        results[rank] = jacobian_norms(jacobian, top=4, cluster=OneOfTwo(rank, barrier, shared))
+
+    uneven_problems = [uneven(num=30, spread=0.3) for _ in range(2)]
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for found in results:
+        assert found.top == alone.top and found.top_rivals == alone.top_rivals
+        assert np.allclose(found.spectral, alone.spectral, rtol=1e-9)
+        assert np.allclose(found.frobenius_interval, alone.frobenius_interval, rtol=1e-6)
