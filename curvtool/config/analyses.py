@@ -131,6 +131,12 @@ class JacnormConfig(Section):
     kind = "jacnorm"
     norm: Norm = setting("both", "Which norm.")
     top: int = setting(10, "How many of the largest examples to list.", minimum=0)
+    recompute: int | None = setting(
+        None,
+        "Examples to recompute exactly, at most, until the list is certain; by default as many as cost what the "
+        "estimates did.",
+        minimum=0,
+    )
     per_example: str | None = setting(None, "Write every example's norms to this .csv or .npz.", metavar="FILE")
     per_class: bool = setting(False, "The norms' means and largest values by class label.")
     linf: bool = setting(False, "Bounds on the norm from l-infinity to l2 too, where all rows are computed.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,35 +11,39 @@ import torch
 
 from curvtool.cluster.solo import Solo
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of
+from curvtool.estimators.accuracy import (
+    NormEstimates,
+    NormSummary,
+    exact_norms,
+    frobenius_norms,
+    noise_of_norms,
+    spectral_norms,
+)
 from curvtool.estimators.cost import Cost
+from curvtool.estimators.jacobian_batches import NUM_PROBES, Batch, estimated_batch, exact_batch
+from curvtool.estimators.jacobian_listing import exchanged, largest, noise_over_data, recompute_largest
 from curvtool.estimators.observer import SILENT, Observer
-from curvtool.linalg.batched_lanczos import largest_eigenvalues
-from curvtool.linalg.space import VectorSpace
 from curvtool.operators.jacobian import InputJacobian
-from curvtool.operators.products import LinearizedFunction
 
 NORMS = ("both", "frobenius", "spectral")
 MAX_EXACT_OUTPUTS = 128  # backward passes of the whole data that an exact answer may take
 MAX_EXACT_TOP = 1024  # likewise for the few examples that are listed
-_NUM_PROBES = 16
-_SPECTRAL_RTOL = 1e-4  # of the squared norm
-_SPECTRAL_PRODUCTS = 60
-_SIGN_STEPS = 6
 
 
 @dataclass(frozen=True)
 class JacobianNormsResult:
     """Attributes:
-    frobenius: ||J_i||_F of every example, shape (N,), float64; None where it was not asked for.
-    spectral: ||J_i||_2 likewise.
-    frobenius_stderr: standard error of each Frobenius norm over its probes; None where exact.
-    spectral_error: estimated error of each spectral norm (residual of the Lanczos iteration); None where exact.
+    frobenius_estimates: ||J_i||_F of every example with its errors; None where it was not asked for.
+    spectral_estimates: ||J_i||_2 likewise.
     linf_lower: a bound from below on max ||J_i v||_2 over |v_j| <= 1, shape (N,): reached by some v; None where it was
         not asked for, or rows were not computed.
     linf_upper: a bound from above.
     top: indices of the largest examples (by the spectral norm where there is one), descending.
     exact: whether no probe took part: all rows of every Jacobian were computed.
-    top_exact: whether the norms of the examples in `top` were recomputed from all rows.
+    top_exact: whether the norms of the examples in `top` were computed from all rows.
+    num_recomputed: examples whose norms were computed from all rows after they were estimated.
+    noise: relative error of a norm by rounding, part of every interval.
+    noise_measured: the largest one seen in comparison with float64; None where nothing was compared.
     output_dim: C.
     input_dim: d.
     num_vjps: vector-Jacobian products of the whole data, fractions allowed.
@@ -49,15 +52,16 @@ class JacobianNormsResult:
     cost: data passes and time (no Hessian products).
     """
 
-    frobenius: np.ndarray | None
-    spectral: np.ndarray | None
-    frobenius_stderr: np.ndarray | None
-    spectral_error: np.ndarray | None
+    frobenius_estimates: NormEstimates | None
+    spectral_estimates: NormEstimates | None
     linf_lower: np.ndarray | None
     linf_upper: np.ndarray | None
     top: tuple[int, ...]
     exact: bool
     top_exact: bool
+    num_recomputed: int
+    noise: float
+    noise_measured: float | None
     output_dim: int
     input_dim: int
     num_vjps: float
@@ -65,20 +69,60 @@ class JacobianNormsResult:
     converged: bool
     cost: Cost
 
+    @property
+    def frobenius(self) -> np.ndarray | None:
+        """||J_i||_F of every example, shape (N,), float64."""
+        return None if self.frobenius_estimates is None else self.frobenius_estimates.values
 
-@dataclass
-class _Batch:
-    """Norms of one batch of examples."""
+    @property
+    def spectral(self) -> np.ndarray | None:
+        """||J_i||_2 of every example, shape (N,), float64."""
+        return None if self.spectral_estimates is None else self.spectral_estimates.values
 
-    frobenius: np.ndarray | None = None
-    spectral: np.ndarray | None = None
-    frobenius_stderr: np.ndarray | None = None
-    spectral_error: np.ndarray | None = None
-    linf_lower: np.ndarray | None = None
-    linf_upper: np.ndarray | None = None
-    num_vjps: float = 0.0
-    num_jvps: float = 0.0
-    converged: bool = True
+    @property
+    def frobenius_stderr(self) -> np.ndarray | None:
+        """Standard error of each Frobenius norm over its probes, zero where recomputed; None where all are exact."""
+        held = self.frobenius_estimates
+        return None if held is None or self.exact else np.where(np.isnan(held.exact), held.stderr, 0.0)
+
+    @property
+    def frobenius_degrees(self) -> np.ndarray | None:
+        """Its degrees of freedom (of chi-square), infinite where no probe took part."""
+        held = self.frobenius_estimates
+        return None if held is None or self.exact else np.where(np.isnan(held.exact), held.degrees, np.inf)
+
+    @property
+    def spectral_error(self) -> np.ndarray | None:
+        """How far each spectral norm may lie above its value, with 99 % and rounding; None where all are exact."""
+        ends = self.spectral_interval
+        return None if ends is None or self.spectral is None or self.exact else ends[1] - self.spectral
+
+    @property
+    def frobenius_interval(self) -> np.ndarray | None:
+        """95 % interval of each Frobenius norm, probes and rounding, shape (2, N); not symmetric."""
+        return None if self.frobenius_estimates is None else self.frobenius_estimates.interval(self.noise)
+
+    @property
+    def spectral_interval(self) -> np.ndarray | None:
+        """Interval of each spectral norm, iteration and rounding, shape (2, N)."""
+        return None if self.spectral_estimates is None else self.spectral_estimates.interval(self.noise)
+
+    @property
+    def key(self) -> NormEstimates:
+        """The norm that examples are listed by."""
+        held = self.spectral_estimates or self.frobenius_estimates
+        assert held is not None
+        return held
+
+    @property
+    def top_rivals(self) -> int:
+        """Examples beside `top` that may be larger than the smallest listed one, at 95 % for all of them together."""
+        return len(self.key.rivals(self.top, self.noise))
+
+    def summary(self, norm: str, rows: np.ndarray | None = None) -> NormSummary | None:
+        """The distribution of a norm over the examples, or over these rows, with its errors; None if not asked for."""
+        held: NormEstimates | None = getattr(self, f"{norm}_estimates")
+        return None if held is None else held.summary(self.noise, rows)
 
 
 def jacobian_norms(
@@ -88,6 +132,8 @@ def jacobian_norms(
     linf: bool = False,
     top: int = 10,
     max_exact_outputs: int = MAX_EXACT_OUTPUTS,
+    max_recomputed: int | None = None,
+    noise: float | None = None,
     seed: int = 0,
     observer: Observer = SILENT,
     cluster: Solo | None = None,
@@ -95,10 +141,11 @@ def jacobian_norms(
     """||J_i||_F and ||J_i||_2 of every example.
 
     With few outputs (or inputs) exactly: all C rows by one backward pass each (or all d columns), the spectral norm as
-    the root of the largest eigenvalue of the Gram matrix J_i J_i^T (J_i^T J_i) in float64. With many: ||J||_F^2 =
-    E ||J^T z||^2 over 16 Rademacher probes with a standard error, and ||J||_2^2 by batched Lanczos on J J^T with the
-    residual of each example. The examples listed as the largest are then recomputed exactly where that is affordable,
-    since a largest estimate is biased up.
+    the root of the largest eigenvalue of the Gram matrix J_i J_i^T (J_i^T J_i) in float64. With many: ||J||_2^2 by
+    batched Lanczos on J J^T, with a bound that holds for nearly equal singular values too; ||J||_F^2 = its part in that
+    Krylov space plus E ||J^T z||^2 over Gaussian probes z in the complement, with a chi-square interval. The examples
+    with the largest upper ends are then computed from all rows, until the list of the largest is certain or the budget
+    is spent.
 
     Args:
         jacobian: the operator.
@@ -106,6 +153,10 @@ def jacobian_norms(
         linf: bounds on the norm from l-infinity to l2 too, where all rows are computed (the norm itself is NP-hard).
         top: how many of the largest examples to list.
         max_exact_outputs: the largest C, or d, that is done exactly.
+        max_recomputed: examples that may be computed from all rows to make the list certain; None: as many as cost what
+            the estimates did, and at least 4 `top`.
+        noise: relative error of a norm by rounding, as measured on a few examples; None: as float64 shows it for the
+            listed ones and some over the data, else as the operator knows it.
         seed: of probes and starts.
         observer: hears progress.
         cluster: the ranks that take batches in turn; this process alone if None.
@@ -118,213 +169,150 @@ def jacobian_norms(
         raise UsageError("CT001", f"unknown norm {norm!r}", expected=", ".join(NORMS), received=norm)
     if top < 0:
         raise UsageError("CT001", "no such number of examples", expected="--top 0 or more", received=str(top))
-    begin = time.perf_counter()
-    cluster = cluster or Solo()
-    problem = jacobian.problem
-    smaller = min(jacobian.output_dim, jacobian.input_dim)
-    exact = smaller <= max_exact_outputs
-    batches: list[_Batch] = []
-    done = 0
-
-    def result(top_exact: bool, listed: tuple[int, ...]) -> JacobianNormsResult:
-        return JacobianNormsResult(
-            frobenius=_joined(batches, "frobenius"),
-            spectral=_joined(batches, "spectral"),
-            frobenius_stderr=_joined(batches, "frobenius_stderr"),
-            spectral_error=_joined(batches, "spectral_error"),
-            linf_lower=_joined(batches, "linf_lower"),
-            linf_upper=_joined(batches, "linf_upper"),
-            top=listed,
-            exact=exact,
-            top_exact=top_exact,
-            output_dim=jacobian.output_dim,
-            input_dim=jacobian.input_dim,
-            num_vjps=sum(b.num_vjps for b in batches),
-            num_jvps=sum(b.num_jvps for b in batches),
-            converged=all(b.converged for b in batches) and done == problem.num_samples,
-            cost=Cost(0.0, 0.0, 0.0, sum(b.num_vjps + b.num_jvps for b in batches), time.perf_counter() - begin),
-        )
-
-    observer.begin("Jacobian norms", problem.num_samples)
-    progress = _Progress(batches, begin)
-    observer.resume("batches", None, progress)
-    begin = progress.begin
+    run = _Run(jacobian, norm, linf, top, max_exact_outputs, noise, seed, observer, cluster or Solo())
     try:
-        ranges = problem.ranges(jacobian.batch_size)
-        done = ranges[len(batches) - 1].stop if batches else 0
-        for start in range(len(batches), len(ranges), cluster.size):  # what is done are always the first ones
-            turn = ranges[start : start + cluster.size]
-            own = _of_batch(jacobian, turn[cluster.rank], norm, linf, exact, seed) if cluster.rank < len(turn) else None
-            found = _exchanged(own, cluster)[: len(turn)]
-            batches += found
-            done = turn[-1].stop
-            largest = max(float(v.max()) for b in found for v in (b.spectral, b.frobenius) if v is not None)
-            observer.advance(done, f"largest in batch {largest:.4g}", problem.num_samples - done)
-        whole = result(exact, ())
-        listed = _largest(whole, top)
-        if exact or smaller > MAX_EXACT_TOP or not listed:
-            return result(exact, listed)
-        _recompute(jacobian, batches, listed, norm, cluster)
-        return result(True, _largest(result(True, ()), top, among=listed))
+        run.estimate()
+        run.recompute(max_recomputed)
+        if noise is None:
+            run.measure_noise()
+        return run.result()
     except STOPPING as error:
         stop = cause_of(error)
-        partial = result(exact, ()) if batches else None
-        if partial is not None:
-            partial = result(exact, _largest(partial, top))
-        raise Interrupted(partial, stop) from stop
+        raise Interrupted(run.result() if run.batches else None, stop) from stop
 
 
-class _Progress:
+class _Run:
     """The norms of the batches that are through, and since when, as something that can be put back."""
 
-    def __init__(self, batches: list[_Batch], begin: float) -> None:
-        self.batches, self.begin = batches, begin
+    def __init__(
+        self,
+        jacobian: InputJacobian,
+        norm: str,
+        linf: bool,
+        top: int,
+        max_exact_outputs: int,
+        noise: float | None,
+        seed: int,
+        observer: Observer,
+        cluster: Solo,
+    ) -> None:
+        self.jacobian, self.norm, self.linf, self.top = jacobian, norm, linf, top
+        self.seed, self.observer, self.cluster = seed, observer, cluster
+        self.eps = torch.finfo(jacobian.problem.dtype).eps
+        self.noise = noise_of_norms(jacobian.noise if noise is None else noise, self.eps)
+        self.measured: float | None = None
+        self.smaller = min(jacobian.output_dim, jacobian.input_dim)
+        self.exact = self.smaller <= max_exact_outputs
+        self.batches: list[Batch] = []
+        self.begin = time.perf_counter()
+        self.estimates: dict[str, NormEstimates] = {}  # once all batches are through
+        self.recomputed, self.vjps, self.jvps = 0, 0.0, 0.0
 
     def state(self) -> dict[str, Any]:
         return {"batches": [asdict(batch) for batch in self.batches], "seconds": time.perf_counter() - self.begin}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.batches[:] = [_Batch(**facts) for facts in state["batches"]]
+        self.batches[:] = [Batch(**facts) for facts in state["batches"]]
         self.begin -= state["seconds"]
 
+    def estimate(self) -> None:
+        """All batches."""
+        problem, cluster = self.jacobian.problem, self.cluster
+        self.observer.begin("Jacobian norms", problem.num_samples)
+        self.observer.resume("batches", None, self)
+        ranges = problem.ranges(self.jacobian.batch_size)
+        for start in range(len(self.batches), len(ranges), cluster.size):  # what is done are always the first ones
+            turn = ranges[start : start + cluster.size]
+            own = self._of_batch(turn[cluster.rank]) if cluster.rank < len(turn) else None
+            found = exchanged(own, cluster)[: len(turn)]
+            self.batches += found
+            done = turn[-1].stop
+            names = ("spectral", "frobenius", "kept")
+            most = max(float(v.max()) for b in found for n in names if (v := getattr(b, n)) is not None)
+            self.observer.advance(done, f"largest in batch {most:.4g}", problem.num_samples - done)
+        self.estimates = self._estimates()
 
-def _of_batch(jacobian: InputJacobian, rows: range, norm: str, linf: bool, exact: bool, seed: int) -> _Batch:
-    batch = _exact(jacobian, rows, norm, linf) if exact else _estimated(jacobian, rows, norm, seed)
-    share = len(rows) / jacobian.problem.num_samples
-    batch.num_vjps *= share
-    batch.num_jvps *= share
-    return batch
+    def _of_batch(self, rows: range) -> Batch:
+        batch = (
+            exact_batch(self.jacobian, rows, self.norm, self.linf)
+            if self.exact
+            else estimated_batch(self.jacobian, rows, self.norm, self.seed)
+        )
+        share = len(rows) / self.jacobian.problem.num_samples
+        batch.num_vjps *= share
+        batch.num_jvps *= share
+        return batch
 
+    def _estimates(self) -> dict[str, NormEstimates]:
+        """By norm, with their errors."""
+        found = {}
+        if self.exact:
+            for name in ("frobenius", "spectral"):
+                values = self._joined(name)
+                if values is not None:
+                    found[name] = exact_norms(values)
+            return found
+        kept, rest, cosines = (self._joined(name) for name in ("kept", "rest", "cosines"))
+        if kept is not None and rest is not None and cosines is not None:
+            found["frobenius"] = frobenius_norms(kept, rest, cosines, NUM_PROBES[self.norm])
+        value, error, reach = (self._joined(name) for name in ("spectral", "spectral_error", "spectral_reach"))
+        if value is not None and error is not None and reach is not None:
+            found["spectral"] = spectral_norms(value, error, reach)
+        return found
 
-def _exchanged(own: _Batch | None, cluster: Solo) -> list[_Batch]:
-    """Every rank's batch; empty ones of those that had none."""
-    if cluster.size == 1:
-        return [own or _Batch()]
-    told = None if own is None else {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in asdict(own).items()}
-    return [_told(each) for each in cluster.gather_objects(told)]
+    def _joined(self, name: str) -> np.ndarray | None:
+        parts = [getattr(batch, name) for batch in self.batches]
+        return np.concatenate(parts) if parts and parts[0] is not None else None
 
+    def recompute(self, budget: int | None) -> None:
+        """Makes the list certain, where examples can be computed from all rows."""
+        if self.exact or self.smaller > MAX_EXACT_TOP or not self.top:
+            return
+        if budget is None:
+            spent = sum(b.num_vjps + b.num_jvps for b in self.batches)
+            budget = max(4 * self.top, int(spent * self.jacobian.problem.num_samples / self.smaller))
 
-def _told(facts: dict[str, Any] | None) -> _Batch:
-    arrays: dict[str, Any] = {n: np.array(v) if isinstance(v, list) else v for n, v in (facts or {}).items()}
-    return _Batch(**arrays)
+        def heard(count: int, candidates: int) -> None:
+            self.observer.begin(f"the largest examples from all rows: {count} done, {candidates} candidates")
 
+        self.recomputed, self.vjps, self.jvps = recompute_largest(
+            self.jacobian, self.estimates, self.norm, self.top, budget, self.noise, self.cluster, heard
+        )
 
-def _exact(jacobian: InputJacobian, rows: range, norm: str, linf: bool = False) -> _Batch:
-    by_rows = jacobian.output_dim <= jacobian.input_dim
-    batch = _Batch(num_vjps=float(jacobian.output_dim)) if by_rows else _Batch(num_jvps=float(jacobian.input_dim))
-    frobenius, spectral, bounds = [], [], []
-    for linear, count in _linear_chunks(jacobian, rows):
-        matrices = jacobian.dense_of(linear, count).double()
-        gram = matrices @ matrices.mT if by_rows else matrices.mT @ matrices
-        if linf:
-            bounds.append(_linf_bounds(matrices, gram, by_rows))
-        if norm != "spectral":
-            frobenius.append(gram.diagonal(dim1=1, dim2=2).sum(1).sqrt())
-        if norm != "frobenius":
-            spectral.append(torch.linalg.eigvalsh(gram)[:, -1].clamp_min(0).sqrt())
-    if bounds:
-        batch.linf_lower, batch.linf_upper = torch.cat(bounds, dim=1).cpu().numpy()
-    batch.frobenius = torch.cat(frobenius).cpu().numpy() if frobenius else None
-    batch.spectral = torch.cat(spectral).cpu().numpy() if spectral else None
-    return batch
+    def measure_noise(self) -> None:
+        """The noise as the data at hand show it."""
+        if self.jacobian.problem.dtype == torch.float64:
+            return
+        self.observer.begin("the listed examples in float64")
+        key = self.estimates.get("spectral", self.estimates.get("frobenius"))
+        assert key is not None
+        self.measured = noise_over_data(self.jacobian, self.estimates, self.norm, largest(key, self.top))
+        if self.measured is not None:
+            self.noise = noise_of_norms(self.measured, self.eps)
 
-
-def _linf_bounds(matrices: torch.Tensor, gram: torch.Tensor, by_rows: bool) -> torch.Tensor:
-    """Bounds on max ||J v||_2 over |v_j| <= 1, shape (2, n).
-
-    Below: v = sign(J^T J v) from the leading right singular vector, which never falls (Boyd 1974). Above: the least of
-    sqrt(d) ||J||_2 and the root of the sum of the rows' squared l1 norms.
-    """
-    values, vectors = torch.linalg.eigh(gram)
-    lead = vectors[:, :, -1:]
-    direction = matrices.mT @ lead if by_rows else lead
-    best = torch.zeros(len(matrices), dtype=matrices.dtype, device=matrices.device)
-    for _ in range(_SIGN_STEPS):
-        image = matrices @ torch.where(direction >= 0, 1.0, -1.0).to(matrices.dtype)
-        best = torch.maximum(best, torch.linalg.vector_norm(image, dim=(1, 2)))
-        direction = matrices.mT @ image
-    by_spectrum = (values[:, -1].clamp_min(0) * matrices.shape[2]).sqrt()
-    by_rows_norm = matrices.abs().sum(2).square().sum(1).sqrt()
-    return torch.stack([best, torch.minimum(by_spectrum, by_rows_norm)])
-
-
-def _linear_chunks(jacobian: InputJacobian, rows: range) -> Iterator[tuple[LinearizedFunction, int]]:
-    """The batch cut so that all rows of a piece's Jacobians, and their float64 copy, stay within half the budget."""
-    an_example = jacobian.output_dim * jacobian.input_dim * (jacobian.problem.dtype.itemsize + 16)
-    size = max(1, min(len(rows), jacobian.memory_budget // 2 // an_example))
-    for start in range(rows.start, rows.stop, size):
-        piece = range(start, min(start + size, rows.stop))
-        yield jacobian.linearize(piece), len(piece)
-
-
-def _estimated(jacobian: InputJacobian, rows: range, norm: str, seed: int) -> _Batch:
-    batch = _Batch()
-    linear = jacobian.linearize(rows)
-    dim = linear.output.shape[1]
-    of_example = VectorSpace(dim, linear.output.dtype, linear.output.device)
-    with jacobian.problem.context(len(rows)):
-        if norm != "spectral":
-            squares = []
-            for probe in range(_NUM_PROBES):
-                signs = of_example.signs(seed, 5, probe, rows=rows)
-                squares.append(linear.vjp(signs).double().square().sum(1))
-            batch.num_vjps += _NUM_PROBES
-            drawn = torch.stack(squares).cpu().numpy()
-            mean, error = drawn.mean(0), drawn.std(0, ddof=1) / _NUM_PROBES**0.5
-            batch.frobenius = np.sqrt(mean)
-            batch.frobenius_stderr = error / (2 * np.maximum(batch.frobenius, 1e-300))  # the delta rule
-        if norm != "frobenius":
-            found = largest_eigenvalues(
-                lambda u: linear.jvp(linear.vjp(u)),
-                of_example.normals(seed, 6, rows=rows),
-                rtol=_SPECTRAL_RTOL,
-                max_products=_SPECTRAL_PRODUCTS,
-            )
-            batch.spectral = found.values.sqrt().numpy()
-            # |sigma^2 - theta| <= r gives |sigma - sqrt(theta)| <= r / sqrt(theta)
-            batch.spectral_error = (found.residuals / found.values.sqrt().clamp_min(1e-300)).numpy()
-            batch.num_vjps += found.num_products
-            batch.num_jvps += found.num_products
-            batch.converged = bool(found.converged.all())
-    return batch
-
-
-def _joined(batches: list[_Batch], name: str) -> np.ndarray | None:
-    parts = [getattr(batch, name) for batch in batches]
-    return np.concatenate(parts) if parts and parts[0] is not None else None
-
-
-def _largest(result: JacobianNormsResult, top: int, among: tuple[int, ...] | None = None) -> tuple[int, ...]:
-    key = result.spectral if result.spectral is not None else result.frobenius
-    assert key is not None
-    indices = np.arange(len(key)) if among is None else np.array(among, dtype=int)
-    order = indices[np.argsort(-key[indices], kind="stable")][:top]
-    return tuple(int(i) for i in order)
-
-
-def _recompute(
-    jacobian: InputJacobian, batches: list[_Batch], listed: tuple[int, ...], norm: str, cluster: Solo
-) -> None:
-    """The exact norms of the listed examples, put in the place of their estimates; the ranks take them in turn."""
-    found: list[_Batch] = []
-    for start in range(0, len(listed), cluster.size):
-        turn = listed[start : start + cluster.size]
-        place = turn[cluster.rank] if cluster.rank < len(turn) else None
-        own = None if place is None else _exact(jacobian, range(place, place + 1), norm)
-        found += _exchanged(own, cluster)[: len(turn)]
-    for index, exact in zip(listed, found, strict=True):
-        offset = index
-        for batch in batches:
-            held = batch.spectral if batch.spectral is not None else batch.frobenius
-            assert held is not None
-            if offset < len(held):
-                break
-            offset -= len(held)
-        for values, errors, new in (
-            (batch.frobenius, batch.frobenius_stderr, exact.frobenius),
-            (batch.spectral, batch.spectral_error, exact.spectral),
-        ):
-            if values is not None and errors is not None and new is not None:
-                values[offset], errors[offset] = new[0], 0.0
-        batch.num_vjps += exact.num_vjps / jacobian.problem.num_samples
-        batch.num_jvps += exact.num_jvps / jacobian.problem.num_samples
+    def result(self) -> JacobianNormsResult:
+        estimates = self.estimates or self._estimates()
+        key = estimates.get("spectral", estimates.get("frobenius"))
+        assert key is not None
+        top = largest(key, self.top)
+        num_vjps = sum(b.num_vjps for b in self.batches) + self.vjps
+        num_jvps = sum(b.num_jvps for b in self.batches) + self.jvps
+        whole = len(key.first) == self.jacobian.problem.num_samples
+        return JacobianNormsResult(
+            frobenius_estimates=estimates.get("frobenius"),
+            spectral_estimates=estimates.get("spectral"),
+            linf_lower=self._joined("linf_lower"),
+            linf_upper=self._joined("linf_upper"),
+            top=top,
+            exact=self.exact,
+            top_exact=self.exact or (bool(top) and not bool(np.isnan(key.exact[list(top)]).any())),
+            num_recomputed=self.recomputed,
+            noise=self.noise,
+            noise_measured=self.measured,
+            output_dim=self.jacobian.output_dim,
+            input_dim=self.jacobian.input_dim,
+            num_vjps=num_vjps,
+            num_jvps=num_jvps,
+            converged=all(b.converged for b in self.batches) and whole,
+            cost=Cost(0.0, 0.0, 0.0, num_vjps + num_jvps, time.perf_counter() - self.begin),
+        )

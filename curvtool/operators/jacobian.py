@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -37,6 +39,7 @@ class InputJacobian:
     Attributes:
         output_dim: C.
         input_dim: d.
+        noise: relative error of the norms by rounding, as measured; None where it was not.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class InputJacobian:
         memory_budget: int | None = None,
         form: str = "auto",
     ) -> None:
+        self.noise: float | None = None
         self.memory_budget = default_budget(problem.device) if memory_budget is None else memory_budget
         problem.keep_data_on_device(self.memory_budget // 4)
         self.problem = problem if form == "auto" else problem.in_form(cast(Form, form))
@@ -91,6 +95,12 @@ class InputJacobian:
         fastest = min((seconds for seconds, _, _ in trials), default=0.0)
         as_fast = [trial for trial in trials if trial[0] <= _AS_FAST * fastest]
         return min(as_fast, key=lambda trial: trial[1])[2] if as_fast else plain
+
+    def of_rows(self, rows: Sequence[int]) -> InputJacobian:
+        """The Jacobians of these examples alone, in this order."""
+        other = copy.copy(self)
+        other.problem = self.problem.restricted(rows, self.problem.dtype)
+        return other
 
     def linearize(self, rows: range) -> LinearizedFunction:
         """The outputs of these examples with their graph; products with it inside `problem.context()`."""

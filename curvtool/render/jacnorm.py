@@ -10,6 +10,7 @@ from rich.console import Console
 from curvtool.render.charts import Chart, Gallery, Series
 from curvtool.render.numbers import count, number
 from curvtool.render.tables import Listing, filled_table, markdown_table, print_tables
+from curvtool.report.analyses import Summary
 from curvtool.report.model import JacNorm
 
 
@@ -22,13 +23,29 @@ def verdict(jac: JacNorm) -> list[str]:
             return [
                 f"Every {name} norm is 0: the outputs do not change with the inputs (saturated, or cut off from them)."
             ]
-        told = [f"The median {name} norm is {number(summary.median, 4)}, the largest {number(summary.max, 4)}."]
+        told = [f"The median {name} norm is {_stated(summary, 'median')}, the largest {_stated(summary, 'max')}."]
         value = getattr(jac.top[0], key) if jac.top else None
         if value and summary.median:
             times = number(value / summary.median, 3)
-            told.append(f"Most sensitive is row {jac.top[0].index}: {times} times the median.")
-        return told
+            listed = " of those listed" if jac.top_rivals and not jac.exact else ""
+            told.append(f"Most sensitive{listed} is row {jac.top[0].index}: {times} times the median.")
+        return told + _doubt(jac)
     return []
+
+
+def _stated(summary: Summary, name: str) -> str:
+    """The number, with its 95 % interval where that shows in its digits."""
+    value = number(getattr(summary, name), 4)
+    low, high = (number(end, 4) for end in (summary.bounds or {}).get(name, (None, None)))
+    return value if summary.bounds is None or low == high else f"{value} ({low} to {high}, 95 %)"
+
+
+def _doubt(jac: JacNorm) -> list[str]:
+    """How many examples could belong to the list beside those on it."""
+    if jac.exact or not jac.top or not jac.top_rivals:
+        return []
+    others = f"{count(jac.top_rivals)} other {'example' if jac.top_rivals == 1 else 'examples'}"
+    return [f"The list is uncertain: {others} could belong to the largest {len(jac.top)} (95 %)."]
 
 
 def show(jac: JacNorm, console: Console) -> None:
@@ -41,10 +58,10 @@ def show(jac: JacNorm, console: Console) -> None:
         "linf to l2 <=": jac.linf_upper,
     }
     norms = {name: summary for name, summary in named.items() if summary is not None}
-    columns = {"norm": list(norms)}
+    columns = {"norm": [label for name, summary in norms.items() for label in _rows(name, summary, jac)]}
     for header, key in (("mean", "mean"), ("std", "std"), ("min", "min"), ("median", "median"), ("95 %", "p95"),
                         ("max", "max")):  # fmt: skip
-        columns[header] = [number(getattr(summary, key), 4) for summary in norms.values()]
+        columns[header] = [number(v, 4) for summary in norms.values() for v in _rows("", summary, jac, key).values()]
     tables = [filled_table(title, columns, console, text="norm")]
     if jac.per_class:
         classes = list(jac.per_class.values())
@@ -77,10 +94,12 @@ def notes(jac: JacNorm) -> list[str]:
     else:
         parts = []
         if jac.frobenius_max_stderr is not None:
-            parts.append(f"Frobenius by probes, standard error up to {number(jac.frobenius_max_stderr, 2)}")
+            parts.append(f"Frobenius by Lanczos and probes, standard error up to {number(jac.frobenius_max_stderr, 2)}")
         if jac.spectral_max_error is not None:
-            parts.append(f"spectral by Lanczos, estimated error up to {number(jac.spectral_max_error, 2)}")
-        told = "; ".join(parts) + ("; the listed examples recomputed exactly" if jac.top_exact and jac.top else "")
+            parts.append(f"spectral by Lanczos, error up to {number(jac.spectral_max_error, 2)}")
+        told = "; ".join(parts)
+        if jac.top_exact and jac.top:
+            told += f"; {count(jac.num_recomputed)} examples recomputed exactly, those listed among them"
     found = [f"{told}. {count(jac.num_examples)} examples."]
     if jac.directions_file:
         found.append(f"singular vectors: {jac.directions_file}")
@@ -148,12 +167,24 @@ def galleries(jac: JacNorm) -> list[Gallery]:
     ]
 
 
+def _rows(name: str, summary: Summary, jac: JacNorm, key: str = "mean") -> dict[str, float]:
+    """A statistic and, of estimates, the ends of its interval, by the label of the row."""
+    found = {name: float(getattr(summary, key))}
+    if not jac.exact and summary.bounds is not None:
+        found |= {f"{name} from": summary.bounds[key][0], f"{name} to": summary.bounds[key][1]}
+    return found
+
+
 def csv(jac: JacNorm) -> tuple[list[str], list[list[Any]]]:
-    """A row a norm: its distribution over the examples."""
+    """A row a norm: its distribution over the examples; of estimates two more rows, the ends of the 95 % intervals."""
     names = ["mean", "std", "min", "median", "p95", "max"]
     summaries = {name: getattr(jac, name) for name in ("spectral", "frobenius", "linf_lower", "linf_upper")}
     kept = [(name, summary) for name, summary in summaries.items() if summary is not None]
-    return ["norm", *names], [[name, *(getattr(summary, n) for n in names)] for name, summary in kept]
+    rows: list[list[Any]] = []
+    for name, summary in kept:
+        columns = [_rows(name, summary, jac, n) for n in names]
+        rows += [[label, *(column[label] for column in columns)] for label in columns[0]]
+    return ["norm", *names], rows
 
 
 def markdown(jac: JacNorm) -> list[str]:

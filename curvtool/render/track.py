@@ -214,6 +214,8 @@ def _point(number: int, row: TrackRow, place: int) -> tuple[float, float, float,
         case JacNorm():
             summary = analysis.spectral or analysis.frobenius
             error = analysis.spectral_max_error if analysis.spectral else analysis.frobenius_max_stderr
+            if summary is not None and summary.bounds is not None:
+                return step, summary.max, *summary.bounds["max"]
             if summary is not None:
                 return step, summary.max, summary.max - (error or 0.0), summary.max + (error or 0.0)
     return None

@@ -189,7 +189,11 @@ class Histogram(Record):
 
 
 class Summary(Record):
-    """A distribution over examples."""
+    """A distribution over examples.
+
+    Of estimates, it is that of the norms: what probes add to the spread is taken out, and `max` is the largest of those
+    computed from all rows.
+    """
 
     mean: float
     std: float
@@ -197,6 +201,13 @@ class Summary(Record):
     median: float
     p95: float
     max: float
+    bounds: dict[str, tuple[float, float]] | None = Field(
+        default=None,
+        description="95 % intervals of the numbers above, by their names, for these examples: probes, solver, rounding",
+    )
+    mean_stderr_examples: float | None = Field(
+        default=None, description="standard error of the mean over the examples: what another sample would change"
+    )
     histogram: Histogram | None = None
 
 
@@ -206,6 +217,8 @@ class TopExample(Record):
     index: int = Field(description="row in the data, from 0")
     frobenius: float | None
     spectral: float | None
+    frobenius_interval: tuple[float, float] | None = Field(default=None, description="95 %: probes and rounding")
+    spectral_interval: tuple[float, float] | None = Field(default=None, description="solver and rounding")
     image: str | None = Field(default=None, description="the input, where it is an image: PNG in base64 (--directions)")
     direction: str | None = Field(
         default=None, description="its leading singular direction likewise: red where more moves the outputs, blue less"
@@ -220,6 +233,9 @@ class ClassNorms(Record):
     frobenius_max: float | None
     spectral_mean: float | None
     spectral_max: float | None
+    bounds: dict[str, tuple[float, float]] = Field(
+        default_factory=dict, description="95 % intervals of the numbers above, by their names"
+    )
 
 
 class JacNorm(Record):
@@ -234,7 +250,12 @@ class JacNorm(Record):
     frobenius: Summary | None
     spectral: Summary | None
     frobenius_max_stderr: float | None = Field(description="largest standard error of an example over its probes")
-    spectral_max_error: float | None = Field(description="largest estimated error of an example")
+    frobenius_max_degrees: float | None = Field(
+        default=None, description="degrees of freedom of that standard error (chi-square, of the squared norm)"
+    )
+    spectral_max_error: float | None = Field(
+        description="largest error of an example: how far its norm may lie above the value, with 99 %"
+    )
     linf_lower: Summary | None = Field(
         default=None, description="bounds from below on max ||J v||_2 over |v_j| <= 1, each reached by some v"
     )
@@ -244,6 +265,10 @@ class JacNorm(Record):
     top: list[TopExample]
     exact: bool = Field(description="all of every Jacobian was computed; rounding remains (noise_floor)")
     top_exact: bool
+    top_rivals: int = Field(
+        default=0, description="examples beside `top` that may be larger than the smallest listed one, at 95 %"
+    )
+    num_recomputed: int = Field(default=0, description="examples recomputed from all rows after they were estimated")
     by_embeddings: bool = Field(
         default=False, description="the inputs are indices: derivatives are by their embeddings"
     )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from curvtool.report.analyses import Density, Diag, Eigs, JacNorm, Trace
+from curvtool.report.analyses import Density, Diag, Eigs, JacNorm, Summary, Trace
 from curvtool.report.model import Analysis, Report, TrackRow
 from curvtool.report.record import Record
 
@@ -96,13 +96,24 @@ def _numbers_of(analysis: Analysis, noise: float) -> Iterator[Number]:
                 ("Frobenius", analysis.frobenius, analysis.frobenius_max_stderr),
             ):
                 if summary is not None:
-                    over_data = summary.std / math.sqrt(max(analysis.num_examples, 1))
-                    error = max(spread or 0.0, noise * abs(summary.mean))
+                    over_data = summary.mean_stderr_examples
+                    if over_data is None:
+                        over_data = summary.std / math.sqrt(max(analysis.num_examples, 1))
+                    error = _half_of(summary, "mean", spread, noise)
                     mean = ComparedValue(value=summary.mean, error=error, error_kind="bound", data_stderr=over_data)
                     tag = f"jacobian_{name.lower()}_norm"
                     yield Number("jacnorm", f"mean {name} norm", mean, f"{tag}_mean")
-                    worst = max(spread or 0.0, noise * abs(summary.max))
+                    worst = _half_of(summary, "max", spread, noise)
                     yield Number("jacnorm", f"largest {name} norm", _bound(summary.max, worst), f"{tag}_max")
+
+
+def _half_of(summary: Summary, name: str, spread: float | None, noise: float) -> float:
+    """The longer side of a statistic's interval; of older reports, that of the worst example."""
+    value = float(getattr(summary, name))
+    if summary.bounds is None:
+        return max(spread or 0.0, noise * abs(value))
+    low, high = summary.bounds[name]
+    return max(high - value, value - low)
 
 
 def _bound(value: float, error: float) -> ComparedValue:

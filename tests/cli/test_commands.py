@@ -31,6 +31,8 @@ def net(width=4, classes=3):
     return torch.nn.Sequential(torch.nn.Linear(5, width), torch.nn.Tanh(), torch.nn.Linear(width, classes))
 def frozen():
     return net().requires_grad_(False)
+def wide():
+    return torch.nn.Sequential(torch.nn.Linear(130, 12), torch.nn.Tanh(), torch.nn.Linear(12, 140))
 def broken():
     raise ValueError("no such size")
 def nothing():
@@ -291,7 +293,7 @@ def test_the_norms_outlive_their_comparison_with_float64(folder, run, monkeypatc
     def stop(*_):
         raise error
 
-    monkeypatch.setattr("curvtool.pipeline.jacnorm._noise_of_listed", stop)
+    monkeypatch.setattr("curvtool.estimators.jacobian_norms.noise_over_data", stop)
     status, _, err = run("jacnorm", *MODEL, "--json", "r.json", "--per-example", "all.csv")
     report = json.loads(Path("r.json").read_text())
     assert status == expected and report["status"] == "partial" and "CT204" in err
@@ -621,6 +623,31 @@ def test_classes_directions_and_linf(folder, run):
     np.savez("only.npz", inputs=np.zeros((4, 5), np.float32))
     status, _, err = run("jacnorm", *MODEL[: MODEL.index("--data")], "--data", "only.npz", "--per-class")
     assert status == 3 and "CT021" in err
+
+
+def test_estimated_norms_say_how_certain_their_list_is(folder, run):
+    import models_here
+
+    torch.manual_seed(0)
+    torch.save(models_here.wide().state_dict(), "wide.pt")
+    np.savez("wide.npz", inputs=0.1 * np.random.default_rng(0).normal(size=(40, 130)).astype(np.float32))
+    words = ("jacnorm", "wide.pt", "--factory", "models_here:wide", "--data", "wide.npz", "--top", "3")
+    status, out, err = run(*words, "--norm", "frobenius", "--recompute", "4", "--json", "r.json")
+    found = json.loads(Path("r.json").read_text())["analyses"][0]
+    assert status == 0 and "CT211" in err, err
+    assert found["num_recomputed"] <= 4 and found["frobenius_max_degrees"] >= 12
+    assert ("CT248" in err) == ("could belong to the largest 3" in out) == (found["top_rivals"] > 0)
+    summary = found["frobenius"]
+    for name in ("mean", "std", "min", "median", "p95", "max"):
+        low, high = summary["bounds"][name]
+        assert low <= summary[name] <= high
+    assert summary["max"] == pytest.approx(found["top"][0]["frobenius"])
+    low, high = found["top"][0]["frobenius_interval"]
+    assert 0 < high - low < 1e-4 * high
+    status, out, err = run(*words, "--json", "s.json", "-o", "s.csv", "--per-example", "all.csv")
+    found = json.loads(Path("s.json").read_text())["analyses"][0]
+    assert found["top_rivals"] == 0 and "CT248" not in err and "uncertain" not in out
+    assert "spectral from" in Path("s.csv").read_text() and "frobenius_low" in Path("all.csv").read_text()
 
 
 def test_check_alone(folder, run):
