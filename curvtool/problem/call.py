@@ -62,7 +62,9 @@ class ModelCall:
         own = normalisers(model) if by_batch else {}
         self._by_batch = list(own.values())
         self._statistics = [
-            f"{name}.{key}" if name else key for name, module in own.items() for key, _ in module.named_buffers(recurse=False)
+            f"{name}.{key}" if name else key
+            for name, module in own.items()
+            for key, _ in module.named_buffers(recurse=False)
         ]
 
     def __call__(

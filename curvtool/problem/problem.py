@@ -240,9 +240,26 @@ class Problem:
         return "eval" if uses_running_statistics(self.model) else None
 
     @property
-    def scaling_cleared(self) -> bool:
-        """Whether an embedding that scales its gradient by frequencies was met, and does not here."""
-        return self._model_call.cleared_scaling
+    def cautions(self) -> list[tuple[str, str]]:
+        """What a reader of this problem's numbers should know, each with its code."""
+        found = []
+        if self.batch_norm == "eval":
+            found.append(
+                (
+                    "CT238",
+                    "BatchNorm runs in evaluation mode (running statistics); training sees another "
+                    "matrix: --batch-norm batch --batch-size N shows it",
+                )
+            )
+        if self._model_call.cleared_scaling:
+            found.append(
+                (
+                    "CT239",
+                    "scale_grad_by_freq is off here: embeddings with it have the gradient of no "
+                    "function, and training steps along another one",
+                )
+            )
+        return found  # fmt: skip
 
     def first(self, num: int) -> range:
         """The first so many samples, or all there are; the first batch where batches have statistics."""

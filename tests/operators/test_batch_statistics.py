@@ -88,7 +88,7 @@ def test_hessian(hessian, mode, form):
 
 def test_hessian_by_any_way_and_by_terms(hessian):
     operator = Hessian(problem())
-    assert operator.batches == [range(0, 5), range(5, 10), range(10, 15), range(15, 20), range(20, 22)]
+    assert operator.batches == [range(5), range(5, 10), range(10, 15), range(15, 20), range(20, 22)]
     assert operator.groups == operator.batches  # eight samples hold one whole batch
     v = torch.randn(operator.space.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     parts = sum(operator.term_matvec(term, v) for term in range(operator.num_terms))
@@ -191,7 +191,7 @@ def test_preflight_keeps_the_batches():
 
 def test_parts_that_are_no_batches_are_refused():
     made = problem()
-    for rows in (range(0, 4), range(1, 6), range(0, 10), range(0, 22), range(18, 22)):
+    for rows in (range(4), range(1, 6), range(10), range(22), range(18, 22)):
         with pytest.raises(RuntimeError, match="no batch"):
             made.batch(rows)
 

@@ -170,8 +170,9 @@ def test_a_bag_with_weights():
 def test_scaling_by_frequency_is_cleared_and_told(kind):
     made = problem_of(kind, False, OPTIONS["scaled"])
     check_problem(made)
-    assert made.scaling_cleared and any("frequencies" in repair for repair in made.repairs)
-    assert not problem_of(kind, False, {}).scaling_cleared
+    assert [code for code, _ in made.cautions] == ["CT239"]
+    assert any("frequencies" in repair for repair in made.repairs)
+    assert problem_of(kind, False, {}).cautions == []
     gradient = Hessian(made).loss_and_gradient()[1]
     assert relative(gradient, Hessian(problem_of(kind, False, {})).loss_and_gradient()[1]) < 1e-12
 
