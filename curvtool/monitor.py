@@ -39,8 +39,8 @@ class Monitor:
 
     The weights are copied, the model runs in evaluation mode and is put back, and so are the generators of random
     numbers. A model with BatchNorm is measured by its running statistics, and a warning says so; `batch_norm="batch"`
-    measures what training sees. Forward hooks of its own are called as in any forward pass. Every search starts from the vectors of the
-    one before.
+    measures what training sees. Forward hooks of the model's own are called as in any forward pass. Every search starts
+    from the vectors of the one before.
 
     The numbers, by name: `curvature/lambda_max` and its estimated error `curvature/lambda_max_error`,
     `curvature/trace` and `curvature/trace_stderr`, `curvature/loss`; with a learning rate `curvature/lambda_max_x_lr`

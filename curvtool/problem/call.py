@@ -39,7 +39,7 @@ class ModelCall:
         by_batch: normalise by the statistics of the batch at hand, as in training.
 
     Attributes:
-        cleared_scaling: whether an embedding was called that scales its gradient by frequencies, which it does not here.
+        cleared_scaling: whether an embedding has `scale_grad_by_freq`, which is left out here.
         has_compiled: whether a module inside is wrapped by `torch.compile`, which is then left out.
         has_rnn: whether it has recurrent layers.
         casts_down: whether it casts to fewer digits than float64's; None until it was called in float64.

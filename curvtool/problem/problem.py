@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import methodcaller
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -233,7 +233,7 @@ class Problem:
         return len(self.data)
 
     @property
-    def batch_norm(self) -> str | None:
+    def batch_norm(self) -> Literal["eval", "batch"] | None:
         """`batch` or `eval`; None where the model has no module for which it matters."""
         if self.statistics_batch is not None:
             return "batch"

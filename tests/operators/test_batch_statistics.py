@@ -98,7 +98,7 @@ def test_hessian_by_any_way_and_by_terms(hessian):
     loss, gradient = operator.loss_and_gradient()
     z, parameters = outputs()
     true = F.cross_entropy(z, data()[1])
-    assert loss == pytest.approx(float(true), rel=1e-12)
+    assert loss == pytest.approx(float(true.detach()), rel=1e-12)
     wanted = torch.cat([g.reshape(-1) for g in torch.autograd.grad(true, parameters)])
     assert relative(gradient, wanted) < 1e-12
 
@@ -205,16 +205,17 @@ def test_what_is_of_single_samples_is_refused(use):
 
 def test_refusals():
     plain = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).double()
+    own, by_batch = Net().double(), {"batch_norm": "batch", "batch_size": SIZE}
     cases = [
-        (dict(model=Net().double(), batch_norm="train"), "CT001"),
-        (dict(model=Net().double(), batch_norm="batch"), "CT001"),
-        (dict(model=plain, batch_norm="batch", batch_size=5), "CT003"),
-        (dict(model=torch.jit.script(Net().double()), batch_norm="batch", batch_size=5), "CT003"),
-        (dict(model=Net().double(), loss="model", batch_norm="batch", batch_size=5), "CT003"),
+        (own, "cross-entropy", {"batch_norm": "train"}, "CT001"),
+        (own, "cross-entropy", {"batch_norm": "batch"}, "CT001"),
+        (plain, "cross-entropy", by_batch, "CT003"),
+        (torch.jit.script(own), "cross-entropy", by_batch, "CT003"),
+        (own, "model", by_batch, "CT003"),
     ]
-    for options, code in cases:
+    for model, loss, options, code in cases:
         with pytest.raises(CurvtoolError) as caught:
-            Problem(options.pop("model"), data(), options.pop("loss", "cross-entropy"), **options)
+            Problem(model, data(), loss, **options)
         assert caught.value.code == code and caught.value.remedy
 
 

@@ -85,7 +85,7 @@ def dense(kind, tied, options):
     model = Plain(kind, tied, **options).double()
     model.constant = model.embed.weight.detach().clone()
     ids, targets = data()
-    names, parameters = zip(*model.named_parameters(), strict=True)
+    parameters = list(model.parameters())
     z = model(ids)
 
     def rows(flat):
