@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -144,7 +145,7 @@ class Monitor:
             check_problem(problem)
             for code, told in problem.cautions:
                 told = told.replace("--batch-norm batch --batch-size N", 'Monitor(…, batch_norm="batch", batch_size=N)')
-                warnings.warn(f"{code}: {told}", stacklevel=4)  # whoever calls the monitor
+                warnings.warn(f"{code}: {told}", stacklevel=_level_outside())
             self._noise = preflight_curvature(problem, OPERATORS[self.operator]).noise_floor or 0.0
         matrix: CurvatureOperator = OPERATORS[self.operator](problem)
         loss = matrix.loss_and_gradient()[0]
@@ -162,6 +163,14 @@ class Monitor:
             if estimate.stderr is not None:
                 found[f"{self._prefix}trace_stderr"] = estimate.stderr
         return {**found, "curvature/loss": loss}
+
+
+def _level_outside() -> int:
+    """The `stacklevel` of whoever calls the monitor, a training loop or a trainer."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_globals.get("__name__", "").startswith("curvtool.") and frame.f_back is not None:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 @contextmanager
