@@ -96,6 +96,27 @@ def padding_rows(model: nn.Module) -> dict[str, int]:
     return found
 
 
+def refuse_scripted_lookups(model: nn.Module) -> None:
+    """Refuses embeddings in TorchScript, where nothing can be switched, whose options make them no function.
+
+    Raises:
+        DerivativeError: CT050.
+    """
+    programs = [module for module in model.modules() if isinstance(module, torch.jit.ScriptModule)]
+    for graph in [program.inlined_graph for program in programs if hasattr(program, "inlined_graph")]:
+        nodes = [n for kind in ("aten::embedding", "aten::embedding_bag") for n in graph.findAllNodes(kind)]
+        option = "scale_grad_by_freq" if any(list(n.inputs())[3].toIValue() is True for n in nodes) else None
+        option = "max_norm" if "embedding_renorm" in str(graph) else option
+        if option is not None:
+            raise DerivativeError(
+                "CT050",
+                f"an embedding in TorchScript has {option}, with which its gradient is that of no function",
+                expected=f"an embedding without {option}",
+                received="a program that cannot be changed",
+                remedy=f"export the program again without {option}, or give the module itself by --factory",
+            )
+
+
 def has_embeddings(model: nn.Module) -> bool:
     """Whether a module inside looks up rows of a table."""
     return any(isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in model.modules())

@@ -25,6 +25,7 @@ from curvtool.problem.losses.of_model import ModelLoss
 from curvtool.problem.losses.reduction import reduced, with_targets
 from curvtool.problem.module import (
     padding_rows,
+    refuse_scripted_lookups,
     refuse_sharded,
     select_prediction,
     told_of_inputs,
@@ -113,6 +114,7 @@ class Problem:
         self.copies_inputs = self.data.mapped
         self.form: Form = "torch"
         refuse_sharded(self.model)
+        refuse_scripted_lookups(self.model)
         self.statistics_batch = check_statistics(
             batch_norm, batch_size, self.model, self.loss, len(self.data), sharded=shard_parameters
         )

@@ -227,3 +227,46 @@ def test_the_model_is_left_as_it_was():
     Hessian(Problem(model, data(), "cross-entropy")).materialize()
     assert model.embed.scale_grad_by_freq and model.embed.sparse
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+class Looked(nn.Module):
+    """Nothing that TorchScript does not take."""
+
+    def __init__(self, **options):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = nn.Embedding(WORDS, WIDTH, **options), nn.Linear(WIDTH, 4)
+
+    def forward(self, ids):
+        return self.head(torch.tanh(self.embed(ids)).sum(1))
+
+
+@pytest.mark.parametrize(
+    ("how", "option", "code"),
+    [
+        ("script", "scale_grad_by_freq", "CT050"),
+        ("trace", "scale_grad_by_freq", "CT050"),
+        ("trace", "max_norm", "CT050"),
+        ("export", "scale_grad_by_freq", None),
+        ("export", "max_norm", "CT050"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_programs(how, option, code):
+    ids = data()[0]
+    model = Looked(**{option: True if option == "scale_grad_by_freq" else 0.5}).double()
+    if how == "export":
+        sizes = ({0: torch.export.Dim("batch")},)
+        program = torch.export.export(model, (ids,), dynamic_shapes=sizes).module()
+    else:
+        program = torch.jit.script(model) if how == "script" else torch.jit.trace(copy.deepcopy(model), ids)
+    if code is not None:
+        with pytest.raises(CurvtoolError) as caught:
+            check_problem(Problem(program, data(), "cross-entropy"))
+        assert caught.value.code == code and caught.value.remedy
+        return
+    found = Problem(program, data(), "cross-entropy")
+    check_problem(found)
+    true = Hessian(Problem(Looked().double(), data(), "cross-entropy")).materialize()
+    assert relative(Hessian(found, mode="fresh", form="torch").materialize(), true) < 1e-10
+    assert [each for each, _ in found.cautions] == (["CT239"] if option == "scale_grad_by_freq" else [])

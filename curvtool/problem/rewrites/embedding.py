@@ -137,6 +137,11 @@ class Embeddings(TorchFunctionMode):
         total = found.sum(1)
         return total / counted.sum(1, keepdim=True).clamp_min(1) if mode == "mean" else total
 
+    def shortened(self, weight: torch.Tensor, indices: torch.Tensor, max_norm: float, norm_type: float) -> torch.Tensor:
+        """`torch.embedding_renorm_`, refused."""
+        _refuse_max_norm(max_norm)
+        return weight
+
 
 def _row(padding_idx: int | None, weight: torch.Tensor) -> int | None:
     return None if padding_idx is None else padding_idx % len(weight)
@@ -146,5 +151,8 @@ _LOOKUPS: dict[Any, Callable[..., torch.Tensor]] = {
     functional.embedding: Embeddings.embedding,
     functional.embedding_bag: Embeddings.bag,
     torch.embedding: Embeddings.torch_embedding,
+    torch.embedding_renorm_: Embeddings.shortened,
     torch.ops.aten.embedding.default: Embeddings.torch_embedding,
+    torch.ops.aten.embedding_renorm.default: Embeddings.shortened,
+    torch.ops.aten.embedding_renorm_.default: Embeddings.shortened,
 }
