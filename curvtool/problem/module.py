@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from curvtool.errors import CurvtoolError, DerivativeError, LoadError
+from curvtool.problem.checkpoints.scripted import ScriptedModule
 from curvtool.problem.tree import Tree, named_tensors
 
 
@@ -102,8 +103,8 @@ def refuse_scripted_lookups(model: nn.Module) -> None:
     Raises:
         DerivativeError: CT050.
     """
-    programs = [module for module in model.modules() if isinstance(module, torch.jit.ScriptModule)]
-    for graph in [program.inlined_graph for program in programs if hasattr(program, "inlined_graph")]:
+    graphs: list[Any] = [module.graph for module in model.modules() if isinstance(module, ScriptedModule)]
+    for graph in [graph for graph in graphs if graph is not None]:
         nodes = [n for kind in ("aten::embedding", "aten::embedding_bag") for n in graph.findAllNodes(kind)]
         option = "scale_grad_by_freq" if any(list(n.inputs())[3].toIValue() is True for n in nodes) else None
         option = "max_norm" if "embedding_renorm" in str(graph) else option

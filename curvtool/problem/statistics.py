@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from curvtool.errors import UsageError
+from curvtool.problem.checkpoints.scripted import ScriptedModule
 from curvtool.problem.losses.base import Loss
 from curvtool.problem.losses.of_model import ModelLoss
 from curvtool.problem.module import normalisers
@@ -71,7 +72,7 @@ def _obstacle(model: nn.Module, loss: Loss | None, sharded: bool) -> tuple[str, 
         return "--shard-parameters", "leave it out: the ranks then share the batches"
     if isinstance(loss, ModelLoss):
         return "the loss that the model returns", "--loss cross-entropy, or another by name"
-    kinds = (torch.jit.ScriptModule, torch.fx.GraphModule)
+    kinds = (ScriptedModule, torch.jit.ScriptModule, torch.fx.GraphModule)
     if any(isinstance(module, kinds) for module in model.modules()):
         return "a TorchScript or exported program, whose mode is fixed", "the module itself, by --factory"
     return None

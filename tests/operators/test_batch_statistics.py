@@ -13,6 +13,7 @@ from curvtool.operators.fisher import EmpiricalFisher
 from curvtool.operators.jacobian import InputJacobian
 from curvtool.operators.parameter_jacobian import ParameterJacobian
 from curvtool.operators.preflight import preflight_curvature
+from curvtool.problem.checkpoints.scripted import ScriptedModule
 from curvtool.problem.validation import check_problem
 
 NUM, SIZE = 22, 5  # the last batch has two samples
@@ -210,7 +211,7 @@ def test_refusals():
         (own, "cross-entropy", {"batch_norm": "train"}, "CT001"),
         (own, "cross-entropy", {"batch_norm": "batch"}, "CT001"),
         (plain, "cross-entropy", by_batch, "CT003"),
-        (torch.jit.script(own), "cross-entropy", by_batch, "CT003"),
+        (ScriptedModule(torch.jit.script(own)), "cross-entropy", by_batch, "CT003"),
         (own, "model", by_batch, "CT003"),
     ]
     for model, loss, options, code in cases:
