@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -37,8 +39,9 @@ class Monitor:
             monitor(model, step, lr=0.1)
 
     The weights are copied, the model runs in evaluation mode and is put back, and so are the generators of random
-    numbers; forward hooks of its own are called as in any forward pass. Every search starts from the vectors of the
-    one before.
+    numbers. A model with BatchNorm is measured by its running statistics, and a warning says so; `batch_norm="batch"`
+    measures what training sees. Forward hooks of the model's own are called as in any forward pass. Every search starts
+    from the vectors of the one before.
 
     The numbers, by name: `curvature/lambda_max` and its estimated error `curvature/lambda_max_error`,
     `curvature/trace` and `curvature/trace_stderr`, `curvature/loss`; with a learning rate `curvature/lambda_max_x_lr`
@@ -55,6 +58,9 @@ class Monitor:
         operator: `hessian`, `ggn`, `fisher` or `empirical-fisher`.
         log: called with the numbers and the step.
         seed: of the random vectors.
+        batch_norm: `eval`, or `batch` for the statistics of consecutive batches of the data, as in training; see
+            `Problem`.
+        batch_size: of these batches; a DataLoader's own if None.
 
     A model that has diverged is no reason to stop: its loss alone is logged, as NaN or infinity.
 
@@ -78,6 +84,8 @@ class Monitor:
         operator: str = "hessian",
         log: Log | None = None,
         seed: int = 0,
+        batch_norm: str = "eval",
+        batch_size: int | None = None,
     ) -> None:
         if operator not in OPERATORS or every < 1:
             received = f"operator={operator!r}, every={every}"
@@ -90,6 +98,7 @@ class Monitor:
             )
         self.data, self.loss, self.every, self.k, self.with_trace = data, loss, every, k, with_trace
         self.rtol, self.operator, self.log, self.seed = rtol, operator, log, seed
+        self.batch_norm, self.batch_size = batch_norm, batch_size
         self._prefix = "curvature/" if operator == "hessian" else f"curvature/{operator}/"
         self.history: list[dict[str, float]] = []
         self._vectors: torch.Tensor | None = None
@@ -122,7 +131,8 @@ class Monitor:
         if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
             return {"curvature/loss": math.nan}
         try:
-            return self._measured(Problem(model, self.data, self.loss))
+            made = Problem(model, self.data, self.loss, batch_norm=self.batch_norm, batch_size=self.batch_size)
+            return self._measured(made)
         except LoadError as error:
             if error.code != "CT026":  # the loss is not finite
                 raise
@@ -133,6 +143,9 @@ class Monitor:
     def _measured(self, problem: Problem) -> dict[str, float]:
         if self._noise is None:  # what does not fit, or a wrong derivative, is refused, once
             check_problem(problem)
+            for code, told in problem.cautions:
+                told = told.replace("--batch-norm batch --batch-size N", 'Monitor(…, batch_norm="batch", batch_size=N)')
+                warnings.warn(f"{code}: {told}", stacklevel=_level_outside())
             self._noise = preflight_curvature(problem, OPERATORS[self.operator]).noise_floor or 0.0
         matrix: CurvatureOperator = OPERATORS[self.operator](problem)
         loss = matrix.loss_and_gradient()[0]
@@ -150,6 +163,14 @@ class Monitor:
             if estimate.stderr is not None:
                 found[f"{self._prefix}trace_stderr"] = estimate.stderr
         return {**found, "curvature/loss": loss}
+
+
+def _level_outside() -> int:
+    """The `stacklevel` of whoever calls the monitor, a training loop or a trainer."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_globals.get("__name__", "").startswith("curvtool.") and frame.f_back is not None:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Measuring while training: the numbers are those of the loss, and training goes on as if nothing had been measured."""
 
+import copy
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -41,6 +43,34 @@ def test_training_goes_on_as_if_nothing_had_been_measured():
         assert torch.equal(one, other)
     assert watched.training and all(p.requires_grad for p in watched.parameters())
     assert [each["step"] for each in monitor.history] == [0, 5, 10]
+
+
+def test_batch_norm_by_running_statistics_is_told_once_and_by_batches_measured():
+    monitor = Monitor((INPUTS, TARGETS), every=1)
+    with pytest.warns(UserWarning, match=r"CT238.*batch_norm=\"batch\"") as told:
+        trained(monitor, 3)
+    assert len([each for each in told if "CT238" in str(each.message)]) == 1
+    monitor = Monitor((INPUTS, TARGETS), every=4, rtol=1e-3, batch_norm="batch", batch_size=16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model = trained(monitor, 5)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    alone = trained(steps=5)
+    assert all(torch.equal(t, before[name]) for name, t in alone.state_dict().items())  # running statistics too
+    plain = copy.deepcopy(model).double().train()
+    plain[3].eval()
+    z = torch.cat([plain(x) for x in INPUTS.double().split(16)])  # the last batch has 12 samples
+    loss, parameters = torch.nn.functional.cross_entropy(z, TARGETS), list(plain.parameters())
+    gradient = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, parameters, create_graph=True)])
+    rows = [torch.autograd.grad(each, parameters, retain_graph=True) for each in gradient]
+    dense = torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
+    found = monitor.history[-1]
+    assert found["curvature/loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+    true = float(torch.linalg.eigvalsh(dense)[-1])
+    assert abs(found["curvature/lambda_max"] - true) <= 1.1 * found["curvature/lambda_max_error"] + 1e-5
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(INPUTS, TARGETS), batch_size=16)
+    again = Monitor(loader, rtol=1e-3, batch_norm="batch")(model, 0)
+    assert again["curvature/lambda_max"] == pytest.approx(found["curvature/lambda_max"], rel=1e-3)
 
 
 def test_the_numbers():

@@ -23,6 +23,7 @@ LOSSES = (
     "causal-lm", "masked-lm", "model",
 )  # fmt: skip
 Reduction = Literal["mean", "sum", "token-mean", "sample-mean"]
+BatchNorm = Literal["eval", "batch"]
 
 
 def check_seed(seed: int | None, flag: str) -> None:
@@ -55,6 +56,11 @@ class ModelConfig(Section):
     base_model: str | None = setting(None, "Folder of the base model of a PEFT adapter.", metavar="FOLDER")
     submodule: str | None = setting(None, "Take this part of the model alone, as encoder.", metavar="NAME")
     output_key: str | None = setting(None, "Entry of a dict or tuple output that is the prediction.", metavar="KEY")
+    batch_norm: BatchNorm = setting(
+        "eval",
+        "What BatchNorm normalises by: running statistics, or those of each batch of --batch-size samples, as in "
+        "training; the batch size is then part of the quantity.",
+    )
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,8 @@ class DataConfig(Section):
     image_std: str | None = setting(None, "Of the channels, by which they are divided then.", metavar="NUMBERS")
     batch_size: str = setting(
         "auto",
-        "Samples a batch, or auto; changes speed, memory and the data s.e. (its parts) alone. Groups with a probe each "
-        "(trace, diag) run together as --memory-budget allows.",
+        "Samples a batch, or auto; changes speed, memory and the data s.e. (its parts) alone, but with --batch-norm "
+        "batch. Groups with a probe each (trace, diag) run together as --memory-budget allows.",
         metavar="N|auto",
     )
 

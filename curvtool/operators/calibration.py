@@ -116,7 +116,7 @@ def calibrate(
         thorough: time every way all the same.
     """
     few = problem.first(CALIBRATION_SAMPLES)
-    timed = range(min(max(problem.num_samples // _TIMED_SHARE, 2), _TIMED_SAMPLES, problem.num_samples))
+    timed = problem.first(min(max(problem.num_samples // _TIMED_SHARE, 2), _TIMED_SAMPLES))
     generator = torch.Generator().manual_seed(0)
     vector = [torch.randn(p.shape, generator=generator).to(p) for p in problem.parameters.values()]
     with problem.context(len(timed)):
@@ -147,7 +147,7 @@ class _Trial:
         self.problem, self.rows, self.vector, self.kernels = problem, rows, vector, kernels
         self.seconds: dict[Way, float] = {}
         self.rejected: dict[Way, str] = {}
-        self._few = range(min(2, len(rows)))
+        self._few = problem.first(2)
         self._reference: Parts | None = None
 
     def graph_bytes(self, form: Form, rows: range) -> int:

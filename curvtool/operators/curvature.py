@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from curvtool.cluster.solo import Solo
-from curvtool.errors import LoadError, OutOfMemory
+from curvtool.errors import LoadError, OutOfMemory, UsageError
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.base import LinearOperator
 from curvtool.operators.block import Block
@@ -37,6 +37,26 @@ def default_group_size(num_samples: int) -> int:
     return max(8, min(32, num_samples // 32))
 
 
+def _group_size(problem: Problem, asked: int | None) -> int:
+    """Samples of a term.
+
+    Raises:
+        UsageError: CT003, groups that would cut a batch whose statistics are taken.
+    """
+    size, whole = asked or default_group_size(problem.num_samples), problem.statistics_batch
+    if whole is None:
+        return size
+    if asked is not None and asked % whole and asked < problem.num_samples:
+        raise UsageError(
+            "CT003",
+            "groups with a probe each cannot cut the batches of --batch-norm batch",
+            expected=f"a multiple of the batch size, {whole}",
+            received=f"--probe-group {asked}",
+            remedy=f"--probe-group {-(-asked // whole) * whole}, or leave it out",
+        )
+    return max(1, size // whole) * whole if asked is None else asked
+
+
 class CurvatureOperator(LinearOperator):
     """A symmetric matrix over the parameters, a mean over samples; also the sum of the matrices of groups of samples.
 
@@ -46,10 +66,12 @@ class CurvatureOperator(LinearOperator):
 
     Args:
         problem: model, data and loss.
-        batch_size: samples a batch; None chooses one that the memory budget allows.
+        batch_size: samples a batch; None chooses one that the memory budget allows. Where batches have statistics of
+            their own (`Problem.statistics_batch`), these are the batches whatever is given.
         mode: how products are run: `auto`, `kept`, `fresh`, `forward` or `compiled`.
         memory_budget: bytes for graphs and vectors; half of the free memory if None.
-        group_size: samples of a term; `default_group_size` of the data if None.
+        group_size: samples of a term; `default_group_size` of the data if None; whole batches where these have
+            statistics.
         form: of the model's operations: `auto` (the fastest), `torch`, `rewritten` or `channels-last`.
         cluster: the ranks that share the samples; this process alone if None.
     """
@@ -73,15 +95,19 @@ class CurvatureOperator(LinearOperator):
         self.shapes = [p.shape for p in problem.parameters.values()]
         self.execution = Execution(problem, self.make_kernel, mode, memory_budget, form)
         samples = self.shared.samples
+        batch_size = problem.statistics_batch or batch_size
         self.batch_size = self.piece_size = batch_size or self.execution.batch_size(max(len(samples), 1))
         self._may_halve = batch_size is None and cut is None
         self.batches = self.shared.batches(self.batch_size)
-        self.groups = problem.ranges(group_size or default_group_size(problem.num_samples))
+        self.groups = problem.ranges(_group_size(problem, group_size))
         tried = self.batches[0] if self.batches else problem.first(1)
         self.stack = Stack(self.execution, self.groups, tried)
         self.block = Block(self.execution, tried)
+        one_by_one = problem.statistics_batch is not None and len(self.groups[0]) > self.batch_size
+        if cut is not None or one_by_one:  # a stack maps over groups, each of which would be one batch
+            self.stack.height, self.stack.suits_whole = 1, False
         if cut is not None:  # no rule maps a collective over several vectors
-            self.stack.height, self.stack.suits_whole, self.block.width = 1, False, 1
+            self.block.width = 1
         self._block_width: int | None = None
         self._vectors_budget = self.cluster.least(self.execution.memory_budget) // 4
         num_parts = min(MAX_PARTS, len(self.batches))
@@ -203,7 +229,8 @@ class CurvatureOperator(LinearOperator):
 
         That is for gradients, which need less memory than the products that the size was chosen for.
         """
-        if self._may_halve or len(self.batches) < 2 or self.problem.sharded is not None:
+        fixed = self.problem.sharded is not None or self.problem.statistics_batch is not None
+        if self._may_halve or len(self.batches) < 2 or fixed:
             return self.batches
         size = max(1, self.execution.small_batch_size // self.batch_size) * self.batch_size
         return pieces_of(range(self.batches[0].start, self.batches[-1].stop), size)
@@ -325,11 +352,12 @@ class CurvatureOperator(LinearOperator):
         loss = float(self.cluster.sum(own.cpu())) / self.problem.total_weight
         if not math.isfinite(loss) or self.cluster.any(not bool(torch.isfinite(gradient).all())):
             row = find_non_finite(self.problem)
+            place = "at row" if self.problem.statistics_batch is None else "in the batch from row"
             raise LoadError(
                 "CT026",
                 "the loss or its gradient is not finite",
                 expected="a finite loss and gradient",
-                received=f"loss {loss}" + (f", first at row {row} of the data" if row is not None else ""),
+                received=f"loss {loss}" + (f", first {place} {row} of the data" if row is not None else ""),
                 remedy="check the data's scale and the checkpoint; --dtype float64 tells overflow from a true infinity",
             )
         return loss, gradient

@@ -37,6 +37,7 @@ class SharedSamples:
 
     def __init__(self, problem: Problem, cluster: Solo) -> None:
         self.cluster, self.num_samples = cluster, problem.num_samples
+        self._whole = problem.statistics_batch or 1
         self.space = self.sum_space = VectorSpace(problem.num_trainable, problem.dtype, problem.device, cluster)
         self.probe_space = self.term_space = VectorSpace(problem.num_trainable, problem.dtype, problem.device)
 
@@ -52,8 +53,9 @@ class SharedSamples:
 
     @property
     def samples(self) -> range:
-        """This rank's."""
-        return self.cluster.share(self.num_samples)
+        """This rank's; whole batches where these have statistics."""
+        share = self.cluster.share(-(-self.num_samples // self._whole))
+        return range(*(min(end * self._whole, self.num_samples) for end in (share.start, share.stop)))
 
     def batches(self, size: int) -> list[range]:
         """This rank's samples, so many at a time."""
@@ -117,7 +119,7 @@ class SharedParameters(SharedSamples):
     """
 
     def __init__(self, problem: Problem, cluster: Solo) -> None:
-        self.cluster, self.num_samples = cluster, problem.num_samples
+        self.cluster, self.num_samples, self._whole = cluster, problem.num_samples, 1
         sizes = [shape.numel() for shape in problem.shapes.values()]
         self.space = VectorSpace(sum(sizes), problem.dtype, problem.device, cluster, sizes)
         self.probe_space = self.space

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from curvtool.errors import UsageError
 from curvtool.operators.gauss_newton import GaussNewton, SandwichKernel, SandwichOperator
+from curvtool.problem.statistics import refuse_per_sample
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
@@ -48,9 +49,16 @@ class EmpiricalFisher(SandwichOperator):
 
     Raises:
         LoadError: CT028, the loss gives no loss a sample.
+        UsageError: CT003, batches have statistics, so that no sample has a gradient of its own.
     """
 
     name = "empirical-fisher"
+
+    def __init__(self, problem: Problem, **options: Any) -> None:
+        refuse_per_sample(
+            problem.statistics_batch, "the empirical Fisher matrix is made of gradients", "--operator ggn or hessian"
+        )
+        super().__init__(problem, **options)
 
     def make_kernel(self, problem: Problem) -> SandwichKernel:
         """J^T J of the vector of the batch's losses."""

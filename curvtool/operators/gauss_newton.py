@@ -130,7 +130,9 @@ class SandwichOperator(CurvatureOperator):
     @property
     def _num_rows(self) -> int | None:
         """Rows of a sample's Jacobian whose squares can be had; None where they cannot."""
-        return self._row_squares.num_rows if self.problem.sharded is None else None
+        if self.problem.sharded is not None or self.problem.statistics_batch is not None:
+            return None
+        return self._row_squares.num_rows
 
     @property
     def rank_bound(self) -> int:

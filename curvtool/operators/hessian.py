@@ -41,9 +41,7 @@ class HessianKernel:
 
     def difference_product(self, rows: range, vector: Sequence[torch.Tensor], step: float) -> Parts:
         """H_b v in parts, as a central difference of gradients."""
-        precise = [v.to(self._precise.dtype, copy=True) for v in vector]
-        for name, row in self.problem.padding_rows.items():
-            precise[self._names.index(name)][row] = 0.0  # which torch takes for a constant
+        precise = [v.to(self._precise.dtype) for v in vector]
         parameters = list(self._precise.parameters.values())
         parts = difference_product(self._gradient_of(rows), parameters, precise, step)
         return [None if part is None else part.to(self.problem.dtype) for part in parts]
@@ -62,17 +60,23 @@ class HessianKernel:
 
     @cached_property
     def _precise(self) -> Problem:
-        """The problem in float64, where steps can be short; in its own precision where the model allows no other."""
-        own = self.problem
-        if own.dtype == torch.float64:
-            return own
-        exact = own.restricted(range(own.num_samples), torch.float64)
-        try:
-            with torch.no_grad():
-                exact.loss_sum(exact.parameters, exact.batch(exact.first(1)))
-        except (RuntimeError, TypeError):
-            return own
-        return exact
+        """The problem in float64, where steps can be short; in its own precision where the model allows no other.
+
+        What is constant in it is held from a call with the parameters as they are.
+        """
+        own = self.problem.holding_constants()
+        exact = own
+        if own.dtype != torch.float64:
+            exact = own.restricted(range(own.num_samples), torch.float64).holding_constants()
+        for problem in (exact, own):
+            try:
+                with torch.no_grad():
+                    problem.loss_sum(problem.parameters, problem.batch(problem.first(1)))
+                return problem
+            except (RuntimeError, TypeError):
+                if problem is own:
+                    raise
+        raise AssertionError
 
     def _gradient_of(self, rows: range) -> Gradient:
         problem, names = self._precise, self._names

@@ -14,6 +14,7 @@ from curvtool.operators.calibration import AGREEMENT, measured_seconds
 from curvtool.operators.memory import default_budget, return_freed_pages, saved_bytes
 from curvtool.operators.products import LinearizedFunction
 from curvtool.problem.rewrites.mode import Form
+from curvtool.problem.statistics import refuse_per_sample
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
@@ -36,6 +37,9 @@ class InputJacobian:
         form: of the model's operations: `torch`, `rewritten` or `channels-last`; `auto` times a product in each, and
             takes the one that holds least memory of those that are as fast.
 
+    Raises:
+        UsageError: CT003, batches have statistics, so that no example has a Jacobian of its own.
+
     Attributes:
         output_dim: C.
         input_dim: d.
@@ -51,6 +55,7 @@ class InputJacobian:
         form: str = "auto",
     ) -> None:
         self.noise: float | None = None
+        refuse_per_sample(problem.statistics_batch, "jacnorm takes Jacobians", "leave --batch-norm out for jacnorm")
         self.memory_budget = default_budget(problem.device) if memory_budget is None else memory_budget
         problem.keep_data_on_device(self.memory_budget // 4)
         self.problem = problem if form == "auto" else problem.in_form(cast(Form, form))

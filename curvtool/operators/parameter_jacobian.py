@@ -11,6 +11,7 @@ from curvtool.linalg.space import VectorSpace
 from curvtool.operators.data_sum import mean_over_batches, split
 from curvtool.operators.gauss_newton import SandwichKernel
 from curvtool.operators.products import Parts, push_forward
+from curvtool.problem.statistics import refuse_per_sample
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
@@ -27,9 +28,13 @@ class ParameterJacobian:
     Args:
         problem: the model, its parameters and inputs; no loss is needed.
         batch_size: samples a batch; 256 if None.
+
+    Raises:
+        UsageError: CT003, batches have statistics, so that no sample has a Jacobian of its own.
     """
 
     def __init__(self, problem: Problem, *, batch_size: int | None = None) -> None:
+        refuse_per_sample(problem.statistics_batch, "this takes Jacobians", 'batch_norm="eval"')
         parameters = list(problem.parameters.values())
         self.problem = problem
         self.shapes = [p.shape for p in parameters]

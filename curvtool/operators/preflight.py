@@ -92,6 +92,7 @@ def preflight_curvature(
         try:
             # its own copy, which is moved along the vector below
             exact = problem.restricted(rows, torch.float64) if problem.dtype != torch.float64 else problem.copied()
+            exact = exact.holding_constants()  # which the differences do not move
             noise = _noise(operator(exact.restricted(rows, torch.float64), batch_size=size, **plainly), vector, image)
             del image
             of_few = Hessian(exact.restricted(few, torch.float64), batch_size=size, **plainly)
@@ -102,7 +103,8 @@ def preflight_curvature(
             if isinstance(error, OutOfMemory) or problem.dtype == torch.float64:
                 unavailable["finite_difference"] = reason
             else:  # a program that is fixed to its precision: its own differences are coarse, and better than none
-                own = Hessian(problem.copied().restricted(few, problem.dtype), batch_size=size, **plainly)
+                held = problem.copied().holding_constants()
+                own = Hessian(held.restricted(few, problem.dtype), batch_size=size, **plainly)
                 difference, tolerance = _finite_difference(own, vector, _COARSE_STEPS, _COARSE_AGREEMENT), 0.1
     except (OutOfMemory, TypeError, RuntimeError) as error:
         return _nothing(len(rows), (str(error).strip().splitlines() or [type(error).__name__])[0][:200])
@@ -160,17 +162,9 @@ def _noise(exact: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor) 
 def _finite_difference(
     operator: Hessian, vector: torch.Tensor, steps: Sequence[float], agreement: float
 ) -> float | None:
-    """Relative distance of H v from (g(theta + hv) - g(theta - hv)) / 2h, h shrunk until two steps agree.
-
-    Rows of embeddings that stand for padding are left where they are: torch takes them for constants.
-    """
+    """Relative distance of H v from (g(theta + hv) - g(theta - hv)) / 2h, h shrunk until two steps agree."""
     parameters = list(operator.problem.parameters.values())
-    space = operator.space
-    named = dict(zip(operator.problem.parameters, split(vector.clone(), operator.shapes), strict=True))
-    for name, row in operator.problem.padding_rows.items():
-        named[name][row] = 0.0
-    parts = list(named.values())
-    vector = torch.cat([part.reshape(-1) for part in parts])
+    space, parts = operator.space, split(vector, operator.shapes)
     image = operator.matvec(vector)
 
     def gradient_at(step: float) -> torch.Tensor:

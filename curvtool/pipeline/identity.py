@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from curvtool.pipeline.load import Loaded
 
 _NOT_NUMBERS = {  # paths and sizes
-    "checkpoint", "batch_size", "vectors", "out", "per_example", "directions", "lr",
+    "checkpoint", "batch_size", "batch_norm", "vectors", "out", "per_example", "directions", "lr",
 }  # fmt: skip
 
 
@@ -26,6 +26,8 @@ def settings_of(configs: Sequence[RunConfig]) -> dict[str, str]:
         name = each.analysis.kind if len(configs) == 1 else f"{each.analysis.kind} {number + 1}"
         values |= {f"{name}.{key}": value for key, value in vars(each.analysis).items()}
     told = {name: str(value) for name, value in values.items() if name.partition(".")[2] not in _NOT_NUMBERS}
+    if config.model.batch_norm == "batch":  # whose size is part of the quantity
+        told |= {"model.batch_norm": "batch", "data.batch_size": config.data.batch_size}
     return {"analyses": ", ".join(each.analysis.kind for each in configs), **told}
 
 

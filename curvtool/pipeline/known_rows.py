@@ -39,12 +39,13 @@ def differing(rows: Iterable[report.TrackRow], configs: Sequence[RunConfig]) -> 
     if before is None:
         return "another checksum of the settings"
     now = settings_record(configs)
+    free = _FREE - {"batch_size"} if configs[0].model.batch_norm == "batch" else _FREE
     told = [
         f"{section}.{name} = {was!r}, now {is_!r}"
         for section in sorted({*now, *before.config})
         for name in {**_table(before.config, section), **_table(now, section)}
         if (was := _table(before.config, section).get(name)) != (is_ := _table(now, section).get(name))
-        and name not in _FREE
+        and name not in free
     ]
     return "; ".join(told[:4]) or "other data, or other analyses"
 

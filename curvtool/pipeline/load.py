@@ -134,6 +134,8 @@ def load(
         tf32=config.compute.tf32,
         cluster=cluster,
         shard_parameters=config.compute.shard_parameters,
+        batch_norm=config.model.batch_norm,
+        batch_size=settings.batch_size(config),
     )
     if problem.sharded is not None:
         problem.sharded.release_model()

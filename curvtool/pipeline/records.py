@@ -36,7 +36,12 @@ def summary(stages: Sequence[Stage]) -> report.ProblemSummary:
     assert checks is not None
     repairs = [*problem.repairs]
     has_loss = problem.loss is not None
-    no_loss = dict.fromkeys(("weight", "loss", "reduction", "loss_value", "grad_norm"), "no loss takes part")
+    missing = dict.fromkeys(("weight", "loss", "reduction", "loss_value", "grad_norm"), "no loss takes part")
+    missing = {} if has_loss else missing
+    if problem.batch_norm is None:
+        missing["batch_norm"] = "no module normalises by running statistics"
+    if problem.statistics_batch is None:
+        missing["statistics_batch"] = "no batch has statistics of its own"
     return report.ProblemSummary(
         model=loaded.model_name,
         num_params=problem.num_params,
@@ -55,7 +60,9 @@ def summary(stages: Sequence[Stage]) -> report.ProblemSummary:
             repairs=repairs,
             unavailable=checks.unavailable,
         ),
-        unavailable={} if has_loss else no_loss,
+        batch_norm=problem.batch_norm,
+        statistics_batch=problem.statistics_batch,
+        unavailable=missing,
     )
 
 

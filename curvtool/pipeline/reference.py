@@ -69,7 +69,7 @@ def by_pyhessian(problem: Problem, batch_size: int, k: int, seed: int) -> Refere
         ) from error
     notes = []
     module, criterion = ProblemModule(problem), mean_loss(problem)
-    whole = problem.num_samples <= WHOLE_BATCH
+    whole = problem.num_samples <= (problem.statistics_batch or WHOLE_BATCH)
     rows = [range(problem.num_samples)] if whole else problem.ranges(batch_size)
     batches = [problem.batch(r) for r in rows]
     ratios = [problem.weight_of(r) / len(r) for r in rows]

@@ -128,6 +128,8 @@ def _reported(
         stage = Stage(config, loaded, observer, shared, cluster)
         if problem.dtype == torch.bfloat16:
             stage.warn("CT203", "bfloat16 products carry 8 bits: read the noise floor first")
+        if not isinstance(config.analysis, JacnormConfig):  # which is of the inputs, in evaluation mode
+            stage.warnings += [report.Warning(code=code, message=told) for code, told in problem.cautions]
         try:
             analyses.append(_finished(stage, observer))
         except STOPPING as error:

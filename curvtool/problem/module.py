@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from curvtool.errors import CurvtoolError, DerivativeError, LoadError
+from curvtool.problem.checkpoints.scripted import ScriptedModule
 from curvtool.problem.tree import Tree, named_tensors
 
 
@@ -94,6 +97,56 @@ def padding_rows(model: nn.Module) -> dict[str, int]:
     return found
 
 
+def refuse_scripted_lookups(model: nn.Module) -> None:
+    """Refuses embeddings in TorchScript, where nothing can be switched, whose options make them no function.
+
+    Raises:
+        DerivativeError: CT050.
+    """
+    graphs: list[Any] = [module.graph for module in model.modules() if isinstance(module, ScriptedModule)]
+    for graph in [graph for graph in graphs if graph is not None]:
+        nodes = [n for kind in ("aten::embedding", "aten::embedding_bag") for n in graph.findAllNodes(kind)]
+        option = "scale_grad_by_freq" if any(list(n.inputs())[3].toIValue() is True for n in nodes) else None
+        option = "max_norm" if "embedding_renorm" in str(graph) else option
+        if option is not None:
+            raise DerivativeError(
+                "CT050",
+                f"an embedding in TorchScript has {option}, with which its gradient is that of no function",
+                expected=f"an embedding without {option}",
+                received="a program that cannot be changed",
+                remedy=f"export the program again without {option}, or give the module itself by --factory",
+            )
+
+
+def has_embeddings(model: nn.Module) -> bool:
+    """Whether a module inside looks up rows of a table."""
+    return any(isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in model.modules())
+
+
+def scales_by_frequency(model: nn.Module) -> bool:
+    """Whether an embedding inside divides its gradient by the frequency of each token."""
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    return any(isinstance(module, kinds) and module.scale_grad_by_freq for module in model.modules())
+
+
+def normalisers(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that training runs with the statistics of the batch (or the instance) at hand, by name.
+
+    Those of torch and their subclasses, and any other that holds a running mean, but for frozen ones.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        tracks = getattr(module, "running_mean", None) is not None and "Frozen" not in type(module).__name__
+        if isinstance(module, _BatchNorm) or tracks:
+            found[name] = module
+    return found
+
+
+def uses_running_statistics(model: nn.Module) -> bool:
+    """Whether evaluation mode and training mode normalise by other statistics."""
+    return any(getattr(module, "running_mean", None) is not None for module in normalisers(model).values())
+
+
 def has_compiled(model: nn.Module) -> bool:
     """Whether a module inside is wrapped by `torch.compile`."""
     return any(hasattr(module, "_orig_mod") for module in model.modules())
@@ -109,10 +162,13 @@ class Evaluation:
     Args:
         modules: the model's.
         has_compiled: whether one of them is wrapped so.
+        by_batch: those that are to be in training mode all the same, for the statistics of the batch.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], has_compiled: bool = False) -> None:
-        self.modules, self.has_compiled = modules, has_compiled
+    def __init__(
+        self, modules: Sequence[nn.Module], has_compiled: bool = False, by_batch: Sequence[nn.Module] = ()
+    ) -> None:
+        self.modules, self.has_compiled, self.by_batch = modules, has_compiled, by_batch
 
     def __enter__(self) -> None:
         if self.has_compiled:
@@ -121,8 +177,16 @@ class Evaluation:
         self._training = [module for module in self.modules if module.training]
         for module in self._training:
             module.training = False
+        for module in self.by_batch:
+            module.training = True
+            if isinstance(module, nn.SyncBatchNorm):  # whose own forward would ask the other ranks
+                module.__dict__["forward"] = MethodType(_BatchNorm.forward, module)
 
     def __exit__(self, *_: object) -> None:
+        for module in self.by_batch:
+            module.training = False
+            if isinstance(module, nn.SyncBatchNorm):
+                del module.__dict__["forward"]
         for module in self._training:
             module.training = True
         if self.has_compiled:

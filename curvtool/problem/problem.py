@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import methodcaller
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -23,11 +23,21 @@ from curvtool.problem.losses.base import Loss
 from curvtool.problem.losses.named import get_loss
 from curvtool.problem.losses.of_model import ModelLoss
 from curvtool.problem.losses.reduction import reduced, with_targets
-from curvtool.problem.module import padding_rows, refuse_sharded, select_prediction, told_of_inputs, unwrap
+from curvtool.problem.module import (
+    padding_rows,
+    refuse_scripted_lookups,
+    refuse_sharded,
+    select_prediction,
+    told_of_inputs,
+    unwrap,
+    uses_running_statistics,
+)
+from curvtool.problem.rewrites.embedding import Held
 from curvtool.problem.rewrites.mode import Form, Rewriting
 from curvtool.problem.select import select_parameters
 from curvtool.problem.sharded import ShardedState
 from curvtool.problem.sources.objects import from_object
+from curvtool.problem.statistics import check_statistics, whole_batches
 from curvtool.problem.tree import Tree, map_tensors, named_tensors, num_bytes, storage_id
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -55,14 +65,21 @@ class Problem:
         tf32: allow TensorFloat-32 products on CUDA (off, they lose 13 of 23 bits).
         cluster: the ranks among which parameters are cut.
         shard_parameters: keep a piece of every parameter on each rank alone, and gather it where the model reads it.
+        batch_norm: `eval` normalises by running statistics; `batch` by those of each batch, as training does, and
+            differentiates through them. L is then (1/W) sum_b sum_(i in b) l_i(theta; b) over consecutive batches b,
+            the last one shorter: the mean of the batches' losses, each by its weight. Nothing is then cut into other
+            batches, and nothing is known of single samples.
+        batch_size: of these batches, which are part of the quantity; a DataLoader's own if None.
 
     Attributes:
+        statistics_batch: the samples of a batch whose statistics are taken; None in evaluation mode.
         sharded: how the parameters are cut; None where each rank has all of them.
         shapes: of the parameters that take part, by name, uncut.
 
     Raises:
         LoadError: CT023 to CT028 where data, model and loss do not fit.
         DerivativeError: CT050, parameters that are shards (FSDP2, tensor parallel).
+        UsageError: CT001, batch statistics without a batch size; CT003, with what they cannot be had with.
     """
 
     def __init__(
@@ -80,8 +97,12 @@ class Problem:
         tf32: bool = False,
         cluster: Solo | None = None,
         shard_parameters: bool = False,
+        batch_norm: str = "eval",
+        batch_size: int | None = None,
     ) -> None:
         self.model = unwrap(model)
+        if batch_size is None and isinstance(data, torch.utils.data.DataLoader):
+            batch_size = data.batch_size
         self._found_wrapped = self.model is not model
         self._found_training = any(module.training for module in self.model.modules())
         self.loss = reduced(get_loss(loss), reduction) if loss is not None else None
@@ -93,6 +114,11 @@ class Problem:
         self.copies_inputs = self.data.mapped
         self.form: Form = "torch"
         refuse_sharded(self.model)
+        refuse_scripted_lookups(self.model)
+        self.statistics_batch = check_statistics(
+            batch_norm, batch_size, self.model, self.loss, len(self.data), sharded=shard_parameters
+        )
+        self._held: Held | None = None
         chosen = select_parameters(self.model, include, exclude)
         first = next(iter(chosen.values()))
         self.device = torch.device(device) if device is not None else first.device
@@ -117,8 +143,9 @@ class Problem:
             if is_out_of_memory(error):
                 raise self.out_of_memory(0) from error
             raise
-        self._model_call = ModelCall(self.model, self.data.inputs, self.sharded)
-        self.padding_rows = {name: row for name, row in padding_rows(self.model).items() if name in self.parameters}
+        self._model_call = ModelCall(
+            self.model, self.data.inputs, self.sharded, by_batch=self.statistics_batch is not None
+        )
         if isinstance(self.loss, ModelLoss) and isinstance(self.data.targets, torch.Tensor):
             self.loss.settle(self.data.targets, [self._predictions_by(cut) for cut in cuts(self.num_samples)])
         self.total_weight = self._weight_of(self.data)
@@ -179,7 +206,7 @@ class Problem:
     @property
     def repairs(self) -> list[str]:
         """What is switched around every call of the model, so that it can be differentiated twice."""
-        call, rows = self._model_call, ", ".join(self.padding_rows)
+        call, rows, size = self._model_call, ", ".join(padding_rows(self.model)), self.statistics_batch
         casts = self.dtype == torch.float64 and bool(call.casts_down)
         switched = {
             "the wrapper was taken off": self._found_wrapped,
@@ -189,6 +216,8 @@ class Problem:
             "compiled modules run uncompiled": call.has_compiled,
             "cuDNN off for the recurrent layers": call.has_rnn,
             f"rows for padding are constants ({rows})": bool(rows),
+            f"batch statistics of {size} consecutive samples, by plain operations": size is not None,
+            "the gradients of embeddings are not scaled by frequencies": call.cleared_scaling,
             "casts to less than float64 inside the model left out": casts,
         }
         return [told for told, is_so in switched.items() if is_so]
@@ -205,9 +234,38 @@ class Problem:
         """The number N of samples."""
         return len(self.data)
 
+    @property
+    def batch_norm(self) -> Literal["eval", "batch"] | None:
+        """`batch` or `eval`; None where the model has no module for which it matters."""
+        if self.statistics_batch is not None:
+            return "batch"
+        return "eval" if uses_running_statistics(self.model) else None
+
+    @property
+    def cautions(self) -> list[tuple[str, str]]:
+        """What a reader of this problem's numbers should know, each with its code."""
+        found = []
+        if self.batch_norm == "eval":
+            found.append(
+                (
+                    "CT238",
+                    "BatchNorm runs in evaluation mode (running statistics); training sees another "
+                    "matrix: --batch-norm batch --batch-size N shows it",
+                )
+            )
+        if self._model_call.cleared_scaling:
+            found.append(
+                (
+                    "CT239",
+                    "scale_grad_by_freq is off here: embeddings with it have the gradient of no "
+                    "function, and training steps along another one",
+                )
+            )
+        return found  # fmt: skip
+
     def first(self, num: int) -> range:
-        """The first so many samples, or all there are."""
-        return range(min(num, self.num_samples))
+        """The first so many samples, or all there are; the first batch where batches have statistics."""
+        return range(min(self.statistics_batch or num, self.num_samples))
 
     def ranges(self, size: int) -> list[range]:
         """The samples cut into consecutive ranges of `size`, the last one shorter."""
@@ -217,8 +275,15 @@ class Problem:
         """Inputs and targets of these samples on the device, floating inputs in the working dtype; those of any sample
         for an empty range, whose loss is then to count nothing."""
         rows = rows or self.first(1)
+        if self.statistics_batch is not None:
+            self._check_whole(rows, self.statistics_batch)
         inputs, targets = self.data.rows(rows.start, rows.stop)
         return self._placed(inputs), self._placed(targets)
+
+    def _check_whole(self, rows: range, size: int) -> None:
+        """Raises RuntimeError for what is no batch with statistics of its own: callers that try ways leave it out."""
+        if rows.start % size or len(rows) > size or (len(rows) < size and rows.stop != self.num_samples):
+            raise RuntimeError(f"samples {rows.start} to {rows.stop} are no batch of {size} with its statistics")
 
     def _placed(self, tree: Tree) -> Tree:
         def place(tensor: torch.Tensor) -> torch.Tensor:
@@ -245,7 +310,12 @@ class Problem:
         return {storage_id(tensor) for _, tensor in named_tensors(held)}
 
     def restricted(self, rows: Sequence[int], dtype: torch.dtype) -> Problem:
-        """The same problem on these samples alone, computed in another dtype; in the same one it shares the tensors."""
+        """The same problem on these samples alone, computed in another dtype; in the same one it shares the tensors.
+
+        Where batches have statistics: on as many whole batches, spread over those that the samples lie in.
+        """
+        if self.statistics_batch is not None:
+            rows = whole_batches(rows, self.statistics_batch, self.num_samples)
         other = copy.copy(self)
         other.dtype = dtype
         if dtype != self.dtype:
@@ -266,9 +336,14 @@ class Problem:
         other = copy.copy(self)
         other.parameters = {name: self.parameters[name] for name in names}
         other.shapes = {name: self.shapes[name] for name in names}
-        other.padding_rows = {name: row for name, row in self.padding_rows.items() if name in other.parameters}
         fixed = {name: p.detach() for name, p in self.parameters.items() if name not in other.parameters}
         other._constants = {**self._constants, **fixed}
+        return other
+
+    def holding_constants(self) -> Problem:
+        """The same problem, in which what is constant stays as it is at the first call, whatever parameters come."""
+        other = copy.copy(self)
+        other._held = {}
         return other
 
     def in_form(self, form: Form) -> Problem:
@@ -295,8 +370,8 @@ class Problem:
     # the functions
 
     def forward(self, parameters: Mapping[str, torch.Tensor], inputs: Tree) -> Any:
-        """The model's raw output on a batch, with these parameters, in evaluation mode."""
-        return self._model_call({**self._constants, **parameters}, inputs, self.form, self.dtype)
+        """The model's raw output on a batch, with these parameters, in evaluation mode; see `batch_norm`."""
+        return self._model_call({**self._constants, **parameters}, inputs, self.form, self.dtype, self._held)
 
     def prediction(self, output: Any) -> torch.Tensor:
         """The one tensor of a model's output that the loss reads.
@@ -342,12 +417,15 @@ class Problem:
     def out_of_memory(self, batch_size: int) -> OutOfMemory:
         """The error for a batch that did not fit, with the size to try."""
         try_size = max(1, batch_size // 2)
+        remedy = "a larger device, or --params to take fewer layers"
+        if self.statistics_batch is not None:
+            remedy += "; a smaller --batch-size has other statistics, and is another quantity"
+        elif batch_size > 1:
+            remedy = f"--batch-size {try_size}"
         return OutOfMemory(
             "CT040",
             f"out of memory on {self.device}" + (f" with batches of {batch_size}" if batch_size else ""),
             expected="parameters, one batch's graph and the vectors to fit",
             received=f"{self.num_trainable:,} parameters in {self.dtype}",
-            remedy=f"--batch-size {try_size}"
-            if batch_size > 1
-            else "a larger device, or --params to take fewer layers",
+            remedy=remedy,
         )

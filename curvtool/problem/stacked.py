@@ -30,8 +30,16 @@ class StackedProblem(Problem):
         }
 
     def first(self, num: int) -> range:
-        """As near to so many as groups of one size can be, and one sample a group at least."""
+        """As near to so many as groups of one size can be, and one sample a group at least; whole batches where these
+        have statistics."""
+        if self.statistics_batch is not None:
+            return range(self.num_groups * self.statistics_batch)
         return range(self.num_groups * max(1, min(num, self.num_samples) // self.num_groups))
+
+    def _check_whole(self, rows: range, size: int) -> None:
+        """Raises RuntimeError where not every group is a batch with statistics of its own."""
+        if rows.start % size or len(rows) != self.num_groups * size:
+            raise RuntimeError(f"samples {rows.start} to {rows.stop} are not {self.num_groups} batches of {size}")
 
     def forward(self, parameters: Mapping[str, torch.Tensor], inputs: Tree) -> torch.Tensor:
         """The predictions of all groups, the first dimension theirs together."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -26,8 +27,11 @@ def check_problem(problem: Problem) -> None:
             a model that is random.
         DerivativeError: CT051, a sample's output depends on the others of its batch.
     """
-    rows = range(min(_SAMPLES_APART, problem.num_samples))
+    rows = problem.first(_SAMPLES_APART)
     output = _first_output(problem, problem.batch(rows)[0])
+    if problem.statistics_batch is not None:  # the last batch may be too small
+        with problem.context(), torch.no_grad():
+            problem.forward(problem.parameters, problem.batch(problem.ranges(problem.statistics_batch)[-1])[0])
     if problem.loss is None:
         return
     prediction = problem.prediction(output)
@@ -55,11 +59,11 @@ def check_problem(problem: Problem) -> None:
 
 
 def find_non_finite(problem: Problem) -> int | None:
-    """The first sample whose own loss is not finite, or None."""
+    """The first sample whose own loss is not finite, or None; of a batch with statistics the first one's."""
     with problem.context(), torch.no_grad():
-        for row in range(problem.num_samples):
-            if not bool(torch.isfinite(problem.loss_sum(problem.parameters, problem.batch(range(row, row + 1))))):
-                return row
+        for rows in problem.ranges(problem.statistics_batch or 1):
+            if not bool(torch.isfinite(problem.loss_sum(problem.parameters, problem.batch(rows)))):
+                return rows.start
     return None
 
 
@@ -101,6 +105,8 @@ def _check_repeats(problem: Problem, prediction: torch.Tensor, rows: range) -> N
             )
         if len(prediction) != len(rows) or len(rows) < 2 or isinstance(problem.loss, ModelLoss):
             return
+        if problem.statistics_batch is not None:  # each depends on its batch
+            return
         for row in rows:  # a path that hangs on the batch may suit some of them alone
             try:
                 alone = problem.prediction(problem.forward(problem.parameters, problem.batch(range(row, row + 1))[0]))
@@ -114,8 +120,18 @@ def _check_repeats(problem: Problem, prediction: torch.Tensor, rows: range) -> N
                 "one sample's output depends on the others in its batch, so the loss depends on the batch size",
                 expected="samples that are independent in evaluation mode",
                 received="another output for a sample alone than beside others",
-                remedy="use layers with fixed statistics (BatchNorm with track_running_stats=True)",
+                remedy="use layers with fixed statistics (BatchNorm with track_running_stats=True), or take the "
+                "statistics of batches: --batch-norm batch --batch-size N",
             )
+
+
+def _loss_of(problem: Problem, loss: CallableLoss) -> Callable[[list[int]], torch.Tensor]:
+    """The summed loss of any samples, whose predictions are those of their batches where these have statistics."""
+    if problem.statistics_batch is None:
+        return lambda rows: problem.loss_sum(problem.parameters, problem.batch_of(rows))
+    batches = [problem.batch(rows)[0] for rows in problem.ranges(problem.statistics_batch)]
+    predictions = torch.cat([problem.prediction(problem.forward(problem.parameters, each)) for each in batches])
+    return lambda rows: loss.sum(predictions[rows], problem.batch_of(rows)[1])
 
 
 def _check_mean(problem: Problem, loss: CallableLoss) -> None:
@@ -129,8 +145,9 @@ def _check_mean(problem: Problem, loss: CallableLoss) -> None:
         inputs, targets = problem.batch(problem.first(2))
         if not loss.returns_mean(problem.prediction(problem.forward(problem.parameters, inputs)), targets):
             return
+        loss_of = _loss_of(problem, loss)
         for cut in cuts(problem.num_samples):
-            sums = [problem.loss_sum(problem.parameters, problem.batch_of(rows)).double() for rows in cut]
+            sums = [loss_of(rows).double() for rows in cut]
             values = torch.stack(sums)
             if not bool(values.isfinite().all()):
                 break  # told with its row when the loss is taken, where a sample of its own is not finite

@@ -48,6 +48,8 @@ def _print_problem(report: Report, cost: Cost, console: Console) -> None:
             f"{problem.loss} ({problem.reduction}) {number(problem.loss_value, 5)}, "
             f"gradient norm {number(problem.grad_norm, 3)}"
         )
+    if problem.statistics_batch is not None:
+        lines[0] += f", BatchNorm in batches of {count(problem.statistics_batch)}"
     noise = problem.preflight.noise_floor
     lines.append(f"{prov.dtype} on {prov.device}" + (f", noise floor {number(noise, 2)}" if noise else ""))
     hvps, passes = round(cost.num_hvps, 1), round(cost.data_passes, 1)

@@ -15,7 +15,7 @@ from curvtool.report.record import Record
 
 LEVEL = 0.05  # of the family of all tests of a comparison
 # what a number means hangs on these; another value of them makes it another quantity
-_MEANING = ("loss", "reduction", "parameters", "loss options", "weight decay")
+_MEANING = ("loss", "reduction", "parameters", "loss options", "weight decay", "BatchNorm")
 
 
 class Difference(Record):
@@ -179,12 +179,14 @@ def _meaning(report: Report) -> dict[str, str]:
         chosen += f" without {', '.join(prov.parameters_exclude)}"
     loss = prov.config.get("loss", {})
     loss = loss if isinstance(loss, dict) else {}
+    batch = report.problem.statistics_batch
     return {
         "loss": str(report.problem.loss),
         "reduction": str(report.problem.reduction),
         "parameters": chosen,
         "loss options": str(loss.get("options") or "none"),
         "weight decay": str(loss.get("weight_decay") or 0),
+        "BatchNorm": f"in batches of {batch}" if batch is not None else "in evaluation mode",
     }
 
 

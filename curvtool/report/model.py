@@ -96,6 +96,12 @@ class ProblemSummary(Record):
     reduction: str | None
     loss_value: float | None
     grad_norm: float | None
+    batch_norm: Literal["eval", "batch"] | None = Field(
+        default=None, description="BatchNorm by running statistics, or by those of each batch; null without BatchNorm"
+    )
+    statistics_batch: int | None = Field(
+        default=None, description="consecutive samples of a batch whose statistics are taken: part of the quantity"
+    )
     preflight: PreflightChecks
 
 

@@ -22,7 +22,7 @@ class Bag(nn.Module):
         self.bag = nn.EmbeddingBag(9, 6)
         self.last = nn.Linear(6, 3)
     def forward(self, x):
-        return self.last(torch.tanh(self.bag(x)))
+        return self.last(torch.tanh(self.bag(x.flatten(), torch.arange(0, x.numel(), x.shape[1]))))
 """
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(30, 3)).astype(np.float32), RNG.integers(0, 3, 30)

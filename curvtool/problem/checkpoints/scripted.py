@@ -31,6 +31,11 @@ class ScriptedModule(nn.Module):
         self._slots: list[tuple[Any, str, nn.Module]] = []
         self._mirror(script, self)
 
+    @property
+    def graph(self) -> Any:
+        """The program with all that it calls."""
+        return getattr(self._script[0], "inlined_graph", None)
+
     def _mirror(self, script: Any, place: nn.Module) -> None:
         for name, parameter in script.named_parameters(recurse=False):
             place.register_parameter(name, nn.Parameter(parameter.detach(), parameter.requires_grad))

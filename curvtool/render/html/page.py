@@ -45,11 +45,12 @@ def page_of_report(report: Report) -> str:
     Raises:
         UsageError: CT005, the extra `plot` is not installed.
     """
-    problem, prov = report.problem, report.provenance
+    problem, prov, batch = report.problem, report.provenance, report.problem.statistics_batch
     facts = [
         ("model", problem.model),
         ("parameters", f"{count(problem.num_trainable)} of {count(problem.num_params)}"),
         ("data", counted(problem.num_samples, "sample")),
+        *([("BatchNorm", f"in batches of {batch}" if batch else "in evaluation mode")] if problem.batch_norm else []),
         ("loss", f"{problem.loss} ({problem.reduction}) {number(problem.loss_value, 5)}" if problem.loss else "none"),
         ("gradient norm", number(problem.grad_norm, 3)),
         ("precision", f"{prov.dtype} on {prov.device_name}"),
