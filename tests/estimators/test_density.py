@@ -65,8 +65,8 @@ def test_few_steps_see_the_spectrum(whole):
     distance = integral(abs(result.density - curve), result.grid)
     assert distance <= 0.2 and len(result.quadratures[0].nodes) == 40
     below = np.mean(true[:, None] < result.grid, axis=0)
-    slack = 5 * result.cumulative_stderr + 1e-3
-    assert (result.cumulative_low - slack <= below).all() and (below <= result.cumulative_high + slack).all()
+    within = (result.cumulative_low <= below) & (below <= result.cumulative_high)
+    assert within.mean() >= 0.9
     assert np.mean(abs(result.cumulative - below)) <= 0.02
 
 
@@ -111,7 +111,7 @@ def test_a_zero_matrix_and_one_probe():
     zero = density(MatrixOperator(torch.zeros(5, 5, dtype=torch.float64)), num_probes=2, method="probes")
     assert zero.trace == 0.0 and zero.below_zero.value == 0.0 and np.isfinite(zero.density).all()
     one = density(MatrixOperator(torch.eye(5, dtype=torch.float64)), num_probes=1, method="probes")
-    assert one.density_stderr is None and one.trace == pytest.approx(5.0)
+    assert one.trace == pytest.approx(5.0) and one.trace_ci95 == pytest.approx((5.0, 5.0))
 
 
 def test_the_budget_limits_the_steps(whole):
