@@ -114,7 +114,7 @@ def beta_probability(points: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.nda
                 shape[small] += 1.0
     y, total = 1.0 - x, a + b
     distance = b - 1 / 3 - (total - 2 / 3) * y + 0.02 * (x / b - y / a + (x - 0.5) / total)
-    bent = 1.0 + x * _bent((b - 0.5) / ((total - 1) * y)) + y * _bent((a - 0.5) / ((total - 1) * x))
+    bent = x * _bent((b - 0.5) / ((total - 1) * y)) + y * _bent((a - 0.5) / ((total - 1) * x))
     z = distance * np.sqrt(bent / ((total - 5 / 6) * x * y))
     return np.clip(_normal(z) + added, 0.0, 1.0)
 
@@ -125,7 +125,8 @@ _normal = np.vectorize(NormalDist().cdf, otypes=[np.float64])
 
 
 def _bent(x: np.ndarray) -> np.ndarray:
-    """(1 - x^2 + 2 x log x) / (1 - x)^2, which is 0 at 1."""
+    """2 (1 - x + x log x) / (1 - x)^2, which is 1 at 1: one more than Peizer and Pratt's function, so that nothing
+    cancels far from there."""
     away = 1.0 - x
     near = np.abs(away) < 1e-4
-    return np.where(near, away / 3, (1 - x * x + 2 * x * np.log(x)) / np.where(near, 1.0, away) ** 2)
+    return np.where(near, 1.0 + away / 3, 2 * (away + x * np.log(x)) / np.where(near, 1.0, away) ** 2)

@@ -153,6 +153,7 @@ def csv(density: Density) -> tuple[list[str], list[list[Any]]]:
     columns = {
         "eigenvalue": density.grid,
         "density": density.density,
+        "density_stderr": density.density_stderr,
         "density_low": density.density_low,
         "density_high": density.density_high,
         "cumulative": density.cumulative,

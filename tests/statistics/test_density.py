@@ -10,6 +10,7 @@ from scipy import stats
 from curvtool import Hessian, MatrixOperator, density
 from curvtool.estimators.accuracy import Form, share_interval
 from curvtool.estimators.density_result import smoothed
+from curvtool.linalg.intervals import beta_probability
 from curvtool.linalg.quadrature import Quadrature
 from curvtool.report.analyses import Share
 from curvtool.report.comparison import LEVEL
@@ -137,7 +138,17 @@ def test_the_law_of_a_share(dim, num_probes):
         assert inside >= 0.935, (count, inside)
         assert np.allclose(low * dim, np.round(low * dim), atol=1e-6)
     exact = share_interval(np.array([0.0, 1.0]), np.array([0.0, 1.0]), num_probes, dim)
-    assert exact[0][0] == 0.0 and exact[1][1] == 1.0
+    assert exact[0][0] == exact[1][0] == 0.0 and exact[0][1] == exact[1][1] == 1.0
+
+
+def test_the_beta_law():
+    for a in (0.5, 1.0, 2.5, 40.0, 1e6):
+        for b in (1.0, 2.5, 40.0, 1e6):
+            wanted = np.array([0.01, 0.025, 0.5, 0.975, 0.99])
+            found = beta_probability(stats.beta.ppf(wanted, a, b), np.array(a), np.array(b))
+            assert np.all(abs(found - wanted) <= 0.04 * np.minimum(wanted, 1 - wanted) + 1e-6), (a, b)
+    far = beta_probability(np.array([1e-30, 1 - 1e-16]), np.array(30.0), np.array(20.0))
+    assert far[0] < 1e-9 and far[1] > 1 - 1e-9
 
 
 @pytest.mark.parametrize("open_share", [0.0, 0.02])
