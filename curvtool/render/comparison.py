@@ -69,7 +69,7 @@ def note(comparison: Comparison) -> str:
     )
     return (
         "Errors are those of the computation: bounds must not meet, estimates by probes are tested (z-test, 5 % for "
-        f"all together by Holm). {data[0].upper()}{data[1:]}."
+        f"all together by Holm); a share's interval is 95 %. {data[0].upper()}{data[1:]}."
     )
 
 
@@ -196,7 +196,7 @@ def charts(comparison: Comparison) -> list[Chart]:
                     [high for _, high in ends],
                 )
             )
-        caption = "Error bars: the estimated errors; of estimates by probes two standard errors, of shares 95 % intervals."
+        caption = "Error bars: the estimated errors; of estimates by probes two standard errors, of shares 95 %."
         names = tuple(quantity.name for quantity in quantities)
         found.append(Chart(_title(analysis), "quantity", "value", tuple(series), caption, names))
     return found

@@ -22,8 +22,8 @@ def verdict(density: Density) -> list[str]:
     """What the numbers say, in words."""
     near, below = density.near_zero, density.below_zero
     told = [
-        f"Of the {count(density.num_dims)} eigenvalues {_quoted(near)} lie within {number(density.near, 2)} of zero, and "
-        f"{_quoted(below)} lie below zero{_remedy(below)}."
+        f"Of the {count(density.num_dims)} eigenvalues {_quoted(near)} lie within {number(density.near, 2)} of zero, "
+        f"and {_quoted(below)} lie below zero{_remedy(below)}."
     ]
     if density.outliers:
         values = [outlier.value for outlier in density.outliers]

@@ -8,6 +8,7 @@ from statistics import NormalDist
 from curvtool.report.analyses import Share
 
 _NORMAL = NormalDist()
+_ROUNDING = 1e-9  # of a mass
 _TWO_SIDED = _NORMAL.inv_cdf(0.975)  # of the shares' own intervals
 
 
@@ -21,7 +22,7 @@ def p_value_of(first: Share, other: Share) -> float:
     """
     lower, upper = (first, other) if first.most <= other.least else (other, first)
     gap = upper.least - lower.most
-    if gap <= 0.0:
+    if gap <= _ROUNDING:
         return 1.0
     above = max((lower.high - lower.most) / _TWO_SIDED, lower.stderr)
     below = max((upper.least - upper.low) / _TWO_SIDED, upper.stderr)
