@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from cases import CASES
+from oracles import dense_hessian
 from scipy import stats
 
-from curvtool import MatrixOperator, density
+from curvtool import Hessian, MatrixOperator, density
 from curvtool.estimators.accuracy import Form, share_interval
 from curvtool.estimators.density_result import smoothed
 from curvtool.linalg.intervals import beta_probability
@@ -106,6 +108,16 @@ def test_intervals_hold_the_truth(name, num_probes):
     print(name, num_probes, hits, widths, exact)
     assert all(hits[each] >= 0.93 for each in NOMINAL), hits
     assert hits["cumulative"] >= 0.93
+
+
+@pytest.mark.slow
+def test_a_network_in_float32():
+    """Its Hessian by products in float32 against the eigenvalues in float64."""
+    case = next(each for each in CASES if each.name == "conv-batchnorm")
+    values = torch.linalg.eigvalsh(dense_hessian(case)).numpy()
+    hits, *_ = measured(Hessian(case.problem(torch.float32)), values, 0.01 * values.max(), 20, 4, 100, noise=1e-6)
+    print(hits)
+    assert all(hits[each] >= 0.90 for each in NOMINAL), hits
 
 
 @pytest.mark.parametrize("name", ["two clusters", "rank 1", "n = 5", "multiplicities"])
