@@ -19,11 +19,14 @@ class Quadrature:
     nodes: Ritz values, ascending, shape (m,).
     weights: squared first components of their coefficient vectors, adding up to 1, shape (m,).
     is_exact: whether the nodes are the eigenvalues themselves, the Krylov space being exhausted.
+    couplings: the Ritz vectors' residual norms, with the sign that makes their first components positive, shape (m,);
+        None where they are not known.
     """
 
     nodes: np.ndarray
     weights: np.ndarray
     is_exact: bool = False
+    couplings: np.ndarray | None = None
 
 
 def lanczos_quadratures(
@@ -79,11 +82,7 @@ class QuadraturesInStep:
     @property
     def quadratures(self) -> list[Quadrature]:
         """Those of the steps so far."""
-        pairs = [run.ritz_pairs() for run in self.runs]
-        return [
-            Quadrature(each.values, each.coefficients[0] ** 2, run.exhausted)
-            for each, run in zip(pairs, self.runs, strict=True)
-        ]
+        return [_quadrature(run) for run in self.runs]
 
     def steps(self) -> Iterator[list[Quadrature]]:
         """The quadratures after each further step, until the last one."""
@@ -92,6 +91,15 @@ class QuadraturesInStep:
             for run, image in zip(self.runs, images, strict=True):
                 run.grow(image, image.new_empty(0, run.size + 1))
             yield self.quadratures
+
+
+def _quadrature(run: Lanczos) -> Quadrature:
+    pairs = run.ritz_pairs()
+    weights = pairs.coefficients[0] ** 2
+    if run.exhausted:
+        return Quadrature(pairs.values, weights, is_exact=True)
+    couplings = np.where(pairs.coefficients[0] < 0, -1.0, 1.0) * (run.coupling @ pairs.coefficients)[0]
+    return Quadrature(pairs.values, weights, couplings=couplings)
 
 
 def _unused(vector: torch.Tensor, against: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,3 +135,40 @@ def cumulative(quadrature: Quadrature, points: np.ndarray) -> np.ndarray:
     low = np.where(at_node, sums[first], sums[np.maximum(first - 1, 0)])
     high = np.where(at_node, sums[last], sums[np.minimum(first + 1, len(quadrature.nodes))])
     return np.stack([low, middle, high])
+
+
+def mass_bounds(quadrature: Quadrature, points: np.ndarray) -> np.ndarray:
+    """The sharpest bounds on the mass below every point that Lanczos leaves: the least and the largest, shape (2, n).
+
+    The m nodes and the last coupling fix 2m moments beside the mass. Of all measures with these moments the one with a
+    node at t, of m + 1 nodes in all (Gauss-Radau), has the least mass below t and the largest mass up to t (Chebyshev,
+    Markov, Stieltjes; Akhiezer, The Classical Moment Problem, 1965, section 2.5). In the basis of Ritz vectors its
+    matrix is an arrow: the nodes, the couplings c, and the corner t + sum_j c_j^2 / (theta_j - t). Where t is a node
+    but for rounding, the corner is not known, and the bounds are those of `cumulative`.
+
+    Args:
+        quadrature: nodes, weights and couplings.
+        points: t, shape (n,).
+    """
+    bounds = cumulative(quadrature, points)[[0, 2]]
+    if quadrature.is_exact or quadrature.couplings is None:
+        return bounds
+    nodes, couplings = quadrature.nodes, quadrature.couplings
+    size, starts = len(nodes), np.append(np.sqrt(quadrature.weights), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        corners = points + (couplings**2 / (nodes - points[:, None])).sum(1)
+    largest = max(float(np.abs(nodes).max()), 1e-300)
+    usable = np.flatnonzero(np.abs(corners) < _WIDEST_CORNER * (largest + np.abs(points)))
+    arrows = np.zeros((len(usable), size + 1, size + 1))
+    arrows[:, np.arange(size), np.arange(size)] = nodes
+    arrows[:, size, :size] = couplings  # eigh reads the lower triangle
+    arrows[:, size, size] = corners[usable]
+    sums = np.cumsum((starts @ np.linalg.eigh(arrows)[1]) ** 2, axis=1)
+    sums = np.concatenate([np.zeros((len(usable), 1)), sums], axis=1)
+    below = np.searchsorted(nodes, points[usable])  # the new nodes lie between the old ones
+    rows = np.arange(len(usable))
+    bounds[:, usable] = np.stack([sums[rows, below], np.minimum(sums[rows, below + 1], 1.0)])
+    return bounds
+
+
+_WIDEST_CORNER = 1e6  # times the largest node: beyond it, rounding moves the other nodes

@@ -12,7 +12,7 @@ import torch
 from curvtool.estimators.accuracy import NormEstimates
 from curvtool.estimators.by_probes import BlockTrace
 from curvtool.estimators.cost import Cost
-from curvtool.estimators.density import DensityResult, Mass
+from curvtool.estimators.density_result import DensityResult, Mass
 from curvtool.estimators.diagonal import DiagonalResult
 from curvtool.estimators.eigenpairs import Eigenvalue, EigenvaluesResult
 from curvtool.estimators.jacobian_norms import JacobianNormsResult

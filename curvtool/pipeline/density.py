@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from curvtool.config.analyses import DensityConfig, EigsConfig
 from curvtool.errors import STOPPING, cause_of
-from curvtool.estimators.accuracy import NOISE_OF_PAIRS
+from curvtool.estimators.accuracy import NOISE_OF_PAIRS, noise_of
 from curvtool.estimators.cost import Cost, Meter
-from curvtool.estimators.density import DensityResult, Mass, density, is_small
+from curvtool.estimators.density import density, is_small
+from curvtool.estimators.density_result import DensityResult, Mass, Spectrum
 from curvtool.estimators.eigenpairs import EigenvaluesResult
 from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.estimators.trace import TraceResult, trace
-from curvtool.linalg.intervals import student_t_quantile
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.memory import peak_bytes
 from curvtool.pipeline.eigs import eigs_record
@@ -180,11 +181,13 @@ def _compare(
     if not found:
         return None
     other = found[0]
-    if other.ci95 is not None and result.trace_stderr is not None:
-        own = student_t_quantile(1 - _DOUBT / 2, result.num_probes - 1) * result.trace_stderr
+    if other.ci95 is not None:
+        spectrum = Spectrum(
+            result.quadratures, result.outliers, operator.space.dim, result.num_probes, noise_of(operator, stage.noise)
+        )
+        low, high = spectrum.trace_interval(_DOUBT)
         half = (other.ci95[1] - other.ci95[0]) / 2
-        rounding = stage.noise * abs(result.trace)
-        if abs(result.trace - other.value) > own + 2 * half + rounding:
+        if not low - 2 * half <= other.value <= high + 2 * half:
             stage.warn(
                 "CT210",
                 f"the density implies a trace of {result.trace:.5g}, and probes of its own give {other.value:.5g} "
@@ -202,9 +205,8 @@ def _record(
     cost: Cost,
 ) -> report.Density:
     unavailable: dict[str, str] = {}
-    alone = "one probe has no spread"
-    if result.density_stderr is None:
-        unavailable |= dict.fromkeys(("density_stderr", "cumulative_stderr", "trace_stderr"), alone)
+    if math.isinf(result.trace_degrees):
+        unavailable["trace_degrees"] = "every eigenvalue was computed"
     if compared is None:
         unavailable |= dict.fromkeys(
             ("trace_by_probes", "trace_by_probes_ci95"),
@@ -215,11 +217,12 @@ def _record(
         converged=result.converged,
         grid=result.grid.tolist(),
         density=result.density.tolist(),
-        density_stderr=None if result.density_stderr is None else result.density_stderr.tolist(),
+        density_low=result.density_low.tolist(),
+        density_high=result.density_high.tolist(),
+        density_stderr=result.density_stderr.tolist(),
         cumulative=result.cumulative.tolist(),
         cumulative_low=result.cumulative_low.tolist(),
         cumulative_high=result.cumulative_high.tolist(),
-        cumulative_stderr=None if result.cumulative_stderr is None else result.cumulative_stderr.tolist(),
         nodes=[q.nodes.tolist() for q in result.quadratures],
         weights=[q.weights.tolist() for q in result.quadratures],
         outliers=[
@@ -227,11 +230,14 @@ def _record(
         ],
         width=result.width,
         below_zero=_share(result.below_zero),
+        threshold=result.threshold,
         near_zero=_share(result.near_zero),
         below_near=_share(result.below_near),
         near=result.near,
         trace=result.trace,
         trace_stderr=result.trace_stderr,
+        trace_degrees=None if math.isinf(result.trace_degrees) else result.trace_degrees,
+        trace_ci95=result.trace_ci95,
         trace_by_probes=None if compared is None else compared.value,
         trace_by_probes_ci95=None if compared is None else compared.ci95,
         method=result.method,
@@ -244,5 +250,4 @@ def _record(
 
 
 def _share(mass: Mass) -> report.Share:
-    reasons = {} if mass.stderr is not None else {"stderr": "one probe has no spread"}
-    return report.Share(value=mass.value, low=mass.low, high=mass.high, stderr=mass.stderr, unavailable=reasons)
+    return report.Share(**asdict(mass))

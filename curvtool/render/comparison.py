@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from curvtool.render.charts import Chart, Series
-from curvtool.render.numbers import number, percent, with_error
+from curvtool.render.numbers import number, percent, percents, with_error
 from curvtool.render.tables import MATRICES, markdown_table, new_table
 from curvtool.report.comparison import ComparedQuantity, Comparison, Difference
 from curvtool.report.numbers import ComparedValue
@@ -69,7 +69,7 @@ def note(comparison: Comparison) -> str:
     )
     return (
         "Errors are those of the computation: bounds must not meet, estimates by probes are tested (z-test, 5 % for "
-        f"all together by Holm). {data[0].upper()}{data[1:]}."
+        f"all together by Holm); a share's interval is 95 %. {data[0].upper()}{data[1:]}."
     )
 
 
@@ -94,7 +94,9 @@ def _row(quantity: ComparedQuantity) -> list[str]:
     cells = [quantity.name, *(_value(value) for value in quantity.values)]
     if len(quantity.differences) == 1:
         difference = quantity.differences[0]
-        cells.append("-" if difference is None else _change(difference))
+        unknown = any(value is not None and value.share is not None and not value.share.is_known
+                      for value in quantity.values)  # fmt: skip
+        cells.append("-" if difference is None or unknown else _change(difference))
     return [*cells, *(_word(difference) for difference in quantity.differences)]
 
 
@@ -106,6 +108,9 @@ def _broken(cell: str) -> str:
 def _value(value: ComparedValue | None) -> str:
     if value is None:
         return "-"
+    if value.share is not None:
+        told = percents(value.share.low, value.share.high)
+        return f"{percent(value.value, 3)} ({told})" if value.share.is_known else told
     return f"{with_error(value.value, value.error)} +- {number(value.error, 2)}"
 
 
@@ -180,18 +185,26 @@ def charts(comparison: Comparison) -> list[Chart]:
         series = []
         for place, name in enumerate(comparison.names):
             told = [(i, v) for i, q in enumerate(quantities) if (v := q.values[place]) is not None]
-            spread = [(2 if v.error_kind == "stderr" else 1) * v.error for _, v in told]
+            ends = [_ends(v) for _, v in told]
             series.append(
                 Series(
                     name,
                     "points",
                     [i + step * (place - (len(comparison.names) - 1) / 2) for i, _ in told],
                     [v.value for _, v in told],
-                    [v.value - e for (_, v), e in zip(told, spread, strict=True)],
-                    [v.value + e for (_, v), e in zip(told, spread, strict=True)],
+                    [low for low, _ in ends],
+                    [high for _, high in ends],
                 )
             )
-        caption = "Error bars: the estimated errors; of estimates by probes two standard errors."
+        caption = "Error bars: the estimated errors; of estimates by probes two standard errors, of shares 95 %."
         names = tuple(quantity.name for quantity in quantities)
         found.append(Chart(_title(analysis), "quantity", "value", tuple(series), caption, names))
     return found
+
+
+def _ends(value: ComparedValue) -> tuple[float, float]:
+    """Of the error bar."""
+    if value.share is not None:
+        return value.share.low, value.share.high
+    reach = (2 if value.error_kind == "stderr" else 1) * value.error
+    return value.value - reach, value.value + reach

@@ -10,31 +10,41 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from curvtool.render.charts import Chart, Series
-from curvtool.render.numbers import count, number, percent, with_error
+from curvtool.render.numbers import count, number, percent, percents, with_error
 from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables, width_of
 from curvtool.report.model import Density, Share
 
 _BINS = 18
-_KNOWN = 0.1  # a share whose bounds are farther apart is not given as a number
 _SHORTEST, _LONGEST, _MARGIN = 8, 80, 4  # of the bars, in characters
 
 
 def verdict(density: Density) -> list[str]:
     """What the numbers say, in words."""
     near, below = density.near_zero, density.below_zero
-    share = f"{percent(below.value)} lie below zero"
-    if percent(below.low) != percent(below.high):
-        share += f" ({percent(below.low)} to {percent(below.high)})"
-    if below.high - below.low > _KNOWN:
-        share = f"between {percent(below.low)} and {percent(below.high)} lie below zero (more --steps would tell)"
     told = [
-        f"Of the {count(density.num_dims)} eigenvalues {percent(near.value)} lie within {number(density.near, 2)} "
-        f"of zero, and {share}."
+        f"Of the {count(density.num_dims)} eigenvalues {_quoted(near)} lie within {number(density.near, 2)} of zero, "
+        f"and {_quoted(below)} lie below zero{_remedy(below)}."
     ]
     if density.outliers:
         values = [outlier.value for outlier in density.outliers]
         told.append(f"The {len(values)} outliers reach from {number(min(values), 3)} to {number(max(values), 3)}.")
     return told
+
+
+def _quoted(share: Share) -> str:
+    """The share where its interval is narrower than a factor of two, else the interval."""
+    if share.is_known:
+        return percent(share.value)
+    told = percents(share.low, share.high, 2)
+    return f"between {told.replace(' to ', ' and ')}" if " to " in told else told
+
+
+def _remedy(share: Share) -> str:
+    """What would tell more, where the share is not known: the larger of both causes."""
+    if share.is_known:
+        return ""
+    by_steps = share.most - share.least
+    return f" (more {'--steps' if 2 * by_steps > share.high - share.low else '--probes'} would tell)"
 
 
 def show(density: Density, console: Console) -> None:
@@ -70,8 +80,8 @@ def notes(density: Density) -> list[str]:
         how = f"All {density.num_dims} eigenvalues were computed; rounding remains (the noise floor). "
     else:
         how = (
-            f"{density.num_probes} random vectors of {density.num_steps} Lanczos steps. s.e.: over the vectors; from "
-            "to: what so many steps can tell. "
+            f"{density.num_probes} random vectors of {density.num_steps} Lanczos steps. Intervals, 95 % for the "
+            "matrix: what the vectors and the steps leave open. "
         )
     return [*told, f"{how}Smoothed over {number(density.width, 2)}: what is narrower is not resolved."]
 
@@ -102,17 +112,16 @@ def _bins(density: Density) -> list[tuple[float, float, float]]:
 
 
 def _share(share: Share) -> str:
-    """`62 % (31 to 93 %, s.e. 2.7 %)`: the bounds that the nodes leave, and the error over the vectors."""
-    if share.stderr == 0.0 and share.low == share.high:
-        return percent(share.value, 3)
-    error = "" if share.stderr is None else f", s.e. {percent(share.stderr)}"
-    return f"{percent(share.value, 3)} ({percent(share.low, 3)} to {percent(share.high, 3)}{error})"
+    """`62 % (61 % to 64 %)` where the interval is narrower than a factor of two, else the interval alone."""
+    told = percents(share.low, share.high)
+    return f"{percent(share.value, 3)} ({told})" if share.is_known and share.low != share.high else told
 
 
 def _traces(density: Density) -> str:
-    own = f"trace {with_error(density.trace, density.trace_stderr or 0.0)}"
-    if density.trace_stderr:
-        own += f" (s.e. {number(density.trace_stderr, 2)})"
+    low, high = density.trace_ci95
+    own = f"trace {with_error(density.trace, max(high - density.trace, density.trace - low))}"
+    if density.method != "exact":
+        own += f" (95 %: {number(low, 3)} to {number(high, 3)})"
     if density.trace_by_probes is None or density.trace_by_probes_ci95 is None:
         return own
     low, high = density.trace_by_probes_ci95
@@ -125,18 +134,15 @@ def charts(density: Density) -> list[Chart]:
     one = 1 / (density.num_dims * density.width * math.sqrt(2 * math.pi))
     floor = max(one / 10, max(density.density) * 1e-9)
     line = [value if value > floor else None for value in density.density]
-    low = high = None
-    if density.density_stderr is not None:
-        pairs = list(zip(density.density, density.density_stderr, strict=True))
-        low = [max(value - 2 * error, floor) for value, error in pairs]
-        high = [max(value + 2 * error, floor) for value, error in pairs]
+    low = [max(value, floor) for value in density.density_low]
+    high = [max(value, floor) for value in density.density_high]
     found = [Series("density", "line", density.grid, line, low, high)]
     if density.outliers:
         places = [outlier.value for outlier in density.outliers]
         found.append(Series("outlier, found beforehand", "points", places, [max(one, floor)] * len(places)))
     caption = f"Smoothed over {number(density.width, 2)}: narrower features are not resolved."
-    if low is not None:
-        caption += f" Band: two standard errors over {density.num_probes} random vectors."
+    if density.method != "exact":
+        caption += f" Band: 95 % over {density.num_probes} random vectors, pointwise; not of the steps."
     caption += " The axis begins at a tenth of one eigenvalue's height."
     title = f"Spectral density of the {MATRICES[density.operator]}"
     return [Chart(title, "eigenvalue", "density", tuple(found), caption, log_y=True)]
@@ -144,11 +150,17 @@ def charts(density: Density) -> list[Chart]:
 
 def csv(density: Density) -> tuple[list[str], list[list[Any]]]:
     """A row a grid point."""
-    missing: list[Any] = [""] * len(density.grid)
-    errors, spreads = density.density_stderr or missing, density.cumulative_stderr or missing
-    rows = zip(density.grid, density.density, errors, density.cumulative, spreads, strict=True)
-    header = ["eigenvalue", "density", "density_stderr", "cumulative", "cumulative_stderr"]
-    return header, [list(row) for row in rows]
+    columns = {
+        "eigenvalue": density.grid,
+        "density": density.density,
+        "density_stderr": density.density_stderr,
+        "density_low": density.density_low,
+        "density_high": density.density_high,
+        "cumulative": density.cumulative,
+        "cumulative_low": density.cumulative_low,
+        "cumulative_high": density.cumulative_high,
+    }
+    return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
 
 
 def markdown(density: Density) -> list[str]:

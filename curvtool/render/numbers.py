@@ -57,3 +57,14 @@ def seconds_text(value: float) -> str:
     if value < 3600:
         return f"{value // 60:.0f} min {value % 60:.0f} s"
     return f"{value // 3600:.0f} h {value % 3600 // 60:.0f} min"
+
+
+def percents(low: float, high: float, digits: int = 3) -> str:
+    """`1.45 % to 92.4 %`; `at most 3 %` from zero on, `at least 90 %` up to all; one number where both are the same."""
+    if low == high:
+        return percent(low, digits)
+    if low <= 0.0 and high >= 1.0:
+        return "0 % to 100 %"
+    if low <= 0.0:
+        return f"at most {percent(high, digits)}"
+    return f"at least {percent(low, digits)}" if high >= 1.0 else f"{percent(low, digits)} to {percent(high, digits)}"

@@ -150,7 +150,7 @@ def charts(rows: Sequence[TrackRow]) -> list[Chart]:
 _BANDS = {
     "eigs": "Bands: the estimated error.",
     "trace": "Bands: the 95 % interval.",
-    "density": "Bands: the bounds that the Lanczos steps leave.",
+    "density": "Bands: the 95 % interval.",
     "diag": "Bands: two standard errors.",
     "jacnorm": "Bands: the estimated error.",
 }
@@ -207,7 +207,8 @@ def _point(number: int, row: TrackRow, place: int) -> tuple[float, float, float,
             return step, analysis.value, low, high
         case Density():
             share = analysis.below_zero
-            return step, share.value, share.low, share.high
+            value = share.value if share.is_known else (share.low + share.high) / 2  # the interval alone is to be shown
+            return step, value, share.low, share.high
         case Diag():
             reach = 2 * (analysis.sum_stderr or 0.0)
             return step, analysis.sum, analysis.sum - reach, analysis.sum + reach

@@ -114,9 +114,16 @@ class Share(Record):
     """A share of all eigenvalues."""
 
     value: float
-    low: float = Field(description="what the quadrature's nodes leave possible at least")
-    high: float = Field(description="at most")
-    stderr: float | None = Field(description="over the probes")
+    low: float = Field(description="lower end of the 95 % interval for the matrix: probes, steps and rounding together")
+    high: float = Field(description="upper end")
+    least: float = Field(description="what the quadrature's nodes leave possible at least, mean over these probes")
+    most: float = Field(description="at most")
+    stderr: float = Field(description="over the probes, by their law at this value; 0 for exact")
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its interval is narrower than a factor of two, so that the value may be quoted."""
+        return self.low == self.high or self.high < 2 * self.low
 
 
 class Density(Record):
@@ -127,21 +134,27 @@ class Density(Record):
     converged: bool
     grid: list[float] = Field(description="eigenvalues, ascending")
     density: list[float] = Field(description="smoothed density at the grid, mean over probes; its integral is 1")
-    density_stderr: list[float] | None
+    density_low: list[float] = Field(description="lower end of its 95 % interval over the probes, pointwise")
+    density_high: list[float] = Field(description="upper end")
+    density_stderr: list[float] = Field(description="its standard error over the probes")
     cumulative: list[float] = Field(description="share of the eigenvalues below each point of the grid")
-    cumulative_low: list[float] = Field(description="what the quadrature's nodes leave possible at least")
-    cumulative_high: list[float] = Field(description="at most")
-    cumulative_stderr: list[float] | None
+    cumulative_low: list[float] = Field(
+        description="lower end of its 95 % interval for the matrix, pointwise: probes, steps and rounding together"
+    )
+    cumulative_high: list[float] = Field(description="upper end")
     nodes: list[list[float]] = Field(description="quadrature nodes of each probe, in the complement of the outliers")
     weights: list[list[float]] = Field(description="their weights, adding up to 1 a probe")
     outliers: list[Outlier]
     width: float = Field(description="standard deviation of the smoothing")
-    below_zero: Share = Field(description="share of the eigenvalues below zero by more than the noise floor")
+    below_zero: Share = Field(description="share of the eigenvalues below -threshold")
+    threshold: float = Field(description="twice what rounding moves an eigenvalue, by the noise floor")
     near_zero: Share = Field(description="share of the eigenvalues within `near` of zero")
     below_near: Share = Field(description="share of the eigenvalues below -near")
     near: float
     trace: float = Field(description="the trace that the quadrature implies")
-    trace_stderr: float | None
+    trace_stderr: float = Field(description="over the probes; 0 for exact")
+    trace_degrees: float | None = Field(description="degrees of freedom of trace_stderr")
+    trace_ci95: tuple[float, float] = Field(description="95 % interval: probes and rounding together")
     trace_by_probes: float | None = Field(description="the trace by an estimate of its own, to compare with")
     trace_by_probes_ci95: tuple[float, float] | None
     method: Literal["probes", "exact"] = Field(description="exact: every eigenvalue was computed; rounding remains")

@@ -12,6 +12,7 @@ from curvtool.errors import UsageError
 from curvtool.report.model import Report
 from curvtool.report.numbers import ComparedValue, Number, numbers_of
 from curvtool.report.record import Record
+from curvtool.report.shares import p_value_of
 
 LEVEL = 0.05  # of the family of all tests of a comparison
 # what a number means hangs on these; another value of them makes it another quantity
@@ -59,7 +60,8 @@ def compare(reports: Sequence[Report], names: Sequence[str]) -> Comparison:
     """The first report beside the others.
 
     Numbers with bounds differ where the bounds do not meet. Between estimates from random probes the difference is
-    tested as a normal variable (two-sided z-test), at a level of 5 % for all such tests together (Holm 1979).
+    tested as a normal variable (two-sided z-test), at a level of 5 % for all such tests together (Holm 1979). Shares of
+    eigenvalues are tested likewise, by what lies between the ranges that their Lanczos steps leave.
 
     Args:
         reports: two or more.
@@ -138,6 +140,8 @@ def _difference(first: ComparedValue, other: ComparedValue) -> Difference:
         spread = math.hypot(*(v.error for v in (first, other) if v.error_kind == "stderr"))
         p_value = _two_sided(max(abs(change) - bounds, 0.0) / spread)
         exceeds = False  # the tests' outcome is known when all are made
+    if first.share is not None and other.share is not None:
+        p_value, exceeds = p_value_of(first.share, other.share), False
     p_data: float | None = None
     if first.data_stderr and other.data_stderr:
         p_data = _two_sided(abs(change) / math.hypot(first.data_stderr, other.data_stderr))

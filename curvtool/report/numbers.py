@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from curvtool.report.analyses import Density, Diag, Eigs, JacNorm, Summary, Trace
+from curvtool.report.analyses import Density, Diag, Eigs, JacNorm, Share, Summary, Trace
 from curvtool.report.model import Analysis, Report, TrackRow
 from curvtool.report.record import Record
 
@@ -25,6 +25,7 @@ class ComparedValue(Record):
     error: float = Field(description="of the computation: a bound or a standard error, as error_kind says")
     error_kind: ErrorKind = Field(description="bound: estimated, or the noise floor; stderr: over random probes")
     data_stderr: float | None = Field(default=None, description="standard error over the data, where it is known")
+    share: Share | None = Field(default=None, description="of a share of the eigenvalues: its interval")
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,9 @@ def _numbers_of(analysis: Analysis, noise: float) -> Iterator[Number]:
                 ("share below zero", "share_below_zero", analysis.below_zero),
                 (f"share within {analysis.near:.4g} of zero", "share_near_zero", analysis.near_zero),
             ):
-                half = max(share.high - share.value, share.value - share.low, noise)  # what the nodes leave possible
-                yield Number(label, name, _bound(share.value, half), _of_matrix(analysis.operator, tag))
+                half = max(share.high - share.value, share.value - share.low, noise)  # the longer side
+                value = ComparedValue(value=share.value, error=half, error_kind="bound", share=share)
+                yield Number(label, name, value, _of_matrix(analysis.operator, tag))
             tag = _of_matrix(analysis.operator, "trace_by_density")
             yield from _estimates(label, "trace", analysis.trace, analysis.trace_stderr, noise, tag)
         case Diag():

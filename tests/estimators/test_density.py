@@ -65,8 +65,8 @@ def test_few_steps_see_the_spectrum(whole):
     distance = integral(abs(result.density - curve), result.grid)
     assert distance <= 0.2 and len(result.quadratures[0].nodes) == 40
     below = np.mean(true[:, None] < result.grid, axis=0)
-    slack = 5 * result.cumulative_stderr + 1e-3
-    assert (result.cumulative_low - slack <= below).all() and (below <= result.cumulative_high + slack).all()
+    within = (result.cumulative_low <= below) & (below <= result.cumulative_high)
+    assert within.mean() >= 0.9
     assert np.mean(abs(result.cumulative - below)) <= 0.02
 
 
@@ -104,14 +104,14 @@ def test_shares_of_a_known_spectrum():
     )
     assert abs(result.below_zero.value - 0.3) <= 4 * result.below_zero.stderr
     assert abs(result.near_zero.value - 0.5) <= 4 * result.near_zero.stderr
-    assert 0 < result.below_zero.stderr < 0.02
+    assert 0 < result.below_zero.stderr < 0.02 and result.below_zero.low <= 0.3 <= result.below_zero.high
 
 
 def test_a_zero_matrix_and_one_probe():
     zero = density(MatrixOperator(torch.zeros(5, 5, dtype=torch.float64)), num_probes=2, method="probes")
     assert zero.trace == 0.0 and zero.below_zero.value == 0.0 and np.isfinite(zero.density).all()
     one = density(MatrixOperator(torch.eye(5, dtype=torch.float64)), num_probes=1, method="probes")
-    assert one.density_stderr is None and one.trace == pytest.approx(5.0)
+    assert one.trace == pytest.approx(5.0) and one.trace_ci95 == pytest.approx((5.0, 5.0))
 
 
 def test_the_budget_limits_the_steps(whole):
@@ -166,3 +166,62 @@ def test_probes_in_step_give_the_same_numbers(whole):
 def test_senseless_arguments_are_refused(whole, arguments):
     with pytest.raises(CurvtoolError, match="CT001"):
         density(whole, **arguments)
+
+
+def rotated(values, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=torch.float64))[0]
+    return basis @ torch.diag(torch.as_tensor(values, dtype=torch.float64)) @ basis.T
+
+
+def test_rounding_makes_no_negative_eigenvalues():
+    """In float32 the zeros of a positive semidefinite matrix come out on both sides of zero."""
+    matrix = rotated(np.r_[np.zeros(280), np.linspace(0.5, 3.0, 20)]).float()
+    for seed in range(5):
+        result = density(MatrixOperator((matrix + matrix.T) / 2), num_steps=40, method="probes", near=0.1, seed=seed)
+        nodes = np.concatenate([q.nodes for q in result.quadratures])
+        assert result.threshold > 1.9 * max(-nodes.min(), 0.0) and result.below_zero.low == 0.0
+        assert result.below_zero.high < 0.1 and result.near_zero.low <= 280 / 300 <= result.near_zero.high
+
+
+@pytest.mark.parametrize("values", [[2.0], [0.0], [-1.0, 1.0], [0.0, 0.0, 3.0], [1.0, 1.0, 1.0]])
+@pytest.mark.parametrize("num_probes", [1, 4])
+def test_the_smallest_matrices(values, num_probes):
+    result = density(MatrixOperator(rotated(values)), num_probes=num_probes, method="probes", near=0.5, seed=4)
+    shares = {"below_zero": np.mean(np.array(values) < 0), "near_zero": np.mean(np.abs(values) < 0.5)}
+    for name, share in shares.items():
+        mass = getattr(result, name)
+        assert 0.0 <= mass.low <= share + 1e-12 and share - 1e-12 <= mass.high <= 1.0 and mass.low <= mass.value
+    low, high = result.trace_ci95
+    assert low - 1e-9 <= sum(values) <= high + 1e-9
+    assert np.isfinite(result.density_high).all() and (result.density_low <= result.density_high).all()
+    assert (np.diff(result.cumulative_low) >= -1e-12).all() and (result.cumulative_high <= 1 + 1e-12).all()
+
+
+def test_an_eigenvalue_at_the_end_of_a_range_counts_for_neither_side():
+    values = np.repeat([-1.0, 0.5, 1.0], [20, 40, 40])
+    for method in ("probes", "exact"):
+        mass = density(MatrixOperator(rotated(values)), method=method, near=1.0).near_zero
+        assert mass.low <= 0.4 + 1e-12 and mass.high >= 1.0 - 1e-12
+
+
+def test_outliers_are_counted_in_the_shares():
+    values = np.r_[-50.0, -40.0, 60.0, np.repeat([-0.1, 0.2], [30, 67])]
+    matrix = rotated(values)
+    order, vectors = torch.linalg.eigh(matrix)
+    chosen = [0, 1, 99]
+    result = density(
+        MatrixOperator(matrix), num_steps=20, method="probes", near=1.0,
+        outliers=tuple(order[chosen].tolist()), outlier_vectors=vectors[:, chosen].T.contiguous(),
+    )  # fmt: skip
+    assert result.below_near.low == result.below_near.high == pytest.approx(0.02)
+    assert result.near_zero.low == result.near_zero.high == pytest.approx(0.97)
+    assert result.below_zero.low <= 0.32 <= result.below_zero.high and result.below_zero.high < 0.5
+    assert result.trace_ci95[0] <= values.sum() <= result.trace_ci95[1]
+    assert result.trace_ci95[1] - result.trace_ci95[0] < 4
+
+
+def test_one_probe_has_an_error(whole):
+    result = density(whole, num_probes=1, num_steps=30, method="probes")
+    assert result.trace_stderr > 0 and result.below_zero.high > result.below_zero.low
+    assert result.trace_ci95[0] < result.trace < result.trace_ci95[1]
