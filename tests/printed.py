@@ -1,7 +1,7 @@
 """What the program prints, by structure: sentences without their numbers, tables by title, header and kinds of cells.
 
-Two processors round differently. Then numbers differ, and so do the words that numbers choose: what an error comes from,
-which side of the edge of stability a product lies on, which layer is the largest. `CHOICES` lists these words.
+Two processors round differently. Then numbers differ, and so do the words that numbers choose: what an error comes
+from, which side of the edge of stability a product lies on, which layer is the largest. `CHOICES` lists these words.
 """
 
 import difflib
@@ -19,11 +19,16 @@ CHOICES = [
     (
         "STABILITY",
         "at the edge of stability, to within the error|"
-        "near the edge of stability, # % (?:above|below) #, the most that gradient descent on the quadratic model bears|"
+        "near the edge of stability, # % (?:above|below) #, "
+        "the most that gradient descent on the quadratic model bears|"
         "sharp: above #, where gradient descent on the quadratic model diverges|"
         "below #, where gradient descent on the quadratic model is stable",
     ),
-    ("BELOW ZERO", rf"between # % and # % lie below zero \(more --steps would tell\)|# % lie below zero(?: \(# % to # %\))?"),
+    (
+        "BELOW ZERO",
+        r"between # % and # % lie below zero \(more --steps would tell\)|"
+        r"# % lie below zero(?: \(# % to # %\))?",
+    ),
     ("SHARE", SHARE),
     ("METHOD", r"method [\w+]+: [^.]*"),
     ("#", r"#(?:, #)+"),  # a list, as long as it is

@@ -117,7 +117,15 @@ def test_every_command_runs(run, folder, monkeypatch):
 
 
 # of a value, relative to the README's: training at the edge of stability magnifies rounding
-_VALUES = {"eigenvalue": 0.1, "lambda_max": 0.1, "x lr": 0.1, "trace": 0.15, "mean": 0.1, "median": 0.1, "spectral": 0.1}
+_VALUES = {
+    "eigenvalue": 0.1,
+    "lambda_max": 0.1,
+    "x lr": 0.1,
+    "trace": 0.15,
+    "mean": 0.1,
+    "median": 0.1,
+    "spectral": 0.1,
+}
 _ERRORS = {"relative": 1e-3, "relative half-width": 0.05}  # what was asked for, which they must not exceed
 
 

@@ -68,8 +68,9 @@ def note(comparison: Comparison) -> str:
         else "different data: a difference may be theirs"
     )
     return (
-        "Errors are those of the computation: bounds must not meet, estimates by probes are tested (z-test, 5 % for "
-        f"all together by Holm). {data[0].upper()}{data[1:]}."
+        "Errors are those of the computation, at 95 % where they come from probes. Bounds must not meet. Estimates by "
+        "probes are tested (Student's t with the degrees of freedom of both, 5 % for all together by Holm). "
+        f"{data[0].upper()}{data[1:]}."
     )
 
 
@@ -106,7 +107,8 @@ def _broken(cell: str) -> str:
 def _value(value: ComparedValue | None) -> str:
     if value is None:
         return "-"
-    return f"{with_error(value.value, value.error)} +- {number(value.error, 2)}"
+    half = max(value.high - value.value, value.value - value.low)
+    return f"{with_error(value.value, half)} +- {number(half, 2)}"
 
 
 def _change(difference: Difference) -> str:
@@ -130,8 +132,8 @@ def _word(difference: Difference | None) -> str:
 def csv(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
     """A row a number and report."""
     header = [
-        "analysis", "quantity", "report", "value", "error", "error_kind", "data_stderr", "difference", "exceeds",
-        "p_value", "p_adjusted", "p_data",
+        "analysis", "quantity", "report", "value", "error", "error_kind", "degrees_of_freedom", "low", "high",
+        "data_stderr", "difference", "exceeds", "p_value", "p_adjusted", "p_data",
     ]  # fmt: skip
     rows: list[list[Any]] = []
     for quantity in comparison.quantities:
@@ -148,6 +150,9 @@ def csv(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
                     value.value,
                     value.error,
                     value.error_kind,
+                    value.degrees_of_freedom,
+                    value.low,
+                    value.high,
                     value.data_stderr,
                     *told,
                 ]
@@ -180,18 +185,17 @@ def charts(comparison: Comparison) -> list[Chart]:
         series = []
         for place, name in enumerate(comparison.names):
             told = [(i, v) for i, q in enumerate(quantities) if (v := q.values[place]) is not None]
-            spread = [(2 if v.error_kind == "stderr" else 1) * v.error for _, v in told]
             series.append(
                 Series(
                     name,
                     "points",
                     [i + step * (place - (len(comparison.names) - 1) / 2) for i, _ in told],
                     [v.value for _, v in told],
-                    [v.value - e for (_, v), e in zip(told, spread, strict=True)],
-                    [v.value + e for (_, v), e in zip(told, spread, strict=True)],
+                    [v.low for _, v in told],
+                    [v.high for _, v in told],
                 )
             )
-        caption = "Error bars: the estimated errors; of estimates by probes two standard errors."
+        caption = "Error bars: the estimated errors; of estimates by probes 95 % intervals."
         names = tuple(quantity.name for quantity in quantities)
         found.append(Chart(_title(analysis), "quantity", "value", tuple(series), caption, names))
     return found

@@ -13,6 +13,7 @@ from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import count, number, percent, with_error
 from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables, width_of
 from curvtool.report.model import Density, Share
+from curvtool.report.numbers import half_width
 
 _BINS = 18
 _KNOWN = 0.1  # a share whose bounds are farther apart is not given as a number
@@ -112,7 +113,8 @@ def _share(share: Share) -> str:
 def _traces(density: Density) -> str:
     own = f"trace {with_error(density.trace, density.trace_stderr or 0.0)}"
     if density.trace_stderr:
-        own += f" (s.e. {number(density.trace_stderr, 2)})"
+        half = half_width(density.trace_stderr, max(density.num_probes - 1, 1))
+        own = f"trace {with_error(density.trace, half)} (95 %: +- {number(half, 2)})"
     if density.trace_by_probes is None or density.trace_by_probes_ci95 is None:
         return own
     low, high = density.trace_by_probes_ci95
@@ -127,16 +129,17 @@ def charts(density: Density) -> list[Chart]:
     line = [value if value > floor else None for value in density.density]
     low = high = None
     if density.density_stderr is not None:
+        times = half_width(1.0, max(density.num_probes - 1, 1))  # standard errors, by Student's t
         pairs = list(zip(density.density, density.density_stderr, strict=True))
-        low = [max(value - 2 * error, floor) for value, error in pairs]
-        high = [max(value + 2 * error, floor) for value, error in pairs]
+        low = [max(value - times * error, floor) for value, error in pairs]
+        high = [max(value + times * error, floor) for value, error in pairs]
     found = [Series("density", "line", density.grid, line, low, high)]
     if density.outliers:
         places = [outlier.value for outlier in density.outliers]
         found.append(Series("outlier, found beforehand", "points", places, [max(one, floor)] * len(places)))
     caption = f"Smoothed over {number(density.width, 2)}: narrower features are not resolved."
     if low is not None:
-        caption += f" Band: two standard errors over {density.num_probes} random vectors."
+        caption += f" Band: 95 % over {density.num_probes} random vectors (Student's t), point by point."
     caption += " The axis begins at a tenth of one eigenvalue's height."
     title = f"Spectral density of the {MATRICES[density.operator]}"
     return [Chart(title, "eigenvalue", "density", tuple(found), caption, log_y=True)]
