@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from statistics import NormalDist
 
 _NORMAL = 1e7  # degrees of freedom above which it is the normal distribution to seven digits
@@ -33,6 +34,7 @@ def two_sided(t: float, degrees: float) -> float:
     return 1.0 - math.exp(log_front) * _fraction(rest, b, a) / b
 
 
+@lru_cache(maxsize=4096)
 def quantile(probability: float, degrees: float) -> float:
     """The t that |T| exceeds with this probability, between 0 and 1; 1.96 for 0.05 and infinite degrees."""
     if degrees > _NORMAL:
@@ -40,7 +42,7 @@ def quantile(probability: float, degrees: float) -> float:
     low, high = 0.0, 1.0
     while two_sided(high, degrees) > probability:
         low, high = high, 2 * high
-    for _ in range(80):
+    for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if two_sided(middle, degrees) > probability else (low, middle)
     return high

@@ -92,7 +92,7 @@ def compare(reports: Sequence[Report], names: Sequence[str]) -> Comparison:
         values = [each.get(key) for each in found]
         first = values[0]
         differences = [
-            _difference(first, other) if first is not None and other is not None and not reason else None
+            difference_of(first, other) if first is not None and other is not None and not reason else None
             for other, reason in zip(values[1:], apart, strict=True)
         ]
         quantities.append(ComparedQuantity(analysis=key[0], name=key[1], values=values, differences=differences))
@@ -131,7 +131,8 @@ def _having(analysis: str, numbers: Sequence[Sequence[Number]], names: Sequence[
     return [name for name, each in zip(names, numbers, strict=True) if any(n.analysis == analysis for n in each)]
 
 
-def _difference(first: ComparedValue, other: ComparedValue) -> Difference:
+def difference_of(first: ComparedValue, other: ComparedValue) -> Difference:
+    """The difference with its p-value, before the family's adjustment."""
     change = other.value - first.value
     upward = change > 0
     sides = [_side(first, upward), _side(other, not upward)]
