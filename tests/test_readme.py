@@ -169,7 +169,7 @@ def test_the_structure_of_what_is_printed_is_no_more_than_its_words():
         ("a pair that the iteration missed shows in none\n", ""),
         ("95 % interval", "interval"),
         ("Layer 3 holds", "Layer 3 has"),
-        ("  1            2,080   12.91             0.30       0.00621\n", ""),
+        ("  1            2,080   12.91      0.65       0.00621\n", ""),
         ("estimated by rounding noise;", "estimated by guessing;"),
         ("noise floor 9.2e-08\n", "\n"),
     ):
