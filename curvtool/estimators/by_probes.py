@@ -12,14 +12,24 @@ import torch
 
 from curvtool.critical import undisturbed
 from curvtool.errors import not_finite
+from curvtool.estimators.accuracy import (
+    NOISE_OF_TRACES,
+    PASSES_OF_FEW_SIGNS,
+    Estimate,
+    GroupSpread,
+    of_blocks,
+    of_groups,
+)
 from curvtool.estimators.known_space import KnownSpace
 from curvtool.estimators.observer import Observer
-from curvtool.linalg.intervals import Interval, look_error, stratified_interval, student_t_quantile
+from curvtool.linalg.intervals import Interval, look_error, student_t_quantile
+from curvtool.linalg.space import VectorSpace
 from curvtool.operators.base import LinearOperator
 
-_DEGREES_WANTED = 32  # of freedom at the first look, so that its interval is not wide for want of them
+FEWEST_PASSES = 4  # of the pilot: two pairs
 _MOST_POINTS = 60  # of the history
-_PASSES_WITHOUT_SPREAD = 16  # alike before no error is claimed: one coin falls alike so often once in 2^15
+_FACTS = ("spread", "lengths", "fourth")  # of a pair of passes: |d - d'|^2, |d|^2 + |d'|^2, and the sum of the fourth
+# powers of (d - d') / |d - d'|, d = z * (A z)
 
 
 @dataclass(frozen=True)
@@ -40,24 +50,37 @@ class BlockTrace:
     """Attributes:
     value: the estimate of the block's trace.
     stderr: its standard error over the probes; None where fewer than two passes were made.
+    degrees: degrees of freedom of that; infinite where nothing random is left, None where there is none.
+    arithmetic: what rounding may add.
     """
 
     value: float
     stderr: float | None
+    degrees: float | None
+    arithmetic: float
+
+    @property
+    def ci95(self) -> tuple[float, float] | None:
+        """The 95 % interval of this block alone."""
+        if self.stderr is None or self.degrees is None:
+            return None
+        return Estimate(self.value, self.stderr, self.degrees, self.arithmetic).interval()
 
 
 class ProbeSearch:
-    """tr A = tr(Q A Q^T) + sum_t E[y_t^T A_t y_t], y_t = (I - Q^T Q) z_t with random signs z_t for every term.
+    """tr A = tr(Q A Q^T) + sum_t E[y_t^T A_t y_t], y_t = (I - Q^T Q) z_t with random signs z_t for every group.
 
-    The interval is Student's t over the terms' own variances. After a pilot the number of passes is planned from them;
-    the error probability is spread over the looks, so that stopping when it is narrow enough leaves it valid.
+    Passes are made in pairs, for what two products of one group say of their variance: see `of_groups`. After a pilot
+    the number of passes is planned from it; the error probability is spread over the looks, so that stopping when the
+    interval is narrow enough leaves it valid.
 
     Args:
-        operator: the matrix, a sum of terms.
+        operator: the matrix, a sum of groups' matrices.
         rtol: half-width of the interval over the estimate, to reach.
         max_passes: passes after which it stops.
-        seed: of the probes; a term's probe in a pass depends on nothing else.
+        seed: of the probes; a group's probe in a pass depends on nothing else.
         observer: hears progress.
+        noise: relative error of a product.
         known: a space whose part is known exactly.
         blocks: diagonal blocks to estimate too (not beside a known space).
         alpha: the error probability of the interval.
@@ -70,36 +93,52 @@ class ProbeSearch:
         max_passes: int,
         seed: int,
         observer: Observer,
+        noise: float,
         *,
         known: KnownSpace | None = None,
         blocks: Blocks | None = None,
         alpha: float = 0.05,
     ) -> None:
         self.operator, self.rtol, self.max_passes, self.seed, self.observer = operator, rtol, max_passes, seed, observer
-        self.known, self.blocks, self.alpha = known, blocks, alpha
-        self.passes: list[np.ndarray] = []
-        self.interval: Interval | None = None
+        self.noise, self.known, self.blocks, self.alpha = noise, known, blocks, alpha
         self.look = 0
-        self._sums = np.zeros((2, operator.num_terms))  # of the passes' forms, and of their squares
-        self._block_sums = np.zeros((2, operator.num_terms, len(blocks.members) if blocks else 0))
+        self.interval: Interval | None = None
+        self.scale = 0.0  # the sum of the groups' Frobenius norms, as estimated
+        self.is_settled = False  # whether enough is known of the spread to believe it
+        self.forms: list[np.ndarray] = []  # y^T A_t y of every group, a pass each
+        self.pairs: list[np.ndarray] = []  # of every group, a pair of passes each: see `_FACTS`
+        self._block_sums = np.zeros((3, operator.num_terms, len(blocks.members) if blocks else 0))
         self._membership = _membership(blocks) if blocks else None
-        self._made_before = np.zeros((0, operator.num_terms))
+        self._forms_before = np.zeros((0, operator.num_terms))
+        self._pairs_before = np.zeros((0, operator.num_terms, len(_FACTS)))
         observer.resume("probes", operator, self)
 
     def state(self) -> dict[str, Any]:
         """The passes so far; what was decided after them is decided again from them."""
-        made = [*self.passes, *self._made_before[len(self.passes) :]]
-        passes = np.array(made).reshape(len(made), self.operator.num_terms)
-        return {"passes": passes, "block_sums": self._block_sums}
+        forms = [*self.forms, *self._forms_before[len(self.forms) :]]
+        pairs = [*self.pairs, *self._pairs_before[len(self.pairs) :]]
+        num = self.operator.num_terms
+        return {
+            "forms": np.array(forms).reshape(len(forms), num),
+            "pairs": np.array(pairs).reshape(len(pairs), num, len(_FACTS)),
+            "block_sums": self._block_sums,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """These passes are not made again."""
-        self._made_before, self._block_sums = state["passes"], state["block_sums"]
+        self._forms_before, self._pairs_before = state["forms"], state["pairs"]
+        self._block_sums = state["block_sums"]
+
+    @property
+    def num_passes(self) -> int:
+        """Passes so far."""
+        return len(self.forms)
 
     @property
     def is_narrow(self) -> bool:
-        """Whether the last look's interval is as narrow as asked for."""
-        return self.interval is not None and self.interval.half_width <= self.rtol * abs(self.interval.value)
+        """Whether the last look's interval is as narrow as asked for, and its spread can be believed."""
+        found = self.interval
+        return found is not None and self.is_settled and found.half_width <= self.rtol * abs(found.value)
 
     @property
     def planned_passes(self) -> int:
@@ -107,25 +146,26 @@ class ProbeSearch:
 
         A standard deviation of the estimated variance, sqrt(2 / degrees) of it, is to spare: further looks cost width.
         """
-        interval, num = self.interval, len(self.passes)
+        interval, num = self.interval, self.num_passes
         assert interval is not None
-        target = self.rtol * abs(interval.value)
+        target = self.rtol * abs(interval.value) - interval.arithmetic
         quantile = student_t_quantile(1.0 - look_error(self.look + 1, self.alpha) / 2, interval.degrees)
         spare = 1 + math.sqrt(2 / interval.degrees)
         wanted = num * (quantile * interval.stderr / target) ** 2 * spare if target > 0 else math.inf
-        return max(num + 1, math.ceil(min(wanted, num * 1000)))
+        planned = max(num + 1, math.ceil(min(wanted, num * 1000)))
+        return planned + planned % 2
 
     def pilot(self) -> None:
-        """The first passes and the first look."""
-        self._draw(min(max(3, 1 + math.ceil(_DEGREES_WANTED / self.operator.num_terms)), self.max_passes))
+        """The first passes and the first look: a few, and more where a few groups decide, or a few signs."""
+        self._draw(min(FEWEST_PASSES, self.max_passes))
+        while self.num_passes < min(PASSES_OF_FEW_SIGNS, self.max_passes) and not self._facts().is_enough:
+            self._draw(min(self.num_passes + 2, self.max_passes))
+        self.is_settled = self.num_passes >= PASSES_OF_FEW_SIGNS or (self.num_passes > 1 and self._facts().is_enough)
         self.take_look()
-        if self.interval is not None and self.interval.stderr == 0 and len(self.passes) < self.max_passes:
-            self._draw(min(_PASSES_WITHOUT_SPREAD, self.max_passes))
-            self.take_look()  # nothing was decided before: no error is spent
 
     def finish(self) -> None:
         """Further passes and looks, until the interval is narrow enough or no pass is left."""
-        while not self.is_narrow and len(self.passes) < self.max_passes:
+        while not self.is_narrow and self.num_passes < self.max_passes:
             until = min(self.planned_passes, self.max_passes)
             self.look += 1
             self._draw(until)
@@ -133,90 +173,140 @@ class ProbeSearch:
 
     def take_look(self) -> None:
         """The interval from the passes so far, at the price of this look; needs two passes."""
-        if len(self.passes) < 2:
+        if self.num_passes < 2:
             return
-        found = stratified_interval(np.stack(self.passes), self.look, self.alpha)
-        exact = self.known.trace if self.known else 0.0
-        self.interval = Interval(found.value + exact, found.stderr, found.half_width, found.degrees)
+        found = self._facts()
+        self.scale = found.scale
+        value, arithmetic = self.value, NOISE_OF_TRACES * self.noise * max(abs(self.value), found.scale)
+        estimate = Estimate(value, math.sqrt(found.variance / self.num_passes), found.degrees, arithmetic)
+        half = estimate.half_width(look_error(self.look, self.alpha))
+        assert half is not None and estimate.stderr is not None
+        self.interval = Interval(value, estimate.stderr, half, found.degrees, arithmetic)
+
+    def _facts(self) -> GroupSpread:
+        return of_groups(np.stack(self.forms), np.stack(self.pairs), self.noise)
 
     @property
     def value(self) -> float:
         """The estimate from the passes so far, of which there is one at least."""
         exact = self.known.trace if self.known else 0.0
-        return exact + float(np.stack(self.passes).mean(axis=0).sum())
+        return exact + float(np.stack(self.forms).mean(axis=0).sum())
 
     def history(self) -> tuple[tuple[float, float, float | None], ...]:
         """Passes made, the estimate from them, and its standard error, at as many places as a picture shows."""
-        num = len(self.passes)
+        num = self.num_passes
         if not num:
             return ()
-        forms = np.stack(self.passes)
+        forms = np.stack(self.forms)
         exact = self.known.trace if self.known else 0.0
         made = sorted({round(each) for each in np.geomspace(1, num, min(num, _MOST_POINTS))})
         found: list[tuple[float, float, float | None]] = []
         for passes in made:
-            some = forms[:passes]
-            spread = None if passes == 1 else float(np.sqrt(some.var(axis=0, ddof=1).sum() / passes))
-            found.append((float(passes), exact + float(some.mean(axis=0).sum()), spread))
+            variance = None
+            if passes > 1:
+                variance = of_groups(forms[:passes], np.stack(self.pairs[: passes // 2]), self.noise).variance
+            spread = None if variance is None else math.sqrt(variance / passes)
+            found.append((float(passes), exact + float(forms[:passes].mean(axis=0).sum()), spread))
         return tuple(found)
 
     def block_traces(self) -> dict[str, BlockTrace] | None:
         """Each block's trace, E[z_l^T (A z)_l]; None where none were asked for."""
-        if self.blocks is None or not self.passes:
+        if self.blocks is None or not self.forms:
             return None
-        num = len(self.passes)
-        sums, squares = self._block_sums
+        num = self.num_passes
+        sums, squares, spreads = self._block_sums
         values = sums.sum(axis=0) / num
-        errors: list[float | None] = [None] * len(values)
-        if num > 1:
-            variances = np.maximum(squares - sums**2 / num, 0.0).sum(axis=0) / (num - 1)
-            errors = list(np.sqrt(variances / num))
-        names = self.blocks.members
+        errors = [None] * len(values) if num < 2 else of_blocks(sums, squares, spreads, num, self.noise)
         return {
-            name: BlockTrace(float(v), None if e is None else float(e))
-            for name, v, e in zip(names, values, errors, strict=True)
+            name: BlockTrace(float(v), None, None, 0.0) if e is None else BlockTrace(float(v), *e)
+            for name, v, e in zip(self.blocks.members, values, errors, strict=True)
         }
 
     def _draw(self, until: int) -> None:
-        while len(self.passes) < until:
-            made, of_blocks = self._one_pass(len(self.passes))
+        """Passes up to that number, two at a time where two are left."""
+        while self.num_passes < until:
+            first = self.num_passes
+            num = min(2, until - first) if first % 2 == 0 else 1
+            known = num == 2 and first + 2 <= len(self._forms_before) and first // 2 < len(self._pairs_before)
+            if known or (num == 1 and first < len(self._forms_before)):
+                forms, blocks = self._forms_before[first : first + num], None
+                pair = self._pairs_before[first // 2] if known else None
+            else:
+                forms, pair, blocks = self._passes(first, num)
             with undisturbed():
-                self.passes.append(made)
-                self._sums += np.stack([made, made**2])
-                if of_blocks is not None:
-                    self._block_sums += np.stack([of_blocks, of_blocks**2])
-            if len(self.passes) > len(self._made_before):
-                self.observer.advance(len(self.passes), self._running(), until - len(self.passes))
+                self.forms.extend(forms)
+                if pair is not None:
+                    self.pairs.append(pair)
+                if blocks is not None:
+                    self._block_sums += blocks
+            if self.num_passes > len(self._forms_before):
+                self.observer.advance(self.num_passes, self._running(), until - self.num_passes)
 
-    def _one_pass(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """y_t^T A_t y_t of every term, of which each rank makes its own, and of every block where there are blocks
-        that do not have it yet; one transfer to the host."""
-        if number < len(self._made_before):
-            return self._made_before[number], None
-        space = self.operator.probe_space
+    def _passes(self, first: int, num: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """One pass, or two: every group's forms (num, T), the pair's facts (T, 3), and the blocks' sums (3, T, B).
+
+        Each rank makes those of its own groups; one transfer to the host.
+        """
+        operator, space = self.operator, self.operator.probe_space
         sizes = [space.dim] if self.blocks is None else list(self.blocks.sizes)
-        forms = torch.zeros(self.operator.num_terms, len(sizes), dtype=space.dtype, device=space.device)
-        for terms in self.operator.term_ranges:
-            probes = space.signs(self.seed, 14 if self.known else 4, number, rows=terms)
-            if self.known is not None:
-                probes = self.known.complement(probes, self.operator)
-            found = space.segment_inners(probes, self.operator.term_products(terms, probes), sizes)
-            forms[terms.start : terms.stop] = found
-        numbers = self.operator.of_all_terms(forms).to(device="cpu", dtype=torch.float64).numpy()
-        if not np.isfinite(numbers).all():
+        columns = (num + 1) * len(sizes) + 2
+        numbers = torch.zeros(operator.num_terms, columns, dtype=space.dtype, device=space.device)
+        for terms in operator.term_ranges:
+            entries = [self._entries(terms, number) for number in range(first, first + num)]
+            found = [space.segment_sums(each, sizes) for each in entries]
+            if num == 2:
+                found += _compared(space, entries[0], entries[1], sizes)
+            numbers[terms.start : terms.stop, : sum(each.shape[1] for each in found)] = torch.cat(found, dim=1)
+        every = operator.of_all_terms(numbers).to(device="cpu", dtype=torch.float64).numpy()
+        if not np.isfinite(every).all():
             raise not_finite("a quadratic form of the Hessian")
+        size = len(sizes)
+        segments = every[:, : (num + 1) * size].reshape(len(every), num + 1, size)
+        forms = segments[:, :num].sum(axis=2).T
+        pair = None
+        if num == 2:
+            pair = np.column_stack([segments[:, 2].sum(axis=1), every[:, -2], every[:, -1]])
         if self._membership is None:
-            return numbers[:, 0], None
-        return numbers.sum(axis=1), numbers @ self._membership
+            return forms, pair, None
+        in_blocks = segments @ self._membership
+        made, spreads = in_blocks[:, :num], in_blocks[:, num]  # no spread of a single pass: zeros
+        return forms, pair, np.stack([made.sum(axis=1), (made**2).sum(axis=1), spreads])
+
+    def _entries(self, terms: range, number: int) -> torch.Tensor:
+        """z_t * (A_t z_t) of consecutive groups, shape (t, P): unbiased for the diagonal, and its sum for the trace.
+
+        Beside a known space A_t stands for (I - Q^T Q) A_t (I - Q^T Q).
+        """
+        space = self.operator.probe_space
+        signs = space.signs(self.seed, 14 if self.known else 4, number, rows=terms)
+        if self.known is None:
+            return self.operator.term_products(terms, signs).mul_(signs)
+        images = self.operator.term_products(terms, self.known.complement(signs, self.operator))
+        return self.known.complement(images, self.operator).mul_(signs)
 
     def _running(self) -> str:
         """For progress: at every pass, so not by all of them."""
-        num, (sums, squares) = len(self.passes), self._sums
-        value = (self.known.trace if self.known else 0.0) + sums.sum() / num
-        if num == 1:
-            return f"trace {value:.5g}"
-        variance = np.maximum(squares - sums**2 / num, 0.0).sum() / (num - 1)
-        return f"trace {value:.5g} +- {(variance / num) ** 0.5:.2g}"
+        if self.num_passes == 1:
+            return f"trace {self.value:.5g}"
+        last = np.stack(self.pairs[-8:])
+        spread = math.sqrt(float(last[:, :, 0].mean(axis=0).sum()) / self.num_passes)
+        return f"trace {self.value:.5g} +- {spread:.2g}"
+
+
+def _compared(space: VectorSpace, one: torch.Tensor, other: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
+    """What two passes of the same groups say of their spread, in the order of `_FACTS`: (t, segments), (t, 1), (t, 1).
+
+    Args:
+        one: z * (A z), shape (t, P); overwritten.
+        other: likewise of another probe.
+    """
+    whole = [space.dim]
+    lengths = space.segment_sums(one.square(), whole) + space.segment_sums(other.square(), whole)
+    difference = one.sub_(other)
+    spreads = space.segment_sums(torch.square(difference, out=other), sizes)
+    tiny = torch.finfo(space.dtype).tiny
+    unit = other.div_(spreads.sum(1, keepdim=True).clamp_min(tiny))  # squares that add up to one
+    return [spreads, lengths, space.segment_sums(unit.square_(), whole)]
 
 
 def _membership(blocks: Blocks) -> np.ndarray:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
+from curvtool.estimators.accuracy import NOISE_OF_TRACES, noise_of
 from curvtool.estimators.by_probes import Blocks, BlockTrace, ProbeSearch
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.known_space import KnownSpace, known_space
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.estimators.xtrace import XTrace
-from curvtool.linalg.intervals import look_error
+from curvtool.linalg.intervals import Interval, look_error
 from curvtool.operators.base import LinearOperator
 
 Method = Literal["auto", "hutchinson", "deflated", "hutch++", "xtrace", "exact"]
@@ -33,6 +34,9 @@ class TraceResult:
     """Attributes:
     value: the estimate of tr A.
     stderr: its standard error over the probes; 0 where every diagonal entry was computed.
+    degrees: degrees of freedom of that; infinite where nothing random is left, None where there is none.
+    arithmetic: what rounding may add, a part of the interval's half width.
+    scale: an estimate of the matrix's Frobenius norm, or of the sum of the groups'.
     ci95: the 95 % interval, valid though the run stopped itself; None where fewer than two passes were made.
     method: how it was done at last.
     reason: why, in words.
@@ -47,6 +51,9 @@ class TraceResult:
 
     value: float
     stderr: float | None
+    degrees: float | None
+    arithmetic: float
+    scale: float
     ci95: tuple[float, float] | None
     method: Used
     reason: str
@@ -70,6 +77,7 @@ def trace(
     eigenpairs: tuple[Sequence[float], torch.Tensor] | None = None,
     memory_budget: int = 2**32,
     seed: int = 0,
+    noise: float | None = None,
     observer: Observer = SILENT,
 ) -> TraceResult:
     """tr A by random probes, an independent one for every term A_t of A in every pass.
@@ -83,7 +91,8 @@ def trace(
     - `auto` makes a few Hutchinson passes; where many more are foretold it takes a Krylov space first, or, where P is
       less than they are, the unit vectors. Never by timing: the same seed gives the same numbers everywhere.
 
-    The interval is Student's t over the terms' own variances, its 5 % spread over all looks.
+    The interval is Student's t, its 5 % spread over all looks; the variance comes from the entries of pairs of passes,
+    see `accuracy.of_groups`. What rounding may add, relative to the matrix and not to a trace that cancels, widens it.
 
     Args:
         operator: the matrix, a sum of terms.
@@ -96,6 +105,8 @@ def trace(
             where no blocks are asked for.
         memory_budget: bytes that the known space may take.
         seed: of the probes; a term's probe in a pass depends on nothing else.
+        noise: relative error of a product, ||fl(A v) - A v|| / ||A v||; None: as the operator knows it. The interval
+            holds it too.
         observer: hears progress.
 
     Raises:
@@ -103,7 +114,7 @@ def trace(
         Interrupted: stopped on the way; its `partial` is the result so far.
     """
     _check_arguments(operator, method, rtol, max_passes, rank, blocks)
-    run = _Run(operator, rtol, max_passes, blocks, memory_budget, seed, observer)
+    run = _Run(operator, rtol, max_passes, blocks, memory_budget, seed, observer, noise_of(operator, noise))
     if eigenpairs is not None and blocks is None and len(eigenpairs[1]) <= run.affordable:
         run.given = KnownSpace(operator.for_probes(eigenpairs[1]), sum(eigenpairs[0]))
     return run.result_of(method, rank)
@@ -119,7 +130,9 @@ class _Run:
         memory_budget: int,
         seed: int,
         observer: Observer,
+        noise: float,
     ) -> None:
+        self.noise = noise
         self.operator, self.rtol, self.max_passes = operator, rtol, max_passes
         self.blocks, self.seed, self.observer = blocks, seed, observer
         self.meter = Meter(operator)
@@ -151,7 +164,9 @@ class _Run:
                         self.reason = f"XTrace needs {_LEAST_RANK} dimensions"
                         return self._exact()
                     self.method = method
-                    self.exchange = XTrace(self.operator, self.rtol, self.max_passes, self.seed, self.observer)
+                    self.exchange = XTrace(
+                        self.operator, self.rtol, self.max_passes, self.seed, self.observer, self.noise
+                    )
                     self.exchange.run()
                     return self._result_of_exchange()
                 case "exact":
@@ -172,7 +187,7 @@ class _Run:
             self.reason += f", {len(self.given.basis)} eigenvectors being known"
         plain = self.probing = self._search(self.given, 0.05)
         plain.pilot()
-        made = len(plain.passes)
+        made = plain.num_passes
         if plain.is_narrow or made >= self.max_passes:
             return self._result_of_probes()
         remaining = plain.planned_passes - made
@@ -217,7 +232,15 @@ class _Run:
         left = left if self.patience is None else min(left, self.patience)
         blocks = self.blocks if known is None else None
         return ProbeSearch(
-            self.operator, self.rtol, max(left, 2), self.seed, self.observer, known=known, blocks=blocks, alpha=alpha
+            self.operator,
+            self.rtol,
+            max(left, 2),
+            self.seed,
+            self.observer,
+            self.noise,
+            known=known,
+            blocks=blocks,
+            alpha=alpha,
         )
 
     def _by_probes(self, known: KnownSpace | None, alpha: float) -> TraceResult:
@@ -242,44 +265,50 @@ class _Run:
             raise not_finite("a diagonal entry")
         blocks = None
         if self.blocks is not None:
-            sums = [float(part.sum()) for part in np.split(diagonal, np.cumsum(self.blocks.sizes)[:-1])]
+            cuts = np.cumsum(self.blocks.sizes)[:-1]
+            sums, sizes = ([float(p.sum()) for p in np.split(x, cuts)] for x in (diagonal, np.abs(diagonal)))
             blocks = {
-                name: BlockTrace(sum(sums[segment] for segment in members), 0.0)
+                name: BlockTrace(
+                    sum(sums[each] for each in members),
+                    0.0,
+                    math.inf,
+                    NOISE_OF_TRACES * self.noise * sum(sizes[each] for each in members),
+                )
                 for name, members in self.blocks.members.items()
             }
-        value = float(diagonal.sum())
+        value, scale = float(diagonal.sum()), float(np.abs(diagonal).sum())
+        if abs(value) <= scale / 2:  # it cancels: the matrix may be far larger than its diagonal
+            scale = max(scale, self._norm_of_a_product())
         self.method = "exact"
-        return self._result(value, 0.0, (value, value), 0, total, 1, True, blocks)
+        arithmetic = NOISE_OF_TRACES * self.noise * scale
+        interval = Interval(value, 0.0, arithmetic, math.inf, arithmetic)
+        narrow = arithmetic <= self.rtol * abs(value) or scale == 0.0
+        return self._result(interval, value, scale, 0, total, 1, narrow, blocks)
+
+    def _norm_of_a_product(self) -> float:
+        """||A z|| for random signs z, whose mean square is ||A||_F^2."""
+        space = self.operator.space
+        return float(space.norm(self.operator.matvec(space.signs(self.seed, 25)[0])))
 
     def _result_of_probes(self) -> TraceResult:
         search = self.probing
         assert search is not None
-        interval = search.interval
-        known = search.known
-        return self._result(
-            interval.value if interval else search.value,
-            interval.stderr if interval else None,
-            interval.bounds if interval else None,
-            len(known.basis) if known else 0,
-            len(search.passes),
-            self.operator.num_terms,
-            search.is_narrow,
-            search.block_traces(),
-        )
+        rank = len(search.known.basis) if search.known else 0
+        num, groups = search.num_passes, self.operator.num_terms
+        scale, blocks = search.scale, search.block_traces()
+        return self._result(search.interval, search.value, scale, rank, num, groups, search.is_narrow, blocks)
 
     def _result_of_exchange(self) -> TraceResult:
         search = self.exchange
         assert search is not None and search.interval is not None
-        found = search.interval
-        return self._result(
-            found.value, found.stderr, found.bounds, search.num_probes, search.num_probes, 1, search.is_narrow, None
-        )
+        found, num = search.interval, search.num_probes
+        return self._result(found, found.value, search.scale, num, num, 1, search.is_narrow, None)
 
     def _result(
         self,
+        interval: Interval | None,
         value: float,
-        stderr: float | None,
-        ci95: tuple[float, float] | None,
+        scale: float,
         rank: int,
         num_passes: int,
         num_terms: int,
@@ -287,9 +316,12 @@ class _Run:
         blocks: dict[str, BlockTrace] | None,
     ) -> TraceResult:
         return TraceResult(
-            value=value,
-            stderr=stderr,
-            ci95=ci95,
+            value=interval.value if interval else value,
+            stderr=interval.stderr if interval else None,
+            degrees=interval.degrees if interval else None,
+            arithmetic=interval.arithmetic if interval else 0.0,
+            scale=scale,
+            ci95=interval.bounds if interval else None,
             method=self.method,
             reason=self.reason,
             rank=rank,
@@ -306,7 +338,7 @@ class _Run:
         if self.exchange is not None:
             self.exchange.take_look(1)
             return self._result_of_exchange() if self.exchange.interval is not None else None
-        if self.probing is None or not self.probing.passes:
+        if self.probing is None or not self.probing.forms:
             return None
         self.method = self.method if self.probing.known else "hutchinson"
         self.probing.take_look()

@@ -10,8 +10,9 @@ import torch
 
 from curvtool.critical import undisturbed
 from curvtool.errors import not_finite
+from curvtool.estimators.accuracy import NOISE_OF_TRACES, Estimate
 from curvtool.estimators.observer import Observer
-from curvtool.linalg.intervals import Interval, student_t_quantile
+from curvtool.linalg.intervals import Interval
 from curvtool.operators.base import LinearOperator
 
 _FIRST_PROBES = 16
@@ -40,14 +41,19 @@ class XTrace:
         max_products: products after which it stops.
         seed: of the probes.
         observer: hears progress.
+        noise: relative error of a product.
     """
 
-    def __init__(self, operator: LinearOperator, rtol: float, max_products: int, seed: int, observer: Observer) -> None:
+    def __init__(
+        self, operator: LinearOperator, rtol: float, max_products: int, seed: int, observer: Observer, noise: float
+    ) -> None:
+        self.noise = noise
         self.operator, self.rtol, self.seed, self.observer = operator, rtol, seed, observer
         most = max(2, min(max_products // 2, operator.space.dim))  # the caller sees to it that there are so many
         self.max_probes = most
         self.num_probes = 0
         self.interval: Interval | None = None
+        self.scale = 0.0  # an estimate of ||A||_F
         self._probes = self._basis = self._images = operator.space.empty(0)
         self._triangle = np.zeros((0, 0))  # R of A W = Q R, a column a probe
         self._made_before: dict[str, Any] | None = None
@@ -87,8 +93,14 @@ class XTrace:
             return
         estimates = self._estimates()
         stderr = _DEPENDENCE * float(estimates.std(ddof=1)) / math.sqrt(num)
-        quantile = student_t_quantile(1.0 - _look_error(look) / 2, num - 1)
-        self.interval = Interval(float(estimates.mean()), stderr, quantile * stderr, num - 1)
+        value = float(estimates.mean())
+        # of the probes, uniform on a sphere of radius sqrt(P), the mean of ||A w||^2 is ||A||_F^2
+        self.scale = float(np.linalg.norm(self._triangle)) / math.sqrt(num)
+        arithmetic = NOISE_OF_TRACES * self.noise * max(abs(value), self.scale)
+        estimate = Estimate(value, stderr, num - 1, arithmetic)
+        half = estimate.half_width(_look_error(look))
+        assert half is not None
+        self.interval = Interval(value, stderr, half, num - 1, arithmetic)
 
     def _extend(self, until: int) -> None:
         space = self.operator.space

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
-import numpy as np
-
 
 def student_t_quantile(probability: float, degrees: float) -> float:
     """The quantile of Student's t, for `probability` above one half and `degrees` >= 1.
@@ -50,12 +48,14 @@ class Interval:
         stderr: its standard error.
         half_width: half the width of the interval at the level of the look it was taken at.
         degrees: degrees of freedom of the standard error.
+        arithmetic: the part of the half width that rounding takes.
     """
 
     value: float
     stderr: float
     half_width: float
     degrees: float
+    arithmetic: float = 0.0
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -66,30 +66,7 @@ class Interval:
 def look_error(look: int, alpha: float = 0.05) -> float:
     """The error probability spent on the `look`-th look (from 0), summing to `alpha` over all looks.
 
-    A fifth on the pilot, most of it on the second look, which is planned to be the last, and the rest halved from look
-    to look: by the union bound the chance that any of the intervals misses is at most alpha.
+    Three tenths on the pilot, more than half on the second look, which is planned to be the last, and the rest halved
+    from look to look: by the union bound the chance that any of the intervals misses is at most alpha.
     """
-    return alpha * (0.2, 0.65)[look] if look < 2 else alpha * 0.075 * 0.5 ** (look - 2)
-
-
-def stratified_interval(samples: np.ndarray, look: int, alpha: float = 0.05) -> Interval:
-    """The interval for the sum over strata of their means.
-
-    Each stratum has draws of its own; the variance of the sum of means is sum_b s_b^2 / n, with Satterthwaite's (1946)
-    degrees of freedom (n - 1) (sum_b s_b^2)^2 / sum_b s_b^4.
-
-    Args:
-        samples: independent draws, shape (n, B): n >= 2 of each of B strata.
-        look: how often the data were looked at before, from 0.
-        alpha: the error probability over all looks together.
-    """
-    num = len(samples)
-    variances = samples.var(axis=0, ddof=1)
-    total = float(variances.sum())
-    value = float(samples.mean(axis=0).sum())
-    if total == 0.0:
-        return Interval(value, 0.0, 0.0, math.inf)
-    degrees = (num - 1) * total**2 / float((variances**2).sum())
-    stderr = math.sqrt(total / num)
-    quantile = student_t_quantile(1.0 - look_error(look, alpha) / 2, degrees)
-    return Interval(value, stderr, quantile * stderr, degrees)
+    return alpha * (0.3, 0.55)[look] if look < 2 else alpha * 0.075 * 0.5 ** (look - 2)

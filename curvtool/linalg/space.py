@@ -189,8 +189,17 @@ class VectorSpace:
             right: rows; overwritten.
             sizes: lengths of the segments, adding up to P.
         """
+        return self.segment_sums(right.mul_(left), sizes)
+
+    def segment_sums(self, rows: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+        """The sums of consecutive segments of each row: (t, size) gives (t, len(sizes)).
+
+        Args:
+            rows: shape (t, size).
+            sizes: lengths of the segments, adding up to P.
+        """
         # torch sums in trees, which lose no digits where its matrix products do
-        pieces = right.mul_(left).split(self._held_of(sizes), dim=1)
+        pieces = rows.split(self._held_of(sizes), dim=1)
         return self.cluster.sum(torch.stack([piece.sum(1) for piece in pieces], dim=1))
 
     def _held_of(self, sizes: Sequence[int]) -> list[int]:

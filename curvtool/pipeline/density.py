@@ -21,7 +21,6 @@ from curvtool.operators.memory import peak_bytes
 from curvtool.pipeline.eigs import eigs_record
 from curvtool.pipeline.records import cost_record
 from curvtool.pipeline.stage import Stage
-from curvtool.pipeline.trace import with_noise
 from curvtool.problem.vectors import load_vectors
 from curvtool.report import model as report
 
@@ -172,9 +171,10 @@ def _compare(
             eigenpairs=None if outliers.vectors is None else (outliers.values, outliers.vectors),
             memory_budget=stage.budget // 2,
             seed=stage.config.compute.seed,
+            noise=stage.noise,
             observer=stage.observer,
         )
-        found.append(with_noise(other, stage.noise, _TRACE_RTOL))
+        found.append(other)
 
     stage.attempt(estimate)
     if not found:

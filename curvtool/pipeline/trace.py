@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from curvtool.config.analyses import TraceConfig
-from curvtool.estimators.accuracy import NOISE_OF_TRACES
 from curvtool.estimators.by_probes import Blocks, BlockTrace
 from curvtool.estimators.trace import TraceResult, trace
 from curvtool.operators.memory import peak_bytes
@@ -35,27 +32,12 @@ def run_trace(stage: Stage, analysis: TraceConfig) -> report.Trace:
             eigenpairs=None if known is None else (known.values, known.vectors),
             memory_budget=stage.budget // 2,
             seed=stage.config.compute.seed,
+            noise=stage.noise,
             observer=stage.observer,
         ),
     )
-    result = with_noise(result, stage.noise, analysis.rtol)
-    stage.close(operator, result.value == 0.0 and result.stderr in (None, 0.0), analysis.rtol)
+    stage.close(operator, result.scale == 0.0, analysis.rtol)
     return _record(stage, analysis, result)
-
-
-def with_noise(result: TraceResult, noise: float, rtol: float) -> TraceResult:
-    """The interval with the arithmetic's error added on either side: the probes do not know of it.
-
-    Args:
-        noise: relative error of a product.
-        rtol: what half of the interval's width over the value must not exceed to have converged.
-    """
-    if result.ci95 is None:
-        return result
-    error = NOISE_OF_TRACES * noise * abs(result.value)
-    low, high = result.ci95[0] - error, result.ci95[1] + error
-    still = NOISE_OF_TRACES * noise <= rtol / 10 or (high - low) / 2 <= rtol * abs(result.value)
-    return replace(result, ci95=(low, high), converged=result.converged and still)
 
 
 def _blocks(problem: Problem) -> Blocks:

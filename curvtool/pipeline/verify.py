@@ -15,7 +15,6 @@ from curvtool.pipeline.eigs import eigenvalue_record, fitting
 from curvtool.pipeline.records import cost_record
 from curvtool.pipeline.reference import Reference, by_dense, by_pyhessian
 from curvtool.pipeline.stage import Stage
-from curvtool.pipeline.trace import with_noise
 from curvtool.report import model as report
 
 PYHESSIAN_TOLERANCE = 0.01  # of its eigenvalues: it stops at a relative change of 1e-3, which says less
@@ -46,8 +45,7 @@ def run_verify(stage: Stage, analysis: VerifyConfig) -> report.Verify:
     options: dict[str, Any] = {"memory_budget": budget, "seed": seed, "observer": stage.observer}
     found = stage.estimate("eigenvalues", operator, lambda: eigenvalues(operator, k, rtol=analysis.rtol, **options))
     operator.execution.release()
-    total = stage.estimate("trace", operator, lambda: trace(operator, rtol=_TRACE_RTOL, **options))
-    total = with_noise(total, stage.noise, _TRACE_RTOL)
+    total = stage.estimate("trace", operator, lambda: trace(operator, rtol=_TRACE_RTOL, noise=stage.noise, **options))
     pairs = [eigenvalue_record(pair, stage.noise) for pair in found.eigenvalues]
     half = (total.ci95[1] - total.ci95[0]) / 2 if total.ci95 is not None else math.inf
     cost = meter.cost(found.cost.check_hvps)

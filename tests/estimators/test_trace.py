@@ -102,7 +102,48 @@ def test_groups_are_fixed_by_the_data_not_by_the_batch():
 
 def test_no_spread_is_no_error():
     result = trace(MatrixOperator(torch.diag(torch.arange(10.0, dtype=torch.float64))))
-    assert result.value == 45.0 and result.ci95 == (45.0, 45.0) and result.converged
+    assert result.value == 45.0 and result.converged and result.stderr == 0.0 and math.isinf(result.degrees)
+    assert result.ci95 == pytest.approx((45.0, 45.0), rel=1e-12) and result.ci95[0] < 45.0 < result.ci95[1]  # rounding
+
+
+def of_few_signs(num_terms, scale, places):
+    """Dense groups, and one of a single outer product of so few equal entries, that dominates."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(num_terms, 40, generator=generator, dtype=torch.float64)
+    terms = rows[:, :, None] * rows[:, None, :] / 40
+    terms[3] = 0.0
+    terms[3, :places, :places] = scale / places
+    return terms
+
+
+@pytest.mark.parametrize("places", [2, 3, 5])
+def test_a_dominating_group_of_few_signs_is_covered(places):
+    """Its forms take few values, and a few passes fall alike now and then."""
+    terms = of_few_signs(16, 1000.0, places)
+    true = float(terms.sum(0).trace())
+    runs = [trace(MatrixOperator(terms), method="hutchinson", rtol=0.3, max_passes=16, seed=s) for s in range(200)]
+    misses = [abs(r.value - true) / max(r.ci95[1] - r.value, 1e-300) for r in runs]
+    assert sum(m <= 1 for m in misses) >= 0.93 * 200 and max(misses) < 5
+    few = [trace(MatrixOperator(terms), method="hutchinson", rtol=0.3, max_passes=4, seed=s) for s in range(100)]
+    assert not any(r.converged for r in few)
+    # four products with two signs are all zero in one run of sixteen, and nothing shows the group then
+    assert sum(r.ci95[0] <= true <= r.ci95[1] for r in few) >= 84
+
+
+def test_a_trace_that_cancels_has_an_interval_of_the_matrix_scale():
+    """Zero is not exact to the last digit where the matrix is not zero; and no method says that it is."""
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(24, 24, generator=generator, dtype=torch.float64)
+    matrix = matrix + matrix.T
+    matrix -= torch.eye(24, dtype=torch.float64) * matrix.trace() / 24
+    for dtype, method in [(d, m) for d in (torch.float64, torch.float32) for m in ("exact", "xtrace", "hutchinson")]:
+        result = trace(MatrixOperator(matrix.to(dtype)), method=method, rtol=0.05, max_passes=200)
+        assert result.ci95[0] <= 0.0 <= result.ci95[1] and result.scale > 1.0
+        assert result.arithmetic >= torch.finfo(dtype).eps * result.scale
+    zeros = MatrixOperator(torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64))
+    found = trace(zeros, method="exact")
+    assert found.value == 0.0 and found.ci95[1] > 0.0 and found.scale > 0.0
+    assert trace(MatrixOperator(torch.zeros(6, 6, dtype=torch.float64))).scale == 0.0
 
 
 def test_no_spread_by_chance_is_not_taken_for_no_error():

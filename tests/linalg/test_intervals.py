@@ -1,12 +1,9 @@
 """Quantiles against SciPy, and the error probability that looks may spend."""
 
-import math
-
-import numpy as np
 import pytest
 from scipy import stats
 
-from curvtool.linalg.intervals import look_error, stratified_interval, student_t_quantile
+from curvtool.linalg.intervals import look_error, student_t_quantile
 
 
 @pytest.mark.parametrize("degrees", [1.0, 2.0, 2.5, 3.0, 4.7, 10.0, 33.3, 200.0, 1e5, 1e9])
@@ -19,23 +16,3 @@ def test_student_quantile(degrees, probability):
 
 def test_looks_spend_no_more_than_alpha():
     assert sum(look_error(look) for look in range(60)) == pytest.approx(0.05, rel=1e-9)
-
-
-def test_interval_of_one_stratum_is_students():
-    draws = np.random.default_rng(0).normal(3, 2, size=(12, 1))
-    interval = stratified_interval(draws, look=0)
-    low, high = stats.t.interval(1 - look_error(0), 11, draws.mean(), draws.std(ddof=1) / math.sqrt(12))
-    assert interval.bounds == pytest.approx((low, high), rel=2e-3)
-    assert interval.degrees == pytest.approx(11)
-
-
-def test_strata_are_told_apart():
-    """Strata of different means and no spread within leave no uncertainty."""
-    draws = np.tile([[1.0, 100.0, -7.0]], (5, 1))
-    interval = stratified_interval(draws, look=0)
-    assert interval.value == 94.0 and interval.half_width == 0.0
-
-
-def test_degrees_of_equal_strata_add_up():
-    draws = np.random.default_rng(1).normal(size=(4, 5000))
-    assert stratified_interval(draws, 0).degrees == pytest.approx(3 * 5000 * 3 / 5, rel=0.1)  # chi-square kurtosis
