@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from curvtool.config.analyses import DiagConfig
+from curvtool.estimators.accuracy import NOISE_OF_TRACES
 from curvtool.estimators.diagonal import DiagonalResult, diagonal
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.memory import peak_bytes
-from curvtool.pipeline.records import cost_record
+from curvtool.pipeline.records import cost_record, finite_degrees
 from curvtool.pipeline.stage import Stage
 from curvtool.problem.vectors import to_bytes
 from curvtool.report import model as report
@@ -74,6 +76,10 @@ def _record(
         unavailable["sum_stderr"] = "an error needs two passes"
     if result.relative_error is None:
         unavailable["relative_error"] = "one pass, or a diagonal that is not told from zero"
+    exact = result.method == "exact"
+    degrees, reason = finite_degrees(math.inf if exact else result.num_passes - 1.0 or None)
+    if reason:
+        unavailable["degrees_of_freedom"] = reason
     return report.Diag(
         operator=analysis.operator,
         method=result.method,
@@ -83,6 +89,8 @@ def _record(
         file=written,
         sum=result.sum,
         sum_stderr=result.sum_stderr,
+        degrees_of_freedom=degrees,
+        arithmetic_error=NOISE_OF_TRACES * stage.noise * float(result.diagonal.abs().sum()),
         relative_error=result.relative_error,
         summary=_summary(result.diagonal),
         per_parameter={name: _summary(part) for name, part in operator.by_parameter(result.diagonal).items()},

@@ -93,6 +93,16 @@ def test_estimates_by_probes_are_tested(made):
     assert all(d.p_adjusted == 1.0 and not d.exceeds for d in others)
 
 
+def test_records_hold_degrees_of_freedom_and_rounding(made):
+    trace = made.analyses[1]
+    for block in (trace, *trace.per_layer.values(), *trace.per_parameter.values()):
+        assert block.degrees_of_freedom >= 1 and 0 < block.arithmetic_error < block.stderr
+        assert "degrees_of_freedom" not in block.unavailable
+    half = (trace.ci95[1] - trace.ci95[0]) / 2
+    least = stats.t.isf(0.025, trace.degrees_of_freedom) * trace.stderr + trace.arithmetic_error
+    assert half >= least * (1 - 1e-6)  # the looks widen it
+
+
 def test_few_degrees_of_freedom_and_rounding_make_a_difference_smaller(made):
     """The same numbers and standard errors."""
 
