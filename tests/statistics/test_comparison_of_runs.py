@@ -78,14 +78,14 @@ def differs(first, other):
 def measured(quantity, kind, num):
     """How often pairs of seeds are told apart, and where the true difference is three of its standard errors.
 
-    Where nothing is random three bounds stand for these.
+    Where bounds or rounding are larger these take its place.
     """
     runs = [QUANTITIES[quantity](matrix(kind), seed) for seed in range(2 * num)]
     found = {}
     for name in runs[0]:
         pairs = [(runs[i][name], runs[num + i][name]) for i in range(num)]
         deviation = 2**0.5 * float(np.std([run[name].value for run in runs], ddof=1))
-        deviation = max(deviation, *(run[name].error for run in runs if run[name].error_kind == "bound"), 0.0, 0.0)
+        deviation = max(deviation, *(run[name].most - run[name].value for run in runs))
         moved = [(a, shifted(b, 3 * deviation)) for a, b in pairs]
         found[name] = (np.mean([differs(*pair) for pair in pairs]), np.mean([differs(*pair) for pair in moved]))
     return found
