@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import printed
 import pytest
 import torch
 
@@ -115,12 +116,17 @@ def test_every_command_runs(run, folder, monkeypatch):
         assert (folder / name).stat().st_size > 200, name
 
 
-def words_of(text):
-    """Without numbers, bars and what hangs on the machine's rounding."""
-    kept = [line for line in text.splitlines() if " peak " not in line and not line.startswith("method ")]
-    text = re.sub(r"[▏▎▍▌▋▊▉█─]+", " ", "\n".join(kept))
-    text = re.sub(r"\b(above|below|near|to within the error|at) \b", "", text)
-    return re.sub(r"\s-\s|[-\d][\d.,e+-]*", " # ", text).split()
+# of a value, relative to the README's: training at the edge of stability magnifies rounding
+_VALUES = {
+    "eigenvalue": 0.1,
+    "lambda_max": 0.1,
+    "x lr": 0.1,
+    "trace": 0.15,
+    "mean": 0.1,
+    "median": 0.1,
+    "spectral": 0.1,
+}
+_ERRORS = {"relative": 1e-3, "relative half-width": 0.05}  # what was asked for, which they must not exceed
 
 
 def test_the_worked_examples_come_out_as_printed(run, tmp_path, monkeypatch):
@@ -133,15 +139,43 @@ def test_the_worked_examples_come_out_as_printed(run, tmp_path, monkeypatch):
     assert len(shown) == 5
     for block in shown:
         for command in examples.commands_of(block):
-            status, printed, err = run(*shlex.split(command)[1:])
+            status, out, err = run(*shlex.split(command)[1:])
             assert status == 0, err
             expected = re.search(rf"^\$ {re.escape(command)}\n(.*?)(?=^\$ |\Z)", block, re.DOTALL | re.MULTILINE)[1]
-            assert words_of(printed) == words_of(expected), command
-            numbers = [float(found.rstrip(".").replace(",", "")) for found in re.findall(r"\d[\d,.]*", expected)[:1]]
-            again = [float(found.rstrip(".").replace(",", "")) for found in re.findall(r"\d[\d,.]*", printed)[:1]]
-            assert again == pytest.approx(numbers, rel=0.1), command  # training itself hangs on rounding
+            printed.assert_alike(out, expected, command, either=("warm", "cold"))  # as the products decide
+            for ours, theirs in zip(printed.parts(out)[1], printed.parts(expected)[1], strict=True):
+                for name, tolerance in _VALUES.items():
+                    assert printed.column(ours, name) == pytest.approx(printed.column(theirs, name), rel=tolerance)
+                for name, most in _ERRORS.items():
+                    assert all(0 < error <= most for error in printed.column(ours, name)), command
     for picture in ("training", "layers", "density", "norms"):
         assert (tmp_path / f"{picture}.svg").exists() and (examples.PICTURES / f"{picture}.svg").exists()
+
+
+def test_the_structure_of_what_is_printed_is_no_more_than_its_words():
+    """Words that rounding chooses may change, a sentence, a table or a column may not."""
+    shown = "".join(blocks("console"))
+    last_bits = [
+        ("estimated by rounding noise;", "estimated by the residual norm, rounding noise;"),
+        ("near the edge of stability, 0.0069\n% above 2, the most that gradient descent on the quadratic model bears",
+         "at the edge of\nstability, to within the error"),
+        ("between 1.4 % and 92 % lie\nbelow zero (more --steps would tell)", "76.2 % lie below zero (72 % to 80 %)"),
+        ("4.00027446", "3.9871"), ("Layer 3 holds 34 %", "Layer 5 holds 36.5 %"), ("1,056", "956"),
+    ]  # fmt: skip
+    for old, new in last_bits:
+        assert old in shown
+        printed.assert_alike(shown.replace(old, new), shown)
+    for old, new in (
+        ("a pair that the iteration missed shows in none\n", ""),
+        ("95 % interval", "interval"),
+        ("Layer 3 holds", "Layer 3 has"),
+        ("  1            2,080   12.91      0.65       0.00621\n", ""),
+        ("estimated by rounding noise;", "estimated by guessing;"),
+        ("noise floor 9.2e-08\n", "\n"),
+    ):
+        assert old in shown
+        with pytest.raises(AssertionError):
+            printed.assert_alike(shown.replace(old, new), shown)
 
 
 def test_init_finds_the_worked_example(run, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from curvtool.report.model import Eigs, Report, TrackRow
 from curvtool.report.numbers import numbers_of
 
 PREFIX = "curvature/"
-_SUFFIX = {"bound": "_error", "stderr": "_stderr"}
+_SUFFIX = {"bound": "_error", "stderr": "_stderr", "interval": "_error"}
 _NOT_IN_TAGS = re.compile(r"[^\w./-]+")  # what some tracker refuses
 
 
@@ -30,7 +30,8 @@ class Run:
         """Tag, value and step of every number, and of its error beside it.
 
         The tags are a `Monitor`'s: `curvature/lambda_max` and `curvature/lambda_max_error`, `curvature/trace` and
-        `curvature/trace_stderr`, `curvature/loss`; another matrix's begin as `curvature/ggn/`.
+        `curvature/trace_stderr` (with its degrees of freedom, `curvature/trace_stderr_degrees`), `curvature/loss`;
+        another matrix's begin as `curvature/ggn/`.
 
         Args:
             step: of a report; rows have their own.
@@ -136,6 +137,8 @@ def _scalars_of(found: Report | TrackRow, step: int) -> Iterator[tuple[str, floa
             tag += f"_again_{seen[tag]}"
         yield tag, value.value, step
         yield tag + _SUFFIX[value.error_kind], value.error, step
+        if value.error_kind == "stderr" and value.degrees_of_freedom is not None:
+            yield tag + "_stderr_degrees", value.degrees_of_freedom, step
         if value.data_stderr is not None:
             yield tag + "_data_stderr", value.data_stderr, step
     by_matrix = {each.operator: each.stability for each in found.analyses if isinstance(each, Eigs) and each.stability}

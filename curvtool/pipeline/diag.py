@@ -11,7 +11,7 @@ from curvtool.config.analyses import DiagConfig
 from curvtool.estimators.diagonal import DiagonalResult, diagonal
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.memory import peak_bytes
-from curvtool.pipeline.records import cost_record
+from curvtool.pipeline.records import cost_record, finite_degrees
 from curvtool.pipeline.stage import Stage
 from curvtool.problem.vectors import to_bytes
 from curvtool.report import model as report
@@ -55,6 +55,7 @@ def _write(path: Path, result: DiagonalResult, operator: CurvatureOperator, stag
         "what": f"diagonal of the {operator.name}, and the standard error of every entry",
         "method": result.method,
         "num_passes": str(result.num_passes),
+        "degrees of freedom of stderr": f"{result.entry_degrees or 0:.6g}",
         "model": stage.loaded.model_name,
     }
     host = {name: t.cpu().contiguous() for name, t in tensors.items()}
@@ -75,6 +76,9 @@ def _record(
         unavailable["sum_stderr"] = "an error needs two passes"
     if result.relative_error is None:
         unavailable["relative_error"] = "one pass, or a diagonal that is not told from zero"
+    degrees, reason = finite_degrees(result.degrees)
+    if reason:
+        unavailable["degrees_of_freedom"] = reason
     return report.Diag(
         operator=analysis.operator,
         method=result.method,
@@ -84,6 +88,8 @@ def _record(
         file=written,
         sum=result.sum,
         sum_stderr=result.sum_stderr,
+        degrees_of_freedom=degrees,
+        arithmetic_error=result.arithmetic,
         relative_error=result.relative_error,
         summary=_summary(result.diagonal),
         per_parameter={name: _summary(part) for name, part in operator.by_parameter(result.diagonal).items()},

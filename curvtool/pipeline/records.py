@@ -21,6 +21,15 @@ def cost_record(cost: Cost, peak: int) -> report.Cost:
     return report.Cost(**asdict(cost), peak_bytes=peak)
 
 
+def finite_degrees(degrees: float | None) -> tuple[float | None, str | None]:
+    """Degrees of freedom as a report holds them, or None and why."""
+    if degrees is None:
+        return None, "an error needs two passes"
+    if math.isinf(degrees):
+        return None, "infinite: no probes took part, or they were all alike"
+    return degrees, None
+
+
 def warnings_of(stages: Sequence[Stage]) -> list[report.Warning]:
     """Those of all analyses, each once."""
     found: list[report.Warning] = []

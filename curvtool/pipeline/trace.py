@@ -6,7 +6,7 @@ from curvtool.config.analyses import TraceConfig
 from curvtool.estimators.by_probes import Blocks, BlockTrace
 from curvtool.estimators.trace import TraceResult, trace
 from curvtool.operators.memory import peak_bytes
-from curvtool.pipeline.records import cost_record
+from curvtool.pipeline.records import cost_record, finite_degrees
 from curvtool.pipeline.stage import Stage
 from curvtool.problem.problem import Problem
 from curvtool.report import model as report
@@ -55,6 +55,9 @@ def _record(stage: Stage, analysis: TraceConfig, result: TraceResult) -> report.
         unavailable |= dict.fromkeys(("per_parameter", "per_layer"), "not asked for")
     if result.ci95 is None:
         unavailable |= {"ci95": missing, "stderr": missing}
+    degrees, reason = finite_degrees(result.degrees)
+    if reason:
+        unavailable["degrees_of_freedom"] = reason
     shapes = stage.problem.shapes
     sizes = {_PARAMETER + name: shape.numel() for name, shape in shapes.items()}
     sizes |= {
@@ -69,6 +72,8 @@ def _record(stage: Stage, analysis: TraceConfig, result: TraceResult) -> report.
         converged=result.converged,
         value=result.value,
         stderr=result.stderr,
+        degrees_of_freedom=degrees,
+        arithmetic_error=result.arithmetic,
         ci95=result.ci95,
         num_passes=result.num_passes,
         num_terms=result.num_terms,
@@ -85,14 +90,23 @@ def _block_records(
 ) -> dict[str, report.BlockTrace] | None:
     if blocks is None:
         return None
-    missing = {"stderr": "an error needs two passes"}
     return {
-        name.removeprefix(kind): report.BlockTrace(
-            value=block.value,
-            stderr=block.stderr,
-            num_params=sizes[name],
-            unavailable=missing if block.stderr is None else {},
-        )
+        name.removeprefix(kind): _block_record(block, sizes[name])
         for name, block in blocks.items()
         if name.startswith(kind)
     }
+
+
+def _block_record(block: BlockTrace, num_params: int) -> report.BlockTrace:
+    unavailable = {} if block.stderr is not None else {"stderr": "an error needs two passes"}
+    degrees, reason = finite_degrees(block.degrees)
+    if reason:
+        unavailable["degrees_of_freedom"] = reason
+    return report.BlockTrace(
+        value=block.value,
+        stderr=block.stderr,
+        degrees_of_freedom=degrees,
+        arithmetic_error=block.arithmetic,
+        num_params=num_params,
+        unavailable=unavailable,
+    )

@@ -68,8 +68,9 @@ def note(comparison: Comparison) -> str:
         else "different data: a difference may be theirs"
     )
     return (
-        "Errors are those of the computation: bounds must not meet, estimates by probes are tested (z-test, 5 % for "
-        f"all together by Holm); a share's interval is 95 %. {data[0].upper()}{data[1:]}."
+        "Errors are those of the computation, at 95 % where they come from probes. Bounds must not meet. Estimates by "
+        "probes are tested (Student's t with the degrees of freedom of both, 5 % for all together by Holm). "
+        f"{data[0].upper()}{data[1:]}."
     )
 
 
@@ -94,9 +95,7 @@ def _row(quantity: ComparedQuantity) -> list[str]:
     cells = [quantity.name, *(_value(value) for value in quantity.values)]
     if len(quantity.differences) == 1:
         difference = quantity.differences[0]
-        unknown = any(value is not None and value.share is not None and not value.share.is_known
-                      for value in quantity.values)  # fmt: skip
-        cells.append("-" if difference is None or unknown else _change(difference))
+        cells.append("-" if difference is None else _change(difference))
     return [*cells, *(_word(difference) for difference in quantity.differences)]
 
 
@@ -109,9 +108,10 @@ def _value(value: ComparedValue | None) -> str:
     if value is None:
         return "-"
     if value.share is not None:
-        told = percents(value.share.low, value.share.high)
-        return f"{percent(value.value, 3)} ({told})" if value.share.is_known else told
-    return f"{with_error(value.value, value.error)} +- {number(value.error, 2)}"
+        ends = percents(value.share.low, value.share.high)
+        return f"{percent(value.value, 3)} ({ends})" if value.share.is_known else ends
+    half = max(value.high - value.value, value.value - value.low)
+    return f"{with_error(value.value, half)} +- {number(half, 2)}"
 
 
 def _change(difference: Difference) -> str:
@@ -135,8 +135,8 @@ def _word(difference: Difference | None) -> str:
 def csv(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
     """A row a number and report."""
     header = [
-        "analysis", "quantity", "report", "value", "error", "error_kind", "data_stderr", "difference", "exceeds",
-        "p_value", "p_adjusted", "p_data",
+        "analysis", "quantity", "report", "value", "error", "error_kind", "degrees_of_freedom", "low", "high",
+        "data_stderr", "difference", "exceeds", "p_value", "p_adjusted", "p_data",
     ]  # fmt: skip
     rows: list[list[Any]] = []
     for quantity in comparison.quantities:
@@ -153,6 +153,9 @@ def csv(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
                     value.value,
                     value.error,
                     value.error_kind,
+                    value.degrees_of_freedom,
+                    value.low,
+                    value.high,
                     value.data_stderr,
                     *told,
                 ]
@@ -185,26 +188,17 @@ def charts(comparison: Comparison) -> list[Chart]:
         series = []
         for place, name in enumerate(comparison.names):
             told = [(i, v) for i, q in enumerate(quantities) if (v := q.values[place]) is not None]
-            ends = [_ends(v) for _, v in told]
             series.append(
                 Series(
                     name,
                     "points",
                     [i + step * (place - (len(comparison.names) - 1) / 2) for i, _ in told],
                     [v.value for _, v in told],
-                    [low for low, _ in ends],
-                    [high for _, high in ends],
+                    [v.low for _, v in told],
+                    [v.high for _, v in told],
                 )
             )
-        caption = "Error bars: the estimated errors; of estimates by probes two standard errors, of shares 95 %."
+        caption = "Error bars: the estimated errors; of estimates by probes 95 % intervals."
         names = tuple(quantity.name for quantity in quantities)
         found.append(Chart(_title(analysis), "quantity", "value", tuple(series), caption, names))
     return found
-
-
-def _ends(value: ComparedValue) -> tuple[float, float]:
-    """Of the error bar."""
-    if value.share is not None:
-        return value.share.low, value.share.high
-    reach = (2 if value.error_kind == "stderr" else 1) * value.error
-    return value.value - reach, value.value + reach

@@ -10,6 +10,7 @@ from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import count, counted, number, percent, with_error
 from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables
 from curvtool.report.model import Diag
+from curvtool.report.numbers import half_width_of
 
 _COLUMNS = ("parameter", "entries", "mean", "min", "max", "below 0")
 
@@ -37,7 +38,8 @@ def notes(diag: Diag) -> list[str]:
     """The sum with its error, and how the entries were made."""
     whole = f"sum {number(diag.sum, 6)}"
     if diag.sum_stderr:
-        whole = f"sum {with_error(diag.sum, diag.sum_stderr)}, standard error {number(diag.sum_stderr, 2)}"
+        half = half_width_of(diag, diag.num_passes)
+        whole = f"sum {with_error(diag.sum, half)} (95 %: +- {number(half, 2)})"
     if diag.method == "exact":
         told = "every entry was computed (rounding remains)"
     else:
@@ -83,5 +85,6 @@ def markdown(diag: Diag) -> list[str]:
     return [
         *markdown_table(_COLUMNS, _rows(diag)),
         "",
-        f"Sum {number(diag.sum, 5)}, standard error {number(diag.sum_stderr, 2)}.",
+        f"Sum {number(diag.sum, 5)}, standard error {number(diag.sum_stderr, 2)}"
+        + (f", {number(diag.degrees_of_freedom, 3)} degrees of freedom." if diag.degrees_of_freedom else "."),
     ]

@@ -11,6 +11,7 @@ from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import count, counted, number, percent, with_error
 from curvtool.render.tables import MATRICES, Listing, filled_table, markdown_table, print_tables
 from curvtool.report.model import BlockTrace, Trace
+from curvtool.report.numbers import degrees_of, half_width, half_width_of
 
 
 def verdict(trace: Trace) -> list[str]:
@@ -66,8 +67,11 @@ def tables(trace: Trace) -> list[Listing]:
     found: list[Listing] = [("The estimate", header[1:], [rows[0][1:]])]
     for name, blocks in (("layer", trace.per_layer), ("parameter", trace.per_parameter)):
         if blocks:
-            cells = [[each, b.num_params, b.value, b.stderr, b.value / b.num_params] for each, b in blocks.items()]
-            titles = [name, "parameters", "trace", "standard error", "a parameter"]
+            cells = [
+                [each, b.num_params, b.value, b.stderr, b.degrees_of_freedom, b.value / b.num_params]
+                for each, b in blocks.items()
+            ]
+            titles = [name, "parameters", "trace", "standard error", "degrees of freedom", "a parameter"]
             found.append((f"By {name}", titles if name == "layer" else [name, "entries", *titles[2:]], cells))
     return found
 
@@ -76,12 +80,12 @@ def _layer_table(trace: Trace, console: Console) -> list[Table]:
     layers = list((trace.per_layer or {}).values())
     if not layers:
         return []
-    cells = [_cells(layer) for layer in layers]
+    cells = [_cells(layer, trace.num_passes) for layer in layers]
     columns = {
         "layer": list(trace.per_layer or {}),
         "parameters": [count(layer.num_params) for layer in layers],
         "trace": [value for value, _ in cells],
-        "standard error": [error for _, error in cells],
+        "95 % +-": [error for _, error in cells],
         "a parameter": [number(layer.value / layer.num_params, 3) for layer in layers],
     }
     return [filled_table("Trace of each layer's block", columns, console, text="layer")]
@@ -96,8 +100,12 @@ def _how(trace: Trace) -> str:
     return told + (f", in the complement of {trace.rank} vectors whose part is exact" if trace.rank else "")
 
 
-def _cells(block: BlockTrace) -> tuple[str, str]:
-    return with_error(block.value, block.stderr or 0.0), number(block.stderr, 2)
+def _cells(block: BlockTrace, num_passes: int) -> tuple[str, str]:
+    """The value, and half of its 95 % interval."""
+    if block.stderr is None:
+        return number(block.value, 3), "-"
+    half = half_width_of(block, num_passes)
+    return with_error(block.value, half), number(half, 2)
 
 
 def charts(trace: Trace) -> list[Chart]:
@@ -118,15 +126,17 @@ def _convergence(trace: Trace) -> list[Chart]:
     known = [(n, value, error) for n, value, error in trace.history if error is not None]
     if len(known) < 2:
         return []
+    whole = degrees_of(trace, trace.num_passes) / max(trace.num_passes - 1, 1)  # degrees that a pass adds
+    halves = [half_width(error, max(whole * (n - 1), 1.0)) for n, _, error in known]
     line = Series(
         "estimate",
         "line",
         [n for n, _, _ in known],
         [value for _, value, _ in known],
-        [value - 2 * error for _, value, error in known],
-        [value + 2 * error for _, value, error in known],
+        [value - half for (_, value, _), half in zip(known, halves, strict=True)],
+        [value + half for (_, value, _), half in zip(known, halves, strict=True)],
     )
-    caption = "Band: two standard errors over the probes so far."
+    caption = "Band: 95 % over the probes so far (Student's t)."
     return [Chart("Convergence", "passes", "trace", (line,), caption)]
 
 
@@ -135,7 +145,7 @@ def _layer_chart(trace: Trace) -> list[Chart]:
     if not layers:
         return []
     values = [layer.value for _, layer in layers]
-    errors = [2 * (layer.stderr or 0.0) for _, layer in layers]
+    errors = [half_width_of(layer, trace.num_passes) for _, layer in layers]
     bars = Series(
         "trace",
         "bars",
@@ -146,7 +156,7 @@ def _layer_chart(trace: Trace) -> list[Chart]:
     )
     title, caption = (
         f"Trace of the {MATRICES[trace.operator]} by layer",
-        "Error bars: two standard errors over the probes.",
+        "Error bars: 95 % over the probes (Student's t).",
     )
     return [Chart(title, "layer", "trace", (bars,), caption, tuple(name for name, _ in layers))]
 
@@ -154,10 +164,10 @@ def _layer_chart(trace: Trace) -> list[Chart]:
 def csv(trace: Trace) -> tuple[list[str], list[list[Any]]]:
     """A row for the whole, then a row a parameter."""
     low, high = trace.ci95 or ("", "")
-    header = ["block", "trace", "stderr", "ci95_low", "ci95_high", "num_passes", "converged"]
-    rows = [["all", trace.value, trace.stderr, low, high, trace.num_passes, trace.converged]]
+    header = ["block", "trace", "stderr", "degrees_of_freedom", "ci95_low", "ci95_high", "num_passes", "converged"]
+    rows = [["all", trace.value, trace.stderr, trace.degrees_of_freedom, low, high, trace.num_passes, trace.converged]]
     rows += [
-        [name, block.value, block.stderr, "", "", trace.num_passes, ""]
+        [name, block.value, block.stderr, block.degrees_of_freedom, "", "", trace.num_passes, ""]
         for name, block in (trace.per_parameter or {}).items()
     ]
     return header, rows
@@ -169,6 +179,6 @@ def markdown(trace: Trace) -> list[str]:
     row = [number(trace.value, 5), interval, number(trace.stderr, 2)]
     lines = markdown_table(["trace", "95 % interval", "standard error"], [row])
     if trace.per_layer:
-        layers = [[name, *_cells(block)] for name, block in trace.per_layer.items()]
-        lines += ["", *markdown_table(["layer", "trace", "standard error"], layers)]
+        layers = [[name, *_cells(block, trace.num_passes)] for name, block in trace.per_layer.items()]
+        lines += ["", *markdown_table(["layer", "trace", "95 % +-"], layers)]
     return lines

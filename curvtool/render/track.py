@@ -13,6 +13,7 @@ from curvtool.render.charts import Chart, Series, spans_decades
 from curvtool.render.numbers import number, with_error
 from curvtool.render.tables import MATRICES, csv_text, filled_table, markdown_table, print_tables, width_of
 from curvtool.report.model import Analysis, Density, Diag, Eigs, JacNorm, Trace, TrackRow
+from curvtool.report.numbers import half_width_of
 
 _SHOWN = 1e-5  # relative; more digits are in the file
 
@@ -151,7 +152,7 @@ _BANDS = {
     "eigs": "Bands: the estimated error.",
     "trace": "Bands: the 95 % interval.",
     "density": "Bands: the 95 % interval.",
-    "diag": "Bands: two standard errors.",
+    "diag": "Bands: 95 % over the probes.",
     "jacnorm": "Bands: the estimated error.",
 }
 
@@ -210,7 +211,7 @@ def _point(number: int, row: TrackRow, place: int) -> tuple[float, float, float,
             value = share.value if share.is_known else (share.low + share.high) / 2  # the interval alone is to be shown
             return step, value, share.low, share.high
         case Diag():
-            reach = 2 * (analysis.sum_stderr or 0.0)
+            reach = half_width_of(analysis, analysis.num_passes)
             return step, analysis.sum, analysis.sum - reach, analysis.sum + reach
         case JacNorm():
             summary = analysis.spectral or analysis.frobenius

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from curvtool.report.record import Cost, Record
 
+_DEGREES = "of the standard error (Satterthwaite); null where it has none or every entry was computed"
+_ARITHMETIC = "what rounding may add on either side, beside the probes' error"
+
 
 class Eigenvalue(Record):
     """One eigenvalue with its errors, each told apart."""
@@ -75,6 +78,8 @@ class BlockTrace(Record):
 
     value: float
     stderr: float | None
+    degrees_of_freedom: float | None = Field(default=None, description=_DEGREES)
+    arithmetic_error: float | None = Field(default=None, description=_ARITHMETIC)
     num_params: int
 
 
@@ -90,6 +95,8 @@ class Trace(Record):
     converged: bool
     value: float
     stderr: float | None
+    degrees_of_freedom: float | None = Field(default=None, description=_DEGREES)
+    arithmetic_error: float | None = Field(default=None, description=_ARITHMETIC)
     ci95: tuple[float, float] | None = Field(
         description="95 % interval over the probes, valid though the run stopped itself"
     )
@@ -186,6 +193,8 @@ class Diag(Record):
     file: str | None = Field(description="safetensors: entries by parameter name, their errors as stderr/NAME")
     sum: float
     sum_stderr: float | None
+    degrees_of_freedom: float | None = Field(default=None, description=_DEGREES)
+    arithmetic_error: float | None = Field(default=None, description=_ARITHMETIC)
     relative_error: float | None = Field(description="norm of all standard errors over the diagonal's norm")
     summary: EntriesSummary
     per_parameter: dict[str, EntriesSummary]

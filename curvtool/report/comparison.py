@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field
 
 from curvtool.errors import UsageError
+from curvtool.linalg.student import quantile, two_sided
 from curvtool.report.model import Report
-from curvtool.report.numbers import ComparedValue, Number, numbers_of
+from curvtool.report.numbers import LEVEL, ComparedValue, Number, numbers_of
 from curvtool.report.record import Record
-from curvtool.report.shares import p_value_of
 
-LEVEL = 0.05  # of the family of all tests of a comparison
 # what a number means hangs on these; another value of them makes it another quantity
 _MEANING = ("loss", "reduction", "parameters", "loss options", "weight decay", "BatchNorm")
 
@@ -59,9 +59,9 @@ class Comparison(Record):
 def compare(reports: Sequence[Report], names: Sequence[str]) -> Comparison:
     """The first report beside the others.
 
-    Numbers with bounds differ where the bounds do not meet. Between estimates from random probes the difference is
-    tested as a normal variable (two-sided z-test), at a level of 5 % for all such tests together (Holm 1979). Shares of
-    eigenvalues are tested likewise, by what lies between the ranges that their Lanczos steps leave.
+    Numbers with bounds differ where the bounds do not meet. Between estimates from random probes the difference, less
+    what rounding may add to either, is tested with Student's t and both sides' degrees of freedom (Welch 1947);
+    intervals likewise, by the sides that face each other. The level is 5 % for all such tests together (Holm 1979).
 
     Args:
         reports: two or more.
@@ -92,7 +92,7 @@ def compare(reports: Sequence[Report], names: Sequence[str]) -> Comparison:
         values = [each.get(key) for each in found]
         first = values[0]
         differences = [
-            _difference(first, other) if first is not None and other is not None and not reason else None
+            difference_of(first, other) if first is not None and other is not None and not reason else None
             for other, reason in zip(values[1:], apart, strict=True)
         ]
         quantities.append(ComparedQuantity(analysis=key[0], name=key[1], values=values, differences=differences))
@@ -131,20 +131,20 @@ def _having(analysis: str, numbers: Sequence[Sequence[Number]], names: Sequence[
     return [name for name, each in zip(names, numbers, strict=True) if any(n.analysis == analysis for n in each)]
 
 
-def _difference(first: ComparedValue, other: ComparedValue) -> Difference:
+def difference_of(first: ComparedValue, other: ComparedValue) -> Difference:
+    """The difference with its p-value, before the family's adjustment."""
     change = other.value - first.value
+    upward = change > 0
+    sides = [_side(first, upward), _side(other, not upward)]
+    fixed = sum(side.fixed for side in sides)
     p_value: float | None = None
-    exceeds = abs(change) > first.error + other.error
-    if "stderr" in {first.error_kind, other.error_kind}:
-        bounds = sum(v.error for v in (first, other) if v.error_kind == "bound")
-        spread = math.hypot(*(v.error for v in (first, other) if v.error_kind == "stderr"))
-        p_value = _two_sided(max(abs(change) - bounds, 0.0) / spread)
+    exceeds = abs(change) > fixed
+    if any(side.stderr for side in sides):
+        p_value = _p_value(max(abs(change) - fixed, 0.0), sides)
         exceeds = False  # the tests' outcome is known when all are made
-    if first.share is not None and other.share is not None:
-        p_value, exceeds = p_value_of(first.share, other.share), False
     p_data: float | None = None
     if first.data_stderr and other.data_stderr:
-        p_data = _two_sided(abs(change) / math.hypot(first.data_stderr, other.data_stderr))
+        p_data = two_sided(abs(change) / math.hypot(first.data_stderr, other.data_stderr), math.inf)
     relative = change / abs(first.value) if first.value else None
     unavailable = {} if relative is not None else {"relative": "the first value is zero"}
     return Difference(
@@ -152,9 +152,41 @@ def _difference(first: ComparedValue, other: ComparedValue) -> Difference:
     )
 
 
-def _two_sided(z: float) -> float:
-    """The chance that a standard normal variable is at least so far from zero."""
-    return math.erfc(z / math.sqrt(2))
+@dataclass(frozen=True)
+class _Side:
+    """How far a number may lie from its estimate towards the other one."""
+
+    fixed: float  # bounds and rounding: they add up
+    stderr: float  # of what is random: it adds up in quadrature
+    degrees: float
+
+
+def _side(value: ComparedValue, upward: bool) -> _Side:
+    """The side that faces a number above, or below.
+
+    What an interval reaches beyond its fixed part is that many standard errors: intervals of independent numbers meet
+    with the root of the sum of their squares (Zou and Donner, Statistics in Medicine 27, 1693, 2008).
+    """
+    degrees = math.inf if value.degrees_of_freedom is None else value.degrees_of_freedom
+    fixed = value.most - value.value if upward else value.value - value.least
+    reach = value.high - value.most if upward else value.least - value.low
+    if value.error_kind == "interval":
+        return _Side(fixed, max(reach / quantile(LEVEL, degrees), value.stderr), degrees)
+    return _Side(fixed, value.stderr, degrees)
+
+
+def _p_value(change: float, sides: Sequence[_Side]) -> float:
+    """Welch's test: Student's t with degrees of freedom (sum s^2)^2 / sum s^4 / degrees (Satterthwaite 1946).
+
+    Args:
+        change: the difference beyond what is fixed.
+        sides: of both numbers.
+    """
+    spread = math.hypot(*(side.stderr for side in sides))
+    if spread == 0.0:
+        return 1.0 if change == 0.0 else 0.0
+    doubt = sum((side.stderr / spread) ** 4 / side.degrees for side in sides)
+    return two_sided(change / spread, 1 / doubt if doubt else math.inf)
 
 
 def _adjust(differences: Sequence[Difference]) -> None:
@@ -164,7 +196,7 @@ def _adjust(differences: Sequence[Difference]) -> None:
     for place, difference in enumerate(tested):
         largest = max(largest, min(1.0, (len(tested) - place) * (difference.p_value or 0.0)))
         difference.p_adjusted = largest
-        difference.exceeds = largest < LEVEL
+        difference.exceeds = largest < LEVEL  # of the family of all tests of a comparison
 
 
 def _other_meaning(first: Report, other: Report) -> str | None:

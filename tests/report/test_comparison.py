@@ -84,10 +84,52 @@ def test_estimates_by_probes_are_tested(made):
 
     found = compare([made, changed(made, change)], "ab")
     (difference,) = named(found, "trace", "trace hessian").differences
-    assert difference.p_value == pytest.approx(2 * stats.norm.sf(5 / math.sqrt(2)))
+    degrees = trace.degrees_of_freedom or trace.num_passes - 1
+    fixed = 2 * (trace.arithmetic_error or 1e-7 * trace.value)  # of both sides
+    wanted = 2 * stats.t.sf((5 * trace.stderr - fixed) / (math.sqrt(2) * trace.stderr), 2 * degrees)
+    assert difference.p_value == pytest.approx(wanted, rel=1e-3)
     assert difference.p_adjusted == pytest.approx(6 * difference.p_value) and difference.exceeds
     others = [q.differences[0] for q in found.quantities if q.name.startswith("layer")]
     assert all(d.p_adjusted == 1.0 and not d.exceeds for d in others)
+
+
+def test_records_hold_degrees_of_freedom_and_rounding(made):
+    trace = made.analyses[1]
+    for block in (trace, *trace.per_layer.values(), *trace.per_parameter.values()):
+        assert block.degrees_of_freedom >= 1 and 0 < block.arithmetic_error < block.stderr
+        assert "degrees_of_freedom" not in block.unavailable
+    half = (trace.ci95[1] - trace.ci95[0]) / 2
+    least = stats.t.isf(0.025, trace.degrees_of_freedom) * trace.stderr + trace.arithmetic_error
+    assert half >= least * (1 - 1e-6)  # the looks widen it
+
+
+def test_few_degrees_of_freedom_and_rounding_make_a_difference_smaller(made):
+    """The same numbers and standard errors."""
+
+    def p_value(**facts):
+        def change(content):
+            content["analyses"][1].update(facts)
+
+        def moved(content):
+            change(content)
+            content["analyses"][1]["value"] += 5 * made.analyses[1].stderr
+
+        found = compare([changed(made, change), changed(made, moved)], "ab")
+        return named(found, "trace", "trace hessian").differences[0].p_value
+
+    stderr = made.analyses[1].stderr
+    many = p_value(degrees_of_freedom=1000.0, arithmetic_error=0.0)
+    assert many < p_value(degrees_of_freedom=4.0, arithmetic_error=0.0) < 0.05
+    assert many < p_value(degrees_of_freedom=1000.0, arithmetic_error=stderr) < 0.05
+    assert p_value(degrees_of_freedom=1000.0, arithmetic_error=2.5 * stderr) == pytest.approx(1.0)
+
+
+def test_a_report_without_degrees_of_freedom_has_the_fewest(made):
+    def change(content):
+        content["analyses"][1].update(degrees_of_freedom=None, arithmetic_error=None)
+
+    value = named(compare([changed(made, change)] * 2, "ab"), "trace", "trace hessian").values[0]
+    assert value.degrees_of_freedom == made.analyses[1].num_passes - 1
 
 
 def test_one_in_twenty_comparisons_of_the_same_finds_a_difference(made):

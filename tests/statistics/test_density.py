@@ -15,8 +15,8 @@ from curvtool.estimators.density_result import smoothed
 from curvtool.linalg.intervals import beta_probability
 from curvtool.linalg.quadrature import Quadrature
 from curvtool.report.analyses import Share
-from curvtool.report.comparison import LEVEL
-from curvtool.report.shares import p_value_of
+from curvtool.report.comparison import difference_of
+from curvtool.report.numbers import LEVEL, share_of
 
 NOMINAL = ("below_zero", "near_zero", "below_near", "trace")
 _RNG = np.random.default_rng(7)
@@ -163,6 +163,11 @@ def test_the_beta_law():
             assert np.all(abs(found - wanted) <= 0.04 * np.minimum(wanted, 1 - wanted) + 1e-6), (a, b)
     far = beta_probability(np.array([1e-30, 1 - 1e-16]), np.array(30.0), np.array(20.0))
     assert far[0] < 1e-9 and far[1] > 1 - 1e-9
+
+
+def p_value_of(first, other):
+    found = difference_of(share_of(first, 1e-9), share_of(other, 1e-9))
+    return float(found.exceeds is False) if found.p_value is None else found.p_value
 
 
 @pytest.mark.parametrize("open_share", [0.0, 0.02])
