@@ -63,6 +63,12 @@ def random_normals(
     return found.to(device)
 
 
+def shuffled(num: int, key: int = 0) -> torch.Tensor:
+    """The numbers below `num` in a random order, the same everywhere: by a word of 64 random bits each."""
+    host = torch.device("cpu")
+    return _words(_of_rows(key, range(1), host), range(num)).flatten().argsort(stable=True)
+
+
 @lru_cache(maxsize=8)
 def _signs_of_bytes(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """The eight signs of every byte, shape (256, 8)."""

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 
 from curvtool.errors import LoadError
+from curvtool.problem.scattering import rows_in_order
 from curvtool.problem.tree import Tree, map_tensors, named_tensors
 
 
@@ -83,7 +84,18 @@ class Data:
         return len(next(named_tensors(self.inputs))[1])
 
     def rows(self, start: int, stop: int) -> tuple[Tree, Tree]:
-        """Inputs and targets of the samples `start` to `stop`, as views; unsigned whole numbers become int64."""
+        """Inputs and targets of the samples `start` to `stop`, as views; unsigned whole numbers become int64.
+
+        From the number of samples on, these are places in the scattered order (see `scattering`), and copies.
+        """
+        num = len(self)
+        if start >= num:
+            places = slice(start - num, stop - num)
+
+            def gathered(tensor: torch.Tensor) -> torch.Tensor:
+                return _computable(tensor.index_select(0, rows_in_order(num, tensor.device)[places]))
+
+            return map_tensors(gathered, self.inputs), map_tensors(gathered, self.targets)
         pick = partial(map_tensors, lambda t: _computable(t[start:stop]))
         return pick(self.inputs), pick(self.targets)
 
