@@ -85,7 +85,7 @@ class DataConfig(Section):
     image_std: str | None = setting(None, "Of the channels, by which they are divided then.", metavar="NUMBERS")
     batch_size: str = setting(
         "auto",
-        "Samples a batch, or auto; changes speed, memory and the data s.e. (its parts) alone. Groups with a probe each "
+        "Samples a batch at most, or auto; changes speed and memory alone. Groups with a probe each "
         "(trace, diag) run together as --memory-budget allows.",
         metavar="N|auto",
     )

@@ -104,6 +104,11 @@ class Data:
         targets = [tensor for _, tensor in named_tensors(self.targets)]
         return _pieces(max(targets, key=lambda t: t.numel())) if targets else [range(len(self))]
 
+    @staticmethod
+    def pieces_of(tensor: torch.Tensor) -> list[range]:
+        """Consecutive rows of a tensor that are a few MiB."""
+        return _pieces(tensor)
+
     def subset(self, num_samples: int | None, seed: int | None = None) -> Data:
         """The first `num_samples`, or that many drawn without replacement by `seed`, in the data's order."""
         rows, note = choose_rows(len(self), num_samples, seed)

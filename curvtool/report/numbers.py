@@ -25,6 +25,9 @@ class ComparedValue(Record):
     error: float = Field(description="of the computation: a bound or a standard error, as error_kind says")
     error_kind: ErrorKind = Field(description="bound: estimated, or the noise floor; stderr: over random probes")
     data_stderr: float | None = Field(default=None, description="standard error over the data, where it is known")
+    population: tuple[float, float] | None = Field(
+        default=None, description="95 % interval for the population that the data are a sample of, where it is known"
+    )
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,13 @@ def _numbers_of(analysis: Analysis, noise: float) -> Iterator[Number]:
         case Eigs():
             label = f"eigs {analysis.operator} {analysis.which}"
             for place, pair in zip(ranks(analysis), analysis.eigenvalues, strict=True):
+                known = pair.population
                 value = ComparedValue(
-                    value=pair.value, error=pair.error_bound, error_kind="bound", data_stderr=pair.data_stderr
+                    value=pair.value,
+                    error=pair.error_bound,
+                    error_kind="bound",
+                    data_stderr=pair.data_stderr,
+                    population=None if known is None else (known.low, known.high),
                 )
                 tag = _tag_of_pair(analysis, place)
                 yield Number(label, f"eigenvalue {place}", value, _of_matrix(analysis.operator, tag))
