@@ -82,7 +82,7 @@ class OverData:
 
     Attributes:
         stderr: the standard error over the data: what another sample of as many data would change.
-        bias: how far such a sample's eigenvalue lies above the population's on average; None where it was not estimated.
+        bias: how far such a sample's eigenvalue lies above the population's on average; None where it is not known.
         population: estimate of the population's eigenvalue with a 95 % interval; None where there is none.
         reason: why there is none.
     """
@@ -168,7 +168,10 @@ def over_data(
     if spread is None:
         return None
     if outside is None:
-        return [OverData(float(s), reason="what the parts' products have outside of the Krylov space was not kept") for s in spread]
+        return [
+            OverData(float(s), reason="what the parts' products have outside of the Krylov space was not kept")
+            for s in spread
+        ]
     counted = weights > 0
     bias = _bias(values, lambda i, j: forms(i, j)[counted], outside[counted], weights[counted], index, k, which)
     degrees = int(counted.sum()) - 1

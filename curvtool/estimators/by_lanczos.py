@@ -177,9 +177,7 @@ class _Run:
             history=tuple(self.history),
         )
 
-    def _over_data(
-        self, pairs: RitzPairs, index: np.ndarray, found: tuple[Eigenvalue, ...]
-    ) -> tuple[Eigenvalue, ...]:
+    def _over_data(self, pairs: RitzPairs, index: np.ndarray, found: tuple[Eigenvalue, ...]) -> tuple[Eigenvalue, ...]:
         """With what another sample of the data would change; the coupling with locked vectors is not known."""
         lanczos, request = self.lanczos, self.request
         outside = lanczos.part_residuals(pairs, index) if request.locked is None else None

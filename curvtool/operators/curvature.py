@@ -48,7 +48,8 @@ class CurvatureOperator(LinearOperator):
 
     Args:
         problem: model, data and loss.
-        batch_size: samples a batch at most, batches being within a part of the data each; None chooses one that the memory budget allows.
+        batch_size: samples a batch at most; a batch lies within a part of the data. None chooses one that the memory
+            budget allows.
         mode: how products are run: `auto`, `kept`, `fresh`, `forward` or `compiled`.
         memory_budget: bytes for graphs and vectors; half of the free memory if None.
         group_size: samples of a term; `default_group_size` of the data if None.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -67,7 +68,9 @@ class SharedSamples:
         if self.keeps_order or not of_part:
             return _in_parts(pieces_of(self.samples, size))
         own = self.samples
-        found = [range(max(part.start, own.start), min(part.stop, own.stop)) for part in parts_of(self.num_samples, of_part)]
+        found = [
+            range(max(part.start, own.start), min(part.stop, own.stop)) for part in parts_of(self.num_samples, of_part)
+        ]
         return [even_pieces_of(part, size) if part else [] for part in found]
 
     def own_terms(self, number: int) -> range:
@@ -132,7 +135,7 @@ class SharedSamples:
 def _in_parts(batches: list[range]) -> list[list[range]]:
     """The batches as parts, neighbours together where there are more than `MAX_PARTS`."""
     edges = [len(batches) * i // MAX_PARTS for i in range(MAX_PARTS + 1)]
-    return [batches[start:stop] for start, stop in zip(edges, edges[1:], strict=False) if stop > start]
+    return [batches[start:stop] for start, stop in pairwise(edges) if stop > start]
 
 
 class SharedParameters(SharedSamples):

@@ -271,12 +271,17 @@ def eigenvalue_record(pair: Eigenvalue, noise: float) -> report.Eigenvalue:
     """One eigenvalue, its errors not below the noise floor."""
     floor = max(NOISE_OF_PAIRS * noise * abs(pair.value), pair.rounding)
     pair = dataclasses.replace(pair, residual_norm=max(pair.residual_norm, floor), rounding=floor)
-    unavailable, over = {}, pair.over_data
+    unavailable: dict[str, str] = {}
+    over = pair.over_data
     if over is None:
-        missing = "the data were not told apart into four parts: fewer than 16 samples, several ranks, or power iteration"
+        missing = (
+            "the data were not told apart into four parts: fewer than 16 samples, several ranks, or power iteration"
+        )
         unavailable |= dict.fromkeys(("data_stderr", "data_bias", "population"), missing)
     elif over.population is None:
-        unavailable |= dict.fromkeys(["population", *([] if over.bias is not None else ["data_bias"])], str(over.reason))
+        unavailable |= dict.fromkeys(
+            ["population", *([] if over.bias is not None else ["data_bias"])], str(over.reason)
+        )
     known = None if over is None else over.population
     if pair.vector_error is None:
         unavailable["vector_error"] = "no gap to the rest of the spectrum was seen"

@@ -227,7 +227,17 @@ def csv(eigs: Eigs) -> tuple[list[str], list[list[Any]]]:
     header = ["block", "rank", "eigenvalue", "error_bound", "bound_kind", "residual_norm", "data_stderr"]
     header += ["population", "population_low", "population_high", "converged"]
     rows = [
-        ["all", rank, e.value, e.error_bound, e.bound_kind, e.residual_norm, e.data_stderr, *_population(e), e.converged]
+        [
+            "all",
+            rank,
+            e.value,
+            e.error_bound,
+            e.bound_kind,
+            e.residual_norm,
+            e.data_stderr,
+            *_population(e),
+            e.converged,
+        ]
         for rank, e in zip(ranks(eigs), eigs.eigenvalues, strict=True)
     ]
     rows += [

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from curvtool import Problem
 from curvtool.estimators.eigenvalues import eigenvalues
@@ -51,7 +50,9 @@ def network(widths=(5, 6, 3)):
     torch.manual_seed(3)
     layers = [torch.nn.Linear(widths[0], widths[1]), torch.nn.Tanh(), torch.nn.Linear(widths[1], widths[2])]
     model = torch.nn.Sequential(*layers).double()
-    teacher = torch.nn.Sequential(torch.nn.Linear(widths[0], 8), torch.nn.ReLU(), torch.nn.Linear(8, widths[2])).double()
+    teacher = torch.nn.Sequential(
+        torch.nn.Linear(widths[0], 8), torch.nn.ReLU(), torch.nn.Linear(8, widths[2])
+    ).double()
     centres = torch.randn(4, widths[0], dtype=torch.float64) * 1.5
 
     def data(generator, num):
