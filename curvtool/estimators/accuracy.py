@@ -182,7 +182,8 @@ def over_data(
             reason = "the sample is too small for it: its eigenvalue is biased by more than twice its standard error"
             found.append(OverData(float(stderr), float(shift), reason=reason))
             continue
-        middle, half = float(value - shift), float(quantile * stderr) + error
+        # a large bias is itself known less well than the spread: its excess over a standard error is added
+        middle, half = float(value - shift), float(quantile * stderr + max(abs(shift) - stderr, 0.0)) + error
         found.append(OverData(float(stderr), float(shift), Population(middle, middle - half, middle + half, degrees)))
     return found
 
