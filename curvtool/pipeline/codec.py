@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from curvtool.estimators.accuracy import OverData, Population
 from curvtool.estimators.by_probes import BlockTrace
 from curvtool.estimators.cost import Cost
 from curvtool.estimators.density import DensityResult, Mass
@@ -24,7 +25,7 @@ _CLASSES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         BlockTrace, Cost, DensityResult, DiagonalResult, Eigenvalue, EigenvaluesResult, JacobianNormsResult, Mass,
-        KnownPairs, Preflight, Quadrature, TraceResult,
+        KnownPairs, OverData, Population, Preflight, Quadrature, TraceResult,
     )
 }  # fmt: skip
 Put = Callable[[torch.Tensor | np.ndarray], Any]
