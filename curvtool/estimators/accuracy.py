@@ -71,7 +71,7 @@ class Estimate:
 # Data: what another sample of as many data would change
 
 FEWEST_PARTS = 4  # of the data, with a weight: of fewer a spread is itself known to half at best
-LARGEST_BIAS = 2.0  # standard errors, beyond which the second order of perturbation theory says too little
+LARGEST_BIAS = 1.5  # standard errors, beyond which the second order of perturbation theory says too little
 Forms = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _NEAREST = 64  # Ritz pairs that are rotated when a part is left out; those farther off enter to second order
 
@@ -179,7 +179,7 @@ def over_data(
     found = []
     for value, stderr, shift, error in zip(values[index], spread, bias, errors, strict=True):
         if not abs(shift) <= LARGEST_BIAS * stderr + error:
-            reason = "the sample is too small for it: its eigenvalue is biased by more than twice its standard error"
+            reason = "the sample is too small for it: its eigenvalue is biased by more than 1.5 standard errors"
             found.append(OverData(float(stderr), float(shift), reason=reason))
             continue
         # a large bias is itself known less well than the spread: its excess over a standard error is added
