@@ -91,8 +91,8 @@ class DataConfig(Section):
     image_std: str | None = setting(None, "Of the channels, by which they are divided then.", metavar="NUMBERS")
     batch_size: str = setting(
         "auto",
-        "Samples a batch, or auto; changes speed, memory and the data s.e. (its parts) alone, but with --batch-norm "
-        "batch. Groups with a probe each (trace, diag) run together as --memory-budget allows.",
+        "Samples a batch at most, or auto; changes speed and memory alone, but with --batch-norm batch. Groups with a "
+        "probe each (trace, diag) run together as --memory-budget allows.",
         metavar="N|auto",
     )
 

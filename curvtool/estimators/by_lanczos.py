@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from curvtool.errors import STOPPING, Interrupted, cause_of
+from curvtool.estimators.accuracy import over_data
 from curvtool.estimators.cost import Meter
 from curvtool.estimators.eigenpairs import (
     ROUNDING,
     ROUNDING_STEPS,
     Eigenvalue,
     EigenvaluesResult,
-    data_stderr,
 )
 from curvtool.estimators.observer import Observer
 from curvtool.estimators.request import Request, basis_size, storage_for
@@ -85,6 +85,7 @@ class _Run:
             block_size=request.block_size,
             locked=locked,
             storage=self.storage,
+            sketch=locked is None,
         )
         self.pairs: RitzPairs | None = None
         self.in_a_row = 0
@@ -161,9 +162,7 @@ class _Run:
         found = self._eigenvalues(checked, may_converge=done and len(index) == self.request.num_wanted)
         if self.storage == "bfloat16":  # the recurrence does not know of its rounding
             found = tuple(replace(p, rounding=max(p.rounding, BFLOAT16 * self.lanczos.scale)) for p in found)
-        spread = data_stderr(self.lanczos.part_forms(pairs, index), self.operator.part_weights)
-        if spread is not None:
-            found = tuple(replace(pair, data_stderr=float(s)) for pair, s in zip(found, spread, strict=True))
+        found = self._over_data(pairs, index, found)
         return EigenvaluesResult(
             found,
             self.lanczos.vectors(pairs, index),
@@ -177,6 +176,21 @@ class _Run:
             basis=self.storage,
             history=tuple(self.history),
         )
+
+    def _over_data(self, pairs: RitzPairs, index: np.ndarray, found: tuple[Eigenvalue, ...]) -> tuple[Eigenvalue, ...]:
+        """With what another sample of the data would change; the coupling with locked vectors is not known."""
+        lanczos, request = self.lanczos, self.request
+        outside = lanczos.part_residuals(pairs, index) if request.locked is None else None
+        told = over_data(
+            pairs.values,
+            partial(lanczos.part_forms, pairs),
+            outside,
+            self.operator.part_weights,
+            request.k,
+            request.which,
+            [pair.error_bound for pair in found],
+        )
+        return found if told is None else tuple(replace(p, over_data=t) for p, t in zip(found, told, strict=True))
 
     def _eigenvalues(self, pairs: RitzPairs, may_converge: bool = True) -> tuple[Eigenvalue, ...]:
         """The wanted pairs with their errors."""

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 
+from curvtool.estimators.accuracy import OverData
 from curvtool.estimators.cost import Cost
 from curvtool.linalg.ritz import Which
 from curvtool.linalg.space import Storage
@@ -17,7 +17,6 @@ Method = Literal["lanczos", "power"]
 BoundKind = Literal["linear", "quadratic", "noise"]
 METHODS: tuple[str, ...] = get_args(Method)
 ROUNDING = 8  # epsilons of the largest magnitude, by which rounding was seen to shift any eigenvalue
-_FEWEST_PARTS = 4
 ROUNDING_STEPS = 32  # likewise; a residual below it can hardly fall further, and the eigenvalue counts as found
 
 
@@ -49,8 +48,8 @@ class Eigenvalue:
         gap: estimate of the distance from theta to the rest of the spectrum; 0 where nothing is known of it. After a
             full check to that beside all pairs found, and the residual norm is that of theta's whole cluster.
         converged: whether the tolerances were met when the solver stopped.
-        data_stderr: standard error of theta over the data, from y^T A_b y of each part b of them: what another sample
-            of as many data would change; None where the data were not told apart.
+        over_data: what another sample of as many data would change, and where the population's eigenvalue lies; None
+            where the data were not told apart.
         rounding: what rounding alone may shift an eigenvalue by, eight epsilons of the precision times the largest
             magnitude of the spectrum, or a few times that where nearer was not reached: however small the eigenvalue,
             its products carry that.
@@ -62,10 +61,15 @@ class Eigenvalue:
     residual_norm: float
     gap: float
     converged: bool
-    data_stderr: float | None = None
+    over_data: OverData | None = None
     rounding: float = 0.0
     separation: float | None = None
     margin: float = 0.0
+
+    @property
+    def data_stderr(self) -> float | None:
+        """Standard error of theta over the data; None where the data were not told apart."""
+        return None if self.over_data is None else self.over_data.stderr
 
     @property
     def error_bound(self) -> float:
@@ -157,23 +161,3 @@ class EigenvaluesResult:
     def values(self) -> list[float]:
         """The values alone."""
         return [pair.value for pair in self.eigenvalues]
-
-
-def data_stderr(forms: np.ndarray, weights: np.ndarray) -> np.ndarray | None:
-    """The standard error over the data of sums lambda = sum_b q_b, from the parts' own q_b.
-
-    The ratio estimator of a mean from B clusters, sqrt(B / (B - 1) sum_b (q_b - w_b lambda)^2) (Cochran 1977, 6.13).
-
-    Args:
-        forms: q, shape (B, k).
-        weights: each part's share w_b of the whole weight, shape (B,).
-
-    Returns:
-        Shape (k,); None where fewer than four parts have a weight: of so few it would itself be known to half at best.
-    """
-    counted = weights > 0
-    num = int(counted.sum())
-    if num < _FEWEST_PARTS or len(forms) != len(weights):
-        return None
-    deviations = forms[counted] - weights[counted, None] * forms.sum(axis=0)
-    return np.sqrt(num / (num - 1) * (deviations**2).sum(axis=0))

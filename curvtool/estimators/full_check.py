@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from curvtool.errors import STOPPING, Interrupted, cause_of
+from curvtool.estimators.accuracy import OverData, data_stderr
 from curvtool.estimators.by_lanczos import KnownPairs, by_lanczos
 from curvtool.estimators.cost import Cost, Meter
-from curvtool.estimators.eigenpairs import ROUNDING, ROUNDING_STEPS, Eigenvalue, EigenvaluesResult, data_stderr
+from curvtool.estimators.eigenpairs import ROUNDING, ROUNDING_STEPS, Eigenvalue, EigenvaluesResult
 from curvtool.estimators.observer import Observer
 from curvtool.estimators.request import Request
 from curvtool.linalg.ritz import RitzPairs
@@ -199,7 +200,9 @@ class _Span:
         forms = np.diagonal(self.parts, axis1=1, axis2=2)[:, : len(index)]
         spread = data_stderr(forms, self.operator.part_weights)
         if spread is not None:
-            pairs = [replace(pair, data_stderr=float(s)) for pair, s in zip(pairs, spread, strict=True)]
+            pairs = [
+                replace(pair, over_data=_moved(pair, float(s), before)) for pair, s in zip(pairs, spread, strict=True)
+            ]
         return replace(
             before,
             eigenvalues=tuple(pairs),
@@ -207,6 +210,17 @@ class _Span:
             converged=all(pair.converged for pair in pairs),
             check_discrepancy=None,
         )
+
+
+def _moved(pair: Eigenvalue, stderr: float, before: EigenvaluesResult) -> OverData:
+    """What the search told of this pair over the data, which a span of few vectors cannot, with the value of now."""
+    known = [each for each in before.eigenvalues if each.over_data is not None and each.over_data.bias is not None]
+    nearest = min(known, key=lambda each: abs(each.value - pair.value), default=None)
+    if nearest is None or nearest.over_data is None:
+        return OverData(stderr, reason="the search kept no parts of the data")
+    if abs(nearest.value - pair.value) > nearest.error_bound + pair.error_bound:
+        return OverData(stderr, reason="the search had missed the pair")
+    return nearest.over_data.moved(pair.value - nearest.value, stderr)
 
 
 def _distance(request: Request, value: float, edge: Eigenvalue) -> float:

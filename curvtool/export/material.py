@@ -141,6 +141,9 @@ def _scalars_of(found: Report | TrackRow, step: int) -> Iterator[tuple[str, floa
             yield tag + "_stderr_degrees", value.degrees_of_freedom, step
         if value.data_stderr is not None:
             yield tag + "_data_stderr", value.data_stderr, step
+        if value.population is not None:
+            yield tag + "_population_low", value.population[0], step
+            yield tag + "_population_high", value.population[1], step
     by_matrix = {each.operator: each.stability for each in found.analyses if isinstance(each, Eigs) and each.stability}
     for operator, first in by_matrix.items():
         prefix = PREFIX if operator == "hessian" else f"{PREFIX}{operator}/"

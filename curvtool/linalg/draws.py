@@ -63,6 +63,18 @@ def random_normals(
     return found.to(device)
 
 
+def shuffled(num: int, key: int = 0) -> torch.Tensor:
+    """The numbers below `num` in a random order, the same everywhere: by a word of 64 random bits each."""
+    host = torch.device("cpu")
+    return _words(_of_rows(key, range(1), host), range(num)).flatten().argsort(stable=True)
+
+
+def mixed_words(words: torch.Tensor, key: int) -> torch.Tensor:
+    """A hash of 64 bits for each row of whole numbers of 64 bits: (n, m) -> (n,). Equal rows alone have equal ones."""
+    places = torch.arange(1, words.shape[1] + 1, device=words.device) * _GOLDEN
+    return _mixed(_mixed(words + places + key * _FIRST).sum(dim=1) + key)
+
+
 @lru_cache(maxsize=8)
 def _signs_of_bytes(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """The eight signs of every byte, shape (256, 8)."""

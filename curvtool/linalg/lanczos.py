@@ -19,9 +19,10 @@ import torch
 from curvtool.critical import undisturbed
 from curvtool.errors import not_finite
 from curvtool.linalg.ritz import RitzPairs
+from curvtool.linalg.sketch import Sketch
 from curvtool.linalg.space import Storage, VectorSpace
 
-Product = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Product = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 Keep = Callable[[RitzPairs, int], np.ndarray]
 
 
@@ -32,7 +33,8 @@ class Lanczos:
     upper and lower part of `projected`.
 
     Args:
-        product: v, Q -> A v and the inner products of the rows of Q with each part A_b v of it, shape (B, len(Q)).
+        product: v, Q -> A v and the inner products of the rows of Q with each part A_b v of it, shape (B, len(Q));
+            v, Q, S -> the same with S A_b v behind them, where there is a sketch S.
         space: the space of the vectors.
         max_basis: the number m of basis vectors; memory is m + p vectors, whatever the number of steps.
         seeds: of the start and of the vectors that replace an exhausted direction.
@@ -43,6 +45,7 @@ class Lanczos:
             to and fro; or `bfloat16`, on the device in half the memory. What it rounds away the
             recurrence does not know of: values and residuals are off by up to 4e-3 ||A||, and the vectors are to be
             multiplied anew.
+        sketch: keep sketches of the parts' products too, which tell what of them lies outside of the space.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Lanczos:
         block_size: int = 1,
         locked: torch.Tensor | None = None,
         storage: Storage = "device",
+        sketch: bool = False,
     ) -> None:
         self.product, self.space, self.seeds, self.locked = product, space, seeds, locked
         self.num_drawn = 0
@@ -65,6 +69,10 @@ class Lanczos:
         self._has_parts = self._tells_parts
         self.projected = np.zeros((self.max_basis + self.block_size, self.max_basis))
         self.part_projected = np.zeros((0, self.max_basis, self.max_basis))
+        self.sketch = Sketch(space) if sketch and self._has_parts else None
+        length = 0 if self.sketch is None else self.sketch.size
+        self.sketched = np.zeros((self.max_basis, length))  # S Q^T, a row each
+        self.part_sketched = np.zeros((0, self.max_basis, length))  # S A_b Q^T
         self.leak = np.zeros((0 if locked is None else len(locked), self.max_basis))  # L A Q^T: what was left out
         self.size = 0  # vectors that have been multiplied
         self.waiting = self.block_size  # vectors after them that have not
@@ -81,7 +89,7 @@ class Lanczos:
         """The basis and what is known of the matrix in it; see `restore`."""
         return {
             "basis": self.basis[: self.size + self.waiting],
-            "arrays": [self.projected, self.part_projected, self.leak],
+            "arrays": [self.projected, self.part_projected, self.leak, self.sketched, self.part_sketched],
             "counts": [self.max_basis, self.size, self.waiting, self.num_steps, self.num_closed, self.num_drawn],
             "scale": self.scale,
             "has_parts": self._has_parts,
@@ -89,7 +97,7 @@ class Lanczos:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a state of a run with the same start, whatever room for the basis this one was given."""
-        self.projected, self.part_projected, self.leak = state["arrays"]
+        self.projected, self.part_projected, self.leak, self.sketched, self.part_sketched = state["arrays"]
         self.max_basis, self.size, self.waiting, self.num_steps, self.num_closed, self.num_drawn = state["counts"]
         self.scale = state["scale"]
         room = self.max_basis + self.block_size
@@ -98,6 +106,7 @@ class Lanczos:
         self.basis[: self.size + self.waiting] = state["basis"].to(self.basis.device)
         # on other ranks the parts of the data are others
         self._has_parts = state["has_parts"] and self._tells_parts
+        self.sketch = self.sketch if self._has_parts else None
 
     @property
     def _tells_parts(self) -> bool:
@@ -118,7 +127,12 @@ class Lanczos:
         if self.size == self.max_basis and not self.exhausted:
             self._restart(keep)
         against = self.basis[: self.size + 1 if self._has_parts else 0]
-        return self.grow(*self.product(self.next_vector, against))
+        vector = self.next_vector
+        if self.sketch is None:
+            return self.grow(*self.product(vector, against))
+        own = self.sketch(vector)
+        product, shares = self.product(vector, against, self.sketch)
+        return self.grow(product, torch.cat([shares, own.expand(len(shares), -1)], dim=1))
 
     @property
     def next_vector(self) -> torch.Tensor:
@@ -130,7 +144,8 @@ class Lanczos:
 
         Args:
             vector: A v, shape (P,); overwritten.
-            shares: the inner products of the basis up to v with each part A_b v, shape (B, size + 1).
+            shares: the inner products of the basis up to v with each part A_b v, shape (B, size + 1); behind them
+                their sketches and that of v, shape (B, size + 1 + 2 length), where there is one.
         """
         j, known = self.size, self.size + self.waiting
         leak = self.space.coefficients(self.locked, vector) if self.locked is not None else vector.new_empty(0)
@@ -148,7 +163,8 @@ class Lanczos:
             self.projected[j, : j + 1] = numbers[: j + 1]
             self.scale = max(self.scale, float(np.abs(numbers[: j + 1]).max()))
             self.leak[:, j] = numbers[known + 2 : known + 2 + len(self.leak)]
-            self._record(numbers[known + 2 + len(self.leak) :].reshape(-1, j + 1))
+            told = numbers[known + 2 + len(self.leak) :]
+            self._record(told.reshape(-1, j + 1 + 2 * self.sketched.shape[1]) if self._has_parts else told[:0, None])
             self.size, self.num_steps = j + 1, self.num_steps + 1
             if full:
                 self.waiting -= 1
@@ -190,11 +206,20 @@ class Lanczos:
         their residual norms in the complement leave out; 0 for exact eigenvectors L."""
         return np.linalg.norm(self.leak[:, : self.size] @ pairs.coefficients[:, index], axis=0)
 
-    def part_forms(self, pairs: RitzPairs, index: np.ndarray) -> np.ndarray:
-        """<y_i, A_b y_i> of the Ritz vectors of these indices for each part of the data: shape (B, len(index))."""
+    def part_forms(self, pairs: RitzPairs, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """<y_i, A_b y_j> of the Ritz vectors of these indices for each part of the data: shape (B, rows, columns)."""
+        size, s = self.size, pairs.coefficients
+        return np.asarray(s[:, rows].T @ (self.part_projected[:, :size, :size] @ s[:, columns]))
+
+    def part_residuals(self, pairs: RitzPairs, index: np.ndarray) -> np.ndarray | None:
+        """||(I - Q Q^T) A_b y_i||^2, estimated from sketches: shape (B, len(index)); None where there are none."""
+        if self.sketch is None or not len(self.part_sketched):
+            return None
         size = self.size
         s = pairs.coefficients[:, index]
-        return np.einsum("ji,bjk,ki->bi", s, self.part_projected[:, :size, :size], s)
+        outside = np.einsum("bjr,ji->bir", self.part_sketched[:, :size], s)
+        outside -= np.swapaxes(self.part_projected[:, :size, :size] @ s, 1, 2) @ self.sketched[:size]
+        return np.asarray((outside**2).sum(axis=2))
 
     def _drawn(self) -> torch.Tensor:
         """A random vector, another one each time."""
@@ -210,11 +235,15 @@ class Lanczos:
             row.copy_(vector / norm)
 
     def _record(self, shares: np.ndarray) -> None:
-        """A column and row of Q A_b Q^T for each part b of the data."""
+        """A column and row of Q A_b Q^T for each part b of the data, and the sketches."""
+        length = self.sketched.shape[1]
         if len(self.part_projected) != len(shares):
             self.part_projected = np.zeros((len(shares), self.max_basis, self.max_basis))
+            self.part_sketched = np.zeros((len(shares), self.max_basis, length))
         j = self.size
-        self.part_projected[:, : j + 1, j] = self.part_projected[:, j, : j + 1] = shares
+        self.part_projected[:, : j + 1, j] = self.part_projected[:, j, : j + 1] = shares[:, : j + 1]
+        if length and len(shares):
+            self.part_sketched[:, j], self.sketched[j] = shares[:, j + 1 : j + 1 + length], shares[0, j + 1 + length :]
 
     def _orthogonalize(self, vector: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Takes the first `count` basis vectors out of `vector` in place, twice.
@@ -260,6 +289,8 @@ class Lanczos:
             self.part_projected[:, :count, :count] = np.einsum(
                 "ji,bjk,kl->bil", s, self.part_projected[:, :size, :size], s, optimize=True
             )
+            self.sketched[:count] = s.T @ self.sketched[:size]
+            self.part_sketched[:, :count] = s.T @ self.part_sketched[:, :size]
             self.size = count
 
     def _to_device(self, array: np.ndarray) -> torch.Tensor:

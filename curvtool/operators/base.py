@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from curvtool.errors import UsageError
+from curvtool.linalg.sketch import Sketch
 from curvtool.linalg.space import VectorSpace
 
 
@@ -71,10 +72,13 @@ class LinearOperator(ABC):
         """A v, for who takes the terms' products too: what these hold may serve both."""
         return self.matvec(vector)
 
-    def matvec_in_parts(self, vector: torch.Tensor, against: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def matvec_in_parts(
+        self, vector: torch.Tensor, against: torch.Tensor, sketch: Sketch | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """A v, and the inner products of the rows of `against` (m, P) with each part A_b v of it: shape (B, m).
 
-        The parts are those of the data, A = sum_b A_b; B = 0 where the matrix is known as a whole alone.
+        The parts are those of the data, A = sum_b A_b; B = 0 where the matrix is known as a whole alone. With a sketch
+        S the numbers S A_b v follow them in each row: shape (B, m + size).
         """
         return self.matvec(vector), against.new_empty(0, len(against))
 
@@ -226,10 +230,15 @@ class MatrixOperator(LinearOperator):
         """How many matrices add up to the operator."""
         return len(self.terms)
 
-    def matvec_in_parts(self, vector: torch.Tensor, against: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def matvec_in_parts(
+        self, vector: torch.Tensor, against: torch.Tensor, sketch: Sketch | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """A v and its parts, one a matrix."""
         products = self.terms @ vector
-        return self.matvec(vector), torch.stack([self.space.coefficients(against, each) for each in products])
+        shares = torch.stack([self.space.coefficients(against, each) for each in products])
+        if sketch is not None:
+            shares = torch.cat([shares, torch.stack([sketch(each) for each in products])], dim=1)
+        return self.matvec(vector), shares
 
     @property
     def part_weights(self) -> np.ndarray:

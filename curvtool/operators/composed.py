@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from curvtool.errors import UsageError
+from curvtool.linalg.sketch import Sketch
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.base import LinearOperator
 
@@ -73,9 +74,11 @@ class SumOperator(_Wrapped):
         assert isinstance(total, torch.Tensor)
         return total
 
-    def matvec_in_parts(self, vector: torch.Tensor, against: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def matvec_in_parts(
+        self, vector: torch.Tensor, against: torch.Tensor, sketch: Sketch | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """A v and its parts, where all members tell the same parts of the data apart."""
-        pairs = [member.matvec_in_parts(vector, against) for member in self.members]
+        pairs = [member.matvec_in_parts(vector, against, sketch) for member in self.members]
         total = sum(c * image for c, (image, _) in zip(self.factors, pairs, strict=True))
         assert isinstance(total, torch.Tensor)
         if len(self.part_weights) == 0:

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +15,13 @@ import torch
 
 from curvtool.cluster.solo import Solo
 from curvtool.errors import LoadError, OutOfMemory, UsageError
+from curvtool.linalg.sketch import Sketch
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.base import LinearOperator
 from curvtool.operators.block import Block
 from curvtool.operators.calibration import Kernel
 from curvtool.operators.data_sum import mean_over_batches, pieces_of, split, sum_of
-from curvtool.operators.distribution import MAX_PARTS, SharedParameters, SharedSamples
+from curvtool.operators.distribution import SharedParameters, SharedSamples
 from curvtool.operators.execution import Execution
 from curvtool.operators.products import Parts, stacked
 from curvtool.operators.stack import Stack
@@ -66,8 +68,9 @@ class CurvatureOperator(LinearOperator):
 
     Args:
         problem: model, data and loss.
-        batch_size: samples a batch; None chooses one that the memory budget allows. Where batches have statistics of
-            their own (`Problem.statistics_batch`), these are the batches whatever is given.
+        batch_size: samples a batch at most; a batch lies within a part of the data. None chooses one that the memory
+            budget allows. Where batches have statistics of their own (`Problem.statistics_batch`), these are the
+            batches whatever is given.
         mode: how products are run: `auto`, `kept`, `fresh`, `forward` or `compiled`.
         memory_budget: bytes for graphs and vectors; half of the free memory if None.
         group_size: samples of a term; `default_group_size` of the data if None; whole batches where these have
@@ -98,7 +101,9 @@ class CurvatureOperator(LinearOperator):
         batch_size = problem.statistics_batch or batch_size
         self.batch_size = self.piece_size = batch_size or self.execution.batch_size(max(len(samples), 1))
         self._may_halve = batch_size is None and cut is None
-        self.batches = self.shared.batches(self.batch_size)
+        parts = self.shared.batches(self.batch_size)
+        self.batches = [rows for part in parts for rows in part]
+        self._ends = list(accumulate(map(len, parts)))  # batches up to the end of each part of the data
         self.groups = problem.ranges(_group_size(problem, group_size))
         tried = self.batches[0] if self.batches else problem.first(1)
         self.stack = Stack(self.execution, self.groups, tried)
@@ -110,8 +115,6 @@ class CurvatureOperator(LinearOperator):
             self.block.width = 1
         self._block_width: int | None = None
         self._vectors_budget = self.cluster.least(self.execution.memory_budget) // 4
-        num_parts = min(MAX_PARTS, len(self.batches))
-        self._parts = [list(part) for part in np.array_split(range(len(self.batches)), num_parts)] if num_parts else []
 
     @abstractmethod
     def make_kernel(self, problem: Problem) -> Kernel:
@@ -169,16 +172,19 @@ class CurvatureOperator(LinearOperator):
             total += self.term_products(terms, whole.expand(len(terms), -1)).sum(0)
         return self.from_probes(total)
 
-    def matvec_in_parts(self, vector: torch.Tensor, against: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def matvec_in_parts(
+        self, vector: torch.Tensor, against: torch.Tensor, sketch: Sketch | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """A v, and the inner products of the rows of `against` with the part of A v that each part of the data adds."""
         against = self.shared.partners(against, self._vectors_budget)
         parts = split(self.shared.argument(vector), self.shapes)
-        ends = {indices[-1] for indices in self._parts} if len(against) else set()
-        running = [vector.new_zeros(len(against))] if len(against) else []
+        width = len(against) + (sketch.size if sketch is not None and len(against) else 0)
+        running = {0: vector.new_zeros(width)}  # by the number of batches
 
         def record(index: int, total: torch.Tensor) -> None:
-            if index in ends:
-                running.append(self.shared.coefficients(against, total))
+            if len(against) and index + 1 in self._ends:
+                found = self.shared.coefficients(against, total)
+                running[index + 1] = found if sketch is None else torch.cat([found, sketch(total)])
 
         result = mean_over_batches(
             self.shared.sum_space,
@@ -190,8 +196,10 @@ class CurvatureOperator(LinearOperator):
         )
         self.num_products += 1
         self.data_passes += 1
-        shares = torch.stack(running).diff(dim=0) / self.problem.total_weight if running else vector.new_empty(0, 0)
-        return result, self.shared.of_all_parts(shares) if len(against) else shares
+        if not len(against):
+            return result, vector.new_empty(0, 0)
+        shares = torch.stack([running[end] for end in [0, *self._ends]]).diff(dim=0) / self.problem.total_weight
+        return result, self.shared.of_all_parts(shares)
 
     def _batch_product(self, rows: range, vector: Sequence[torch.Tensor], keep: bool = True) -> Parts:
         """A_b v in parts."""
@@ -242,7 +250,8 @@ class CurvatureOperator(LinearOperator):
 
     @cached_property
     def _part_weights(self) -> np.ndarray:
-        own = [sum(self.problem.weight_of(self.batches[i]) for i in indices) for indices in self._parts]
+        ends = zip([0, *self._ends], self._ends, strict=False)
+        own = [sum(map(self.problem.weight_of, self.batches[start:stop])) for start, stop in ends]
         weights = self.shared.part_weights(own)
         return np.asarray(weights) / sum(weights)
 

@@ -16,6 +16,11 @@ def pieces_of(rows: range, size: int) -> list[range]:
     return [range(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size)]
 
 
+def even_pieces_of(rows: range, size: int) -> list[range]:
+    """Consecutive pieces of at most so many samples, as few and as alike as can be."""
+    return pieces_of(rows, -(-len(rows) // -(-len(rows) // size)))
+
+
 def sum_of(pieces: Iterable[Parts]) -> Parts:
     """The sums of parts, one place after the other; None stands for zeros."""
     total: list[torch.Tensor | None] | None = None

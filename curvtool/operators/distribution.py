@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 
 from curvtool.cluster.solo import Solo
 from curvtool.linalg.space import VectorSpace
-from curvtool.operators.data_sum import pieces_of
+from curvtool.operators.data_sum import even_pieces_of, pieces_of
+from curvtool.problem.scattering import MOST_PARTS, part_size, parts_of
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
-MAX_PARTS = 32  # of the data whose shares of a product are told apart
+MAX_PARTS = MOST_PARTS  # of the data whose shares of a product are told apart
 
 
 class SharedSamples:
@@ -38,6 +40,7 @@ class SharedSamples:
     def __init__(self, problem: Problem, cluster: Solo) -> None:
         self.cluster, self.num_samples = cluster, problem.num_samples
         self._whole = problem.statistics_batch or 1
+        self.keeps_order = problem.keeps_order or problem.statistics_batch is not None
         self.space = self.sum_space = VectorSpace(problem.num_trainable, problem.dtype, problem.device, cluster)
         self.probe_space = self.term_space = VectorSpace(problem.num_trainable, problem.dtype, problem.device)
 
@@ -53,13 +56,25 @@ class SharedSamples:
 
     @property
     def samples(self) -> range:
-        """This rank's; whole batches where these have statistics."""
+        """This rank's: places in the scattered order, or rows where the problem keeps its order; whole batches where
+        these have statistics."""
         share = self.cluster.share(-(-self.num_samples // self._whole))
-        return range(*(min(end * self._whole, self.num_samples) for end in (share.start, share.stop)))
+        own = range(*(min(end * self._whole, self.num_samples) for end in (share.start, share.stop)))
+        return own if self.keeps_order else range(own.start + self.num_samples, own.stop + self.num_samples)
 
-    def batches(self, size: int) -> list[range]:
-        """This rank's samples, so many at a time."""
-        return pieces_of(self.samples, size)
+    def batches(self, size: int) -> list[list[range]]:
+        """This rank's samples of each part of the data, at most so many at a time; a part may have none of them here.
+
+        Parts hang on the number of samples alone where that leaves a choice; where the order is kept, they are batches.
+        """
+        of_part = part_size(self.num_samples)
+        if self.keeps_order or not of_part:
+            return _in_parts(pieces_of(self.samples, size))
+        own = self.samples
+        found = [
+            range(max(part.start, own.start), min(part.stop, own.stop)) for part in parts_of(self.num_samples, of_part)
+        ]
+        return [even_pieces_of(part, size) if part else [] for part in found]
 
     def own_terms(self, number: int) -> range:
         """Which of so many terms this rank multiplies."""
@@ -95,10 +110,17 @@ class SharedSamples:
         """Inner products of partners with a sum over a rank's own samples: (m,)."""
         return self.probe_space.coefficients(partners, total)
 
+    @property
+    def parts_are_everyones(self) -> bool:
+        """Whether every rank has samples of the same parts of the data; else each has parts of its own."""
+        return not self.keeps_order and part_size(self.num_samples) > 0
+
     def of_all_parts(self, shares: torch.Tensor) -> torch.Tensor:
-        """Those of this rank's parts of the data (b, m) followed by the others', (B, m)."""
+        """The sums over the ranks (B, m); or those of this rank's own parts (b, m) followed by the others', (B, m)."""
         if self.cluster.size == 1:
             return shares
+        if self.parts_are_everyones:
+            return self.cluster.sum(shares)
         counts = [int(n) for n in self.cluster.gather(torch.tensor([len(shares)]))]
         padded = shares.new_zeros(MAX_PARTS, shares.shape[1])
         padded[: len(shares)] = shares
@@ -107,7 +129,16 @@ class SharedSamples:
 
     def part_weights(self, own: Sequence[float]) -> list[float]:
         """The weights of all parts, in the order of `of_all_parts`."""
+        if self.parts_are_everyones and self.cluster.size > 1:
+            summed: list[float] = self.cluster.sum(torch.tensor(list(own), dtype=torch.float64)).tolist()
+            return summed
         return [weight for each in self.cluster.gather_objects(list(own)) for weight in each]
+
+
+def _in_parts(batches: list[range]) -> list[list[range]]:
+    """The batches as parts, neighbours together where there are more than `MAX_PARTS`."""
+    edges = [len(batches) * i // MAX_PARTS for i in range(MAX_PARTS + 1)]
+    return [batches[start:stop] for start, stop in pairwise(edges) if stop > start]
 
 
 class SharedParameters(SharedSamples):
@@ -120,6 +151,7 @@ class SharedParameters(SharedSamples):
 
     def __init__(self, problem: Problem, cluster: Solo) -> None:
         self.cluster, self.num_samples, self._whole = cluster, problem.num_samples, 1
+        self.keeps_order = problem.keeps_order
         sizes = [shape.numel() for shape in problem.shapes.values()]
         self.space = VectorSpace(sum(sizes), problem.dtype, problem.device, cluster, sizes)
         self.probe_space = self.space
@@ -135,11 +167,11 @@ class SharedParameters(SharedSamples):
         """No: a term's samples may be a batch's on one rank alone, which would then gather less than the others."""
         return False
 
-    def batches(self, size: int) -> list[range]:
+    def batches(self, size: int) -> list[list[range]]:
         """As many on every rank; the last ones may be empty, each in a place of its own."""
         found, largest = pieces_of(self.samples, size), math.ceil(self.num_samples / self.cluster.size)
         most = math.ceil(largest / size)
-        return found + [range(place, place) for place in range(len(found), most)]
+        return _in_parts(found + [range(place, place) for place in range(len(found), most)])
 
     def own_terms(self, number: int) -> range:
         """All of them."""

@@ -18,10 +18,10 @@ from curvtool.errors import DerivativeError, UsageError
 from curvtool.operators.calibration import CALIBRATION_SAMPLES, Calibration, Graph, Kernel, Way, calibrate
 from curvtool.operators.compiled import Compilation
 from curvtool.operators.differences import HasDifferences, Step
-from curvtool.operators.distribution import MAX_PARTS
 from curvtool.operators.memory import default_budget
 from curvtool.operators.products import Parts
 from curvtool.problem.rewrites.mode import Form
+from curvtool.problem.scattering import LEAST_PARTS, part_size
 from curvtool.problem.stacked import StackedProblem
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ DIFFERENCES, DIFFERENCED_SAMPLES = "finite-difference", 128  # kinks on the way 
 MAX_BATCH = 512
 MAX_SMALL_BATCH, SMALL_GRAPH = 8192, 2**24  # samples whose graph is so small, in bytes, cost overhead alone
 SHARDED_BATCH = 4  # samples a rank
-LEAST_BATCHES = 8  # where there are samples enough: the spread over the data is told from them
 
 
 def _check_sharded(mode: str, form: str) -> None:
@@ -176,7 +175,7 @@ class Execution:
     def batch_size(self, total: int) -> int:
         """The samples of a batch out of so many: as the budget holds twice over, at most 512 and at most an eighth.
 
-        Up to 8,192 where their graph takes 16 MiB at most and there are as many batches as parts of the data.
+        Up to 8,192 where their graph takes 16 MiB at most and a part of the data holds as many.
         """
         if self.problem.sharded is not None:  # the same on all ranks, whose shares may differ
             return SHARDED_BATCH
@@ -186,8 +185,8 @@ class Execution:
             size //= 2
         while size > 1 and size * per_sample * 2 > self.graph_budget:
             size //= 2
-        eighth = max(-(-total // LEAST_BATCHES), CALIBRATION_SAMPLES)
-        return min(size, max(min(eighth, MAX_BATCH), -(-total // MAX_PARTS)), total)
+        eighth = max(-(-total // LEAST_PARTS), CALIBRATION_SAMPLES)
+        return min(size, max(min(eighth, MAX_BATCH), part_size(total)), total)
 
     @property
     def small_batch_size(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from curvtool.estimators.accuracy import NormEstimates
+from curvtool.estimators.accuracy import NormEstimates, OverData, Population
 from curvtool.estimators.by_probes import BlockTrace
 from curvtool.estimators.cost import Cost
 from curvtool.estimators.density_result import DensityResult, Mass
@@ -25,7 +25,7 @@ _CLASSES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         BlockTrace, Cost, DensityResult, DiagonalResult, Eigenvalue, EigenvaluesResult, JacobianNormsResult, Mass,
-        KnownPairs, NormEstimates, Preflight, Quadrature, TraceResult,
+        KnownPairs, NormEstimates, OverData, Population, Preflight, Quadrature, TraceResult,
     )
 }  # fmt: skip
 Put = Callable[[torch.Tensor | np.ndarray], Any]

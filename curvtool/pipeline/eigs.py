@@ -23,9 +23,12 @@ from curvtool.pipeline.shared import KnownPairs
 from curvtool.pipeline.stage import Stage
 from curvtool.problem import demo
 from curvtool.problem.checkpoints.learning_rate import learning_rate_of
+from curvtool.problem.duplicates import copies
 from curvtool.problem.vectors import load_vectors, stacked_parts, to_bytes
 from curvtool.report import model as report
 from curvtool.report.write import check_writable, write_atomic
+
+_COPIES_TOLD = 1.05  # times the standard error, from which on copied samples are worth a word
 
 
 def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
@@ -73,6 +76,7 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
     _share(stage, analysis, result)
     stage.close(operator, all(pair.value == 0.0 for pair in result.eigenvalues), analysis.rtol)
     _warn(stage, result, analysis)
+    _warn_of_copies(stage, result)
     zeros = operator.space.dim - operator.rank_bound if result.which in {"sa", "be"} else 0
     if zeros > 1:
         stage.warn(
@@ -135,6 +139,20 @@ def _warn(stage: Stage, result: EigenvaluesResult, analysis: EigsConfig) -> None
             "CT208",
             f"the full check found {result.num_missed} pair(s) that the first search had missed (a multiple or "
             "clustered eigenvalue); they are in the table. --block-size 4 sees up to four at once",
+        )
+
+
+def _warn_of_copies(stage: Stage, result: EigenvaluesResult) -> None:
+    """Samples that are copies say less of the population than as many others do."""
+    if all(pair.over_data is None for pair in result.eigenvalues):
+        return
+    found = copies(stage.problem.data)
+    if found.factor > _COPIES_TOLD:
+        stage.warn(
+            "CT250",
+            f"{found.num_copies:,} of the {stage.problem.num_samples:,} samples are exact copies of others. The "
+            "standard error over the data and the interval for the population suppose independent samples: if these "
+            f"were not drawn independently, both are {found.factor:.2g} times too narrow",
         )
 
 
@@ -253,9 +271,18 @@ def eigenvalue_record(pair: Eigenvalue, noise: float) -> report.Eigenvalue:
     """One eigenvalue, its errors not below the noise floor."""
     floor = max(NOISE_OF_PAIRS * noise * abs(pair.value), pair.rounding)
     pair = dataclasses.replace(pair, residual_norm=max(pair.residual_norm, floor), rounding=floor)
-    unavailable = {}
-    if pair.data_stderr is None:
-        unavailable["data_stderr"] = "the data were fewer than four batches (a smaller --batch-size makes more)"
+    unavailable: dict[str, str] = {}
+    over = pair.over_data
+    if over is None:
+        missing = (
+            "the data were not told apart into four parts: fewer than 16 samples, several ranks, or power iteration"
+        )
+        unavailable |= dict.fromkeys(("data_stderr", "data_bias", "population"), missing)
+    elif over.population is None:
+        unavailable |= dict.fromkeys(
+            ["population", *([] if over.bias is not None else ["data_bias"])], str(over.reason)
+        )
+    known = None if over is None else over.population
     if pair.vector_error is None:
         unavailable["vector_error"] = "no gap to the rest of the spectrum was seen"
     return report.Eigenvalue(
@@ -266,6 +293,8 @@ def eigenvalue_record(pair: Eigenvalue, noise: float) -> report.Eigenvalue:
         relative_residual=pair.relative_residual,
         vector_error=pair.vector_error,
         data_stderr=pair.data_stderr,
+        data_bias=None if over is None else over.bias,
+        population=None if known is None else report.PopulationValue(**dataclasses.asdict(known)),
         converged=pair.converged,
         unavailable=unavailable,
     )

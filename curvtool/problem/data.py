@@ -14,6 +14,7 @@ from functools import partial
 import torch
 
 from curvtool.errors import LoadError
+from curvtool.problem.scattering import rows_in_order
 from curvtool.problem.tree import Tree, map_tensors, named_tensors
 
 
@@ -83,7 +84,18 @@ class Data:
         return len(next(named_tensors(self.inputs))[1])
 
     def rows(self, start: int, stop: int) -> tuple[Tree, Tree]:
-        """Inputs and targets of the samples `start` to `stop`, as views; unsigned whole numbers become int64."""
+        """Inputs and targets of the samples `start` to `stop`, as views; unsigned whole numbers become int64.
+
+        From the number of samples on, these are places in the scattered order (see `scattering`), and copies.
+        """
+        num = len(self)
+        if start >= num:
+            places = slice(start - num, stop - num)
+
+            def gathered(tensor: torch.Tensor) -> torch.Tensor:
+                return _computable(tensor.index_select(0, rows_in_order(num, tensor.device)[places]))
+
+            return map_tensors(gathered, self.inputs), map_tensors(gathered, self.targets)
         pick = partial(map_tensors, lambda t: _computable(t[start:stop]))
         return pick(self.inputs), pick(self.targets)
 
@@ -91,6 +103,11 @@ class Data:
         """Consecutive samples whose targets are a few MiB, to look at all of them in bounded memory."""
         targets = [tensor for _, tensor in named_tensors(self.targets)]
         return _pieces(max(targets, key=lambda t: t.numel())) if targets else [range(len(self))]
+
+    @staticmethod
+    def pieces_of(tensor: torch.Tensor) -> list[range]:
+        """Consecutive rows of a tensor that are a few MiB."""
+        return _pieces(tensor)
 
     def subset(self, num_samples: int | None, seed: int | None = None) -> Data:
         """The first `num_samples`, or that many drawn without replacement by `seed`, in the data's order."""

@@ -74,6 +74,8 @@ class Problem:
     Attributes:
         statistics_batch: the samples of a batch whose statistics are taken; None in evaluation mode.
         sharded: how the parameters are cut; None where each rank has all of them.
+        keeps_order: batches are of consecutive samples, since they are part of what is measured; else they are drawn
+            at random over all samples (see `scattering`).
         shapes: of the parameters that take part, by name, uncut.
 
     Raises:
@@ -113,6 +115,7 @@ class Problem:
         self.reduction, self.output_key, self.tf32 = reduction, output_key, tf32
         self.copies_inputs = self.data.mapped
         self.form: Form = "torch"
+        self.keeps_order = False
         refuse_sharded(self.model)
         refuse_scripted_lookups(self.model)
         self.statistics_batch = check_statistics(

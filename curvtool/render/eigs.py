@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from curvtool.render.charts import Chart, Series, spans_decades
-from curvtool.render.numbers import count, number, percent, with_error
+from curvtool.render.numbers import count, number, percent, to_digits_of, with_error
 from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables
-from curvtool.report.model import Eigenvalue, Eigs, Stability
+from curvtool.report.model import Eigenvalue, Eigs, PopulationValue, Stability
 from curvtool.report.numbers import ranks
 
 _NEAR = 0.05  # of the edge of stability: as near as training is seen to hover about it
@@ -30,6 +30,8 @@ def verdict(eigs: Eigs) -> list[str]:
         if pair.data_stderr is not None:
             text += f", standard error over the data {number(pair.data_stderr, 2)}"
         told.append(text)
+        if pair.population is not None:
+            told.append(_of_the_population(pair.population))
         if name == "smallest" and eigs.operator == "hessian":
             told.append(_of_the_smallest(pair))
     if not eigs.converged:
@@ -44,6 +46,12 @@ def verdict(eigs: Eigs) -> list[str]:
             f"{number(edge, 3)} (2 / largest eigenvalue)"
         )
     return [f"{text[0].upper()}{text[1:]}." for text in told]
+
+
+def _of_the_population(known: PopulationValue) -> str:
+    half = (known.high - known.low) / 2
+    value, low, high = (to_digits_of(each, half) for each in (known.value, known.low, known.high))
+    return f"for the population that the data are a sample of: {value}, 95 % interval {low} to {high}"
 
 
 def _of_the_smallest(pair: Eigenvalue) -> str:
@@ -114,7 +122,7 @@ def notes(eigs: Eigs) -> list[str]:
         f"error: estimated by {', '.join(told[kind] for kind in kinds)}; a pair that the iteration missed shows in none"
     )
     if any(pair.data_stderr is not None for pair in eigs.eigenvalues):
-        looked += " data s.e.: what another sample of as many data would change, from few batches."
+        looked += " data s.e.: what another sample of as many data would change."
     found.append(text + looked)
     if eigs.vectors_file:
         found.append(f"vectors: {eigs.vectors_file}")
@@ -216,13 +224,24 @@ def _layer_chart(eigs: Eigs) -> list[Chart]:
 
 def csv(eigs: Eigs) -> tuple[list[str], list[list[Any]]]:
     """A row a pair of the whole matrix, then a row a layer."""
-    header = ["block", "rank", "eigenvalue", "error_bound", "bound_kind", "residual_norm", "data_stderr", "converged"]
+    header = ["block", "rank", "eigenvalue", "error_bound", "bound_kind", "residual_norm", "data_stderr"]
+    header += ["population", "population_low", "population_high", "converged"]
     rows = [
-        ["all", rank, e.value, e.error_bound, e.bound_kind, e.residual_norm, e.data_stderr, e.converged]
+        [
+            "all",
+            rank,
+            e.value,
+            e.error_bound,
+            e.bound_kind,
+            e.residual_norm,
+            e.data_stderr,
+            *_population(e),
+            e.converged,
+        ]
         for rank, e in zip(ranks(eigs), eigs.eigenvalues, strict=True)
     ]
     rows += [
-        [name, 1, e.value, e.error_bound, e.bound_kind, "", "", e.converged]
+        [name, 1, e.value, e.error_bound, e.bound_kind, "", "", "", "", "", e.converged]
         for name, e in (eigs.per_layer or {}).items()
     ]
     return header, rows
@@ -246,3 +265,8 @@ def markdown(eigs: Eigs) -> list[str]:
         layers = [[name, with_error(e.value, e.error_bound)] for name, e in eigs.per_layer.items()]
         lines += ["", *markdown_table(["layer", "eigenvalue"], layers)]
     return lines
+
+
+def _population(pair: Eigenvalue) -> list[float | None]:
+    known = pair.population
+    return [None] * 3 if known is None else [known.value, known.low, known.high]

@@ -23,6 +23,13 @@ def with_error(value: float, error: float) -> str:
     return number(value, min(max(digits, 3), 10))
 
 
+def to_digits_of(value: float, error: float) -> str:
+    """The value to the second digit of an error that may be as large as itself."""
+    if not value or not error or not 1e-3 < abs(error) < 1e4:
+        return number(value)
+    return f"{value:.{max(1 - math.floor(math.log10(error)), 0)}f}"
+
+
 def percent(share: float | None, digits: int = 2) -> str:
     """`100 %`, `0.52 %`; `-` for None."""
     if share is None:

@@ -12,10 +12,19 @@ _DEGREES = "of the standard error (Satterthwaite); null where it has none or eve
 _ARITHMETIC = "what rounding may add on either side, beside the probes' error"
 
 
+class PopulationValue(Record):
+    """An estimate for the population that the data are a random sample of."""
+
+    value: float = Field(description="the sample's value less its bias")
+    low: float
+    high: float = Field(description="low to high: 95 % interval, Student's t over the parts, the solver's error added")
+    degrees: int = Field(description="degrees of freedom: parts of the data less one")
+
+
 class Eigenvalue(Record):
     """One eigenvalue with its errors, each told apart."""
 
-    value: float
+    value: float = Field(description="of the matrix of these data; error_bound is its error")
     error_bound: float = Field(description="estimate of the distance to the nearest eigenvalue, never below the noise")
     bound_kind: Literal["linear", "quadratic", "noise"] = Field(
         description="linear: the residual norm; quadratic: residual^2/gap, which supposes that no unseen eigenvalue "
@@ -25,7 +34,16 @@ class Eigenvalue(Record):
     residual_norm: float = Field(description="||A y - value y||, never below the noise floor times |value|")
     relative_residual: float | None
     vector_error: float | None = Field(description="estimated sine of the eigenvector's angle, residual/gap")
-    data_stderr: float | None = Field(description="standard error over the data, from the spread of its batches")
+    data_stderr: float | None = Field(
+        description="standard error over the data: what another sample of as many data would change, from the spread "
+        "of parts of the data that are drawn at random"
+    )
+    data_bias: float | None = Field(
+        default=None, description="how far such a sample's eigenvalue lies above the population's on average, estimated"
+    )
+    population: PopulationValue | None = Field(
+        default=None, description="the eigenvalue of the population that the data are a sample of"
+    )
     converged: bool
 
 

@@ -39,6 +39,9 @@ class ComparedValue(Record):
     high: float = Field(description="upper end of the interval")
     data_stderr: float | None = Field(default=None, description="standard error over the data, where it is known")
     share: Share | None = Field(default=None, description="of a share of the eigenvalues: its interval")
+    population: tuple[float, float] | None = Field(
+        default=None, description="95 % interval for the population that the data are a sample of, where it is known"
+    )
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,10 @@ def _numbers_of(analysis: Analysis, noise: float) -> Iterator[Number]:
         case Eigs():
             label = f"eigs {analysis.operator} {analysis.which}"
             for place, pair in zip(ranks(analysis), analysis.eigenvalues, strict=True):
-                value = bound(pair.value, pair.error_bound, pair.data_stderr)
+                known = pair.population
+                value = bound(pair.value, pair.error_bound, pair.data_stderr).model_copy(
+                    update={"population": None if known is None else (known.low, known.high)}
+                )
                 tag = _tag_of_pair(analysis, place)
                 yield Number(label, f"eigenvalue {place}", value, _of_matrix(analysis.operator, tag))
             for name, layer in (analysis.per_layer or {}).items():

@@ -58,8 +58,8 @@ top = 3
 # what is estimated from the parts of the data or by another closing check, what it cost, and the signs of entries that
 # are zero but for rounding
 _OTHERS = {
-    "cost", "data_stderr", "check_discrepancy", "residual_norm", "relative_residual", "vector_error", "error_bound",
-    "bound_kind", "unavailable", "negative",
+    "cost", "data_stderr", "data_bias", "population", "check_discrepancy", "residual_norm", "relative_residual",
+    "vector_error", "error_bound", "bound_kind", "unavailable", "negative",
 }  # fmt: skip
 
 

@@ -7,8 +7,8 @@ from cases import CASES
 from oracles import dense_hessian
 
 from curvtool import CurvtoolError, Hessian, Interrupted, MatrixOperator, Problem, eigenvalues
+from curvtool.estimators.accuracy import data_stderr
 from curvtool.estimators.by_lanczos import by_lanczos
-from curvtool.estimators.eigenpairs import data_stderr
 from curvtool.estimators.full_check import full_check
 from curvtool.estimators.observer import SILENT
 from curvtool.estimators.request import Request

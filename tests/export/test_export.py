@@ -39,7 +39,7 @@ def test_every_number_has_its_error_and_a_monitors_name(whole):
 
     found = {tag: value for tag, value, _ in Run("a", whole).scalars()}
     for tag in found:
-        if not tag.endswith(("_error", "_stderr", "_degrees")):
+        if not tag.endswith(("_error", "_stderr", "_degrees", "_low", "_high")):  # the last two are an interval's ends
             assert f"{tag}_error" in found or f"{tag}_stderr" in found, tag
     eigs = whole.analyses[0]
     assert found["curvature/lambda_max"] == eigs.eigenvalues[0].value

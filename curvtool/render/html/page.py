@@ -29,6 +29,7 @@ _NAMES = {
 }  # fmt: skip
 _HEADERS = {
     "error_bound": "error (est.)", "bound_kind": "error by", "residual_norm": "residual", "data_stderr": "data s.e.",
+    "population_low": "95 % from", "population_high": "to",
     "stderr": "standard error", "degrees_of_freedom": "degrees of freedom", "ci95_low": "95 % from",
     "ci95_high": "to", "num_passes": "passes", "num": "entries",
     "p95": "95 % below", "negative": "share below 0", "grad_norm": "gradient norm",
