@@ -40,7 +40,7 @@ class SharedSamples:
     def __init__(self, problem: Problem, cluster: Solo) -> None:
         self.cluster, self.num_samples = cluster, problem.num_samples
         self._whole = problem.statistics_batch or 1
-        self.keeps_order = problem.keeps_order or problem.statistics_batch is not None
+        self.keeps_order = problem.keeps_order
         self.space = self.sum_space = VectorSpace(problem.num_trainable, problem.dtype, problem.device, cluster)
         self.probe_space = self.term_space = VectorSpace(problem.num_trainable, problem.dtype, problem.device)
 

@@ -115,12 +115,12 @@ class Problem:
         self.reduction, self.output_key, self.tf32 = reduction, output_key, tf32
         self.copies_inputs = self.data.mapped
         self.form: Form = "torch"
-        self.keeps_order = False
         refuse_sharded(self.model)
         refuse_scripted_lookups(self.model)
         self.statistics_batch = check_statistics(
             batch_norm, batch_size, self.model, self.loss, len(self.data), sharded=shard_parameters
         )
+        self.keeps_order = self.statistics_batch is not None
         self._held: Held | None = None
         chosen = select_parameters(self.model, include, exclude)
         first = next(iter(chosen.values()))

@@ -111,7 +111,7 @@ def test_ranks_have_their_samples_of_the_same_parts(num):
     met = [set() for _ in whole]
     for rank in range(3):
         shared = SharedSamples.__new__(SharedSamples)
-        shared.cluster, shared.num_samples, shared.keeps_order = Rank(rank), num, False
+        shared.cluster, shared.num_samples, shared.keeps_order, shared._whole = Rank(rank), num, False, 1
         for part, own in zip(met, shared.batches(7), strict=True):
             part |= {place for rows in own for place in rows}
     assert met == whole
