@@ -80,7 +80,8 @@ def find_step(gradient: Gradient, parameters: Sequence[torch.Tensor], seed: int 
     last: list[Parts] = []
     for number, length in enumerate(_STEPS):
         found = [difference_product(gradient, parameters, vector, length) for vector in vectors]
-        change = max((_change(a, b) for a, b in zip(last, found, strict=False)), default=math.inf)
+        changes = [_change(a, b) for a, b in zip(last, found, strict=False)]
+        change = max(changes) if changes and all(map(math.isfinite, changes)) else math.inf  # NaN compares as anything
         if change < best.error:
             best = Step(_STEPS[number - 1], change)
         last = found

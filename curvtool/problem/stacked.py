@@ -33,6 +33,10 @@ class StackedProblem(Problem):
         """As near to so many as groups of one size can be, and one sample a group at least."""
         return range(self.num_groups * max(1, min(num, self.num_samples) // self.num_groups))
 
+    def sampled(self, wanted: int) -> Problem:
+        """As many as make groups of one size."""
+        return super().sampled(len(self.first(wanted)))
+
     def forward(self, parameters: Mapping[str, torch.Tensor], inputs: Tree) -> torch.Tensor:
         """The predictions of all groups, the first dimension theirs together."""
 
