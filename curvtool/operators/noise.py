@@ -7,6 +7,7 @@ make the products of a few samples wrong by far more than a unit of rounding. So
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 FEWEST, MOST = 32, 256  # samples on which the noise is measured; more where their graphs are small
 _SHARE = {False: 4, True: 8}  # of the data: two products of them and one in float64 cost about as much as one of all
+_MORE_VECTORS, _IN_THE_SPAN = 3, 1e-3  # where calls alone cost; a product that others span shows no direction
+_SMALL = 16  # times fewer samples than a batch has at most (16 MiB)
 _MOST_BYTES = 2**26  # of the drawn samples, which are copied
 PLAINLY: dict[str, Any] = {"mode": "fresh", "form": "torch"}  # what a product is compared with
 # times the cost of a product: of a graph that is not kept, of float64, and of float64 where a CPU convolves images;
@@ -36,7 +39,7 @@ FAILURES = (CurvtoolError, RuntimeError, TypeError, NotImplementedError)
 def num_drawn(kind: type[CurvatureOperator], problem: Problem, memory_budget: int | None = None) -> int:
     """How many samples the noise is measured on: all where their graphs are so small that calls alone cost."""
     few = kind(problem.sampled(CALIBRATION_SAMPLES), memory_budget=memory_budget, **PLAINLY)
-    num = max(FEWEST, min(problem.num_samples // _SHARE[_has_images(few.problem)], MOST), min(few.execution.small_batch_size, 2048))
+    num = max(FEWEST, min(problem.num_samples // _SHARE[_has_images(few.problem)], MOST), num_small(few))
     of_sample = num_bytes({"x": few.problem.data.inputs, "y": few.problem.data.targets}) // few.problem.num_samples
     return min(num, max(FEWEST, _MOST_BYTES // max(of_sample, 1)), problem.num_samples)
 
@@ -46,14 +49,62 @@ def _has_images(problem: Problem) -> bool:
     return problem.device.type == "cpu" and problem.rewritable(range(1))["channels-last"]
 
 
-def distance(exact: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor) -> float:
-    """||image - A v|| / ||A v|| for the product A v in float64; infinite where the image is not finite."""
+def distance(
+    working: CurvatureOperator, exact: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor, seed: int = 0
+) -> float:
+    """||fl(A v) - A v|| / ||A v||, A v in float64; infinite where the image is not finite.
+
+    Where the samples' graphs are so small that calls alone cost, the worst of several random vectors over their root
+    mean square product (one may happen to miss the error, or the matrix), and of a step of subspace iteration from them
+    (the error may lie in the direction of a leading eigenvector).
+
+    Args:
+        working: the matrix in the working precision.
+        exact: the same in float64.
+        vector: v, a random unit vector.
+        image: fl(A v).
+        seed: of further vectors.
+    """
+    space = working.space
+    if working.problem.num_samples > num_small(working):
+        return _ratio([_apart(exact, vector, image)])
+    images, pairs = [image], [_apart(exact, vector, image)]
+    for number in range(2, 2 + _MORE_VECTORS):
+        other = space.normal(seed, 7, number)
+        other = other / space.norm(other)
+        images.append(working.matvec(other))
+        pairs.append(_apart(exact, other, images[-1]))
+    leading: list[torch.Tensor] = []
+    for each in images[: space.dim]:
+        before = float(space.norm(each))
+        for one in leading:
+            each = each - space.inner(one, each) * one
+        length = float(space.norm(each))
+        if math.isfinite(length) and length > _IN_THE_SPAN * before:
+            leading.append(each / length)
+    beside = [_apart(exact, one, working.matvec(one)) for one in leading]
+    size = math.sqrt(sum(norm**2 for _, norm in pairs) / len(pairs))
+    return max(_ratio([(gap, size) for gap, _ in pairs]), _ratio(beside))
+
+
+def _apart(exact: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor) -> tuple[float, float]:
     true = exact.matvec(vector.double())
-    norm, gap = float(exact.space.norm(true)), float(exact.space.norm(true.sub_(image)))
+    norm = float(exact.space.norm(true))
+    return float(exact.space.norm(true.sub_(image))), norm
+
+
+def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
+    """The largest error over the largest product."""
+    gap, norm = max((gap for gap, _ in pairs), default=0.0), max((norm for _, norm in pairs), default=0.0)
     if gap == 0.0:
         return 0.0
     relative = gap / norm if norm > 0 else math.inf
     return relative if math.isfinite(relative) else math.inf
+
+
+def num_small(operator: CurvatureOperator) -> int:
+    """Samples whose graphs are so small that calls alone cost."""
+    return min(operator.execution.small_batch_size // _SMALL, 2048)
 
 
 def sensitivity(operator: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor, seed: int = 0) -> float:
@@ -92,7 +143,7 @@ def measured_noise(
         try:
             size = max(1, working.batch_size // 2)
             exact = kind(part.restricted(range(len(rows)), torch.float64), batch_size=size, **PLAINLY)
-            return max(distance(exact, vector, image), eps)
+            return max(distance(working, exact, vector, image, seed), eps)
         except FAILURES as error:
             if isinstance(error, OutOfMemory):
                 raise

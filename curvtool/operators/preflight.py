@@ -20,7 +20,7 @@ from curvtool.operators.data_sum import split
 from curvtool.operators.execution import DIFFERENCES
 from curvtool.operators.hessian import Hessian
 from curvtool.operators.jacobian import InputJacobian
-from curvtool.operators.noise import PLAINLY, distance, num_drawn, sensitivity
+from curvtool.operators.noise import PLAINLY, distance, num_drawn, num_small, sensitivity
 from curvtool.problem.cuts import spread
 from curvtool.problem.locate import located
 
@@ -92,7 +92,7 @@ def preflight_curvature(
         rows, few = range(num), spread(num, NUM_DIFFERENCED)
         working = operator(part, memory_budget=memory_budget, **PLAINLY)
         size = max(1, working.batch_size // 2) if problem.dtype != torch.float64 else working.batch_size
-        small = min(num, working.execution.small_batch_size)
+        small = min(num, num_small(working))
         vector = _unit(working, seed, 1)
         image, symmetry = _symmetry(working, vector, seed)
         if not _is_finite(working, image):
@@ -101,7 +101,7 @@ def preflight_curvature(
             # its own copy, which is moved along the vector below
             exact = part.restricted(rows, torch.float64) if problem.dtype != torch.float64 else part.copied()
             twin = operator(exact.restricted(rows, torch.float64), batch_size=size, **PLAINLY)
-            noise = distance(twin, vector, image)
+            noise = distance(working, twin, vector, image, seed)
             for some in (spread(num, small), few) if small > len(few) else (few,):  # of many samples some are at kinks
                 of_some = Hessian(exact.restricted(some, torch.float64), batch_size=size, **PLAINLY)
                 difference = _finite_difference(of_some, vector.double(), _STEPS, _AGREEMENT)
