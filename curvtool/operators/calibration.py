@@ -219,8 +219,8 @@ def measured_seconds(run: Callable[[], object], device: torch.device) -> float:
 def agree(parts: Parts, reference: Parts, tolerance: float = AGREEMENT) -> bool:
     """Whether a product is another one up to rounding, kinks included; within the tolerance in the norm.
 
-    A reference that is not finite is no objection to a product that is not either: the loss is to be blamed, and its own
-    check tells. With a finite product it disagrees.
+    A reference that is not finite is no objection to a product that is not either: the loss is to be blamed, and its
+    own check tells. With a finite product it disagrees.
     """
     difference = norm = 0.0
     for part, true in zip(parts, reference, strict=True):

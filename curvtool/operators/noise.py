@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,6 +69,8 @@ def distance(
     space = working.space
     if working.problem.num_samples > num_small(working):
         return _ratio([_apart(exact, vector, image)])
+    for each in (working, exact):
+        each.execution.mode = "kept"  # the same products, and several of them
     images, pairs = [image], [_apart(exact, vector, image)]
     for number in range(2, 2 + _MORE_VECTORS):
         other = space.normal(seed, 7, number)
@@ -75,13 +78,13 @@ def distance(
         images.append(working.matvec(other))
         pairs.append(_apart(exact, other, images[-1]))
     leading: list[torch.Tensor] = []
-    for each in images[: space.dim]:
-        before = float(space.norm(each))
+    for product in images[: space.dim]:
+        rest = product
         for one in leading:
-            each = each - space.inner(one, each) * one
-        length = float(space.norm(each))
-        if math.isfinite(length) and length > _IN_THE_SPAN * before:
-            leading.append(each / length)
+            rest = rest - space.inner(one, rest) * one
+        length = float(space.norm(rest))
+        if math.isfinite(length) and length > _IN_THE_SPAN * float(space.norm(product)):
+            leading.append(rest / length)
     beside = [_apart(exact, one, working.matvec(one)) for one in leading]
     size = math.sqrt(sum(norm**2 for _, norm in pairs) / len(pairs))
     return max(_ratio([(gap, size) for gap, _ in pairs]), _ratio(beside))
@@ -95,11 +98,12 @@ def _apart(exact: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor) 
 
 def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
     """The largest error over the largest product."""
+    if not all(math.isfinite(number) for pair in pairs for number in pair):  # NaN compares as anything
+        return math.inf
     gap, norm = max((gap for gap, _ in pairs), default=0.0), max((norm for _, norm in pairs), default=0.0)
     if gap == 0.0:
         return 0.0
-    relative = gap / norm if norm > 0 else math.inf
-    return relative if math.isfinite(relative) else math.inf
+    return gap / norm if norm > 0 else math.inf
 
 
 def num_small(operator: CurvatureOperator) -> int:
@@ -184,10 +188,8 @@ def precise_product(operator: CurvatureOperator, vector: torch.Tensor) -> torch.
         return None
     whole = operator.shared.argument(vector).double()
     total: torch.Tensor | None = None
-    try:
+    with suppress(*FAILURES):
         total = operator.own_part(problem.restricted(range(problem.num_samples), torch.float64)).matvec(whole)
-    except FAILURES:
-        pass
     if cluster.any(total is None):
         return None
     assert total is not None

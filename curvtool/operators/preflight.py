@@ -1,15 +1,15 @@
 """Is the second derivative right here? A few products on a small batch, before every run.
 
 Some operations drop curvature without an error (a custom autograd function that is differentiable once), and float32
-rounds activations across the kinks of a ReLU. So, on samples drawn over all the data: is the product symmetric, does it
-agree with a central difference of gradients in float64, and how far is the working dtype's product from the float64 one.
+rounds activations across the kinks of a ReLU. So, on samples drawn over all the data: is the product symmetric, does
+it agree with a central difference of gradients in float64, and how far is the working dtype's product from float64's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -76,7 +76,8 @@ def preflight_curvature(
 
     Raises:
         DerivativeError: CT050, CT054, CT056 to CT059, an operation has no second derivative, or one that is not finite,
-            with the module that it is in; CT053, two differences of gradients agree with each other and not with the product.
+            with the module that it is in; CT053, two differences of gradients agree with each other and not with the
+            product.
     """
     if mode == DIFFERENCES:
         return _of_differences(operator(problem.sampled(NUM_OF_DIFFERENCES), mode=mode), seed)

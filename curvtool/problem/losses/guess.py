@@ -9,6 +9,7 @@ from curvtool.problem.data import Data
 
 _BY_CLASS = (("ForCausalLM", "causal-lm"), ("LMHeadModel", "causal-lm"), ("ForMaskedLM", "masked-lm"))
 
+
 def _named(model: nn.Module) -> tuple[str, str] | None:
     inner = getattr(getattr(model, "base_model", None), "model", None)  # an adapter's
     for kind in (type(model).__name__, type(inner).__name__):
