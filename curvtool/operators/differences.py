@@ -92,7 +92,8 @@ def _change(parts: Parts, others: Parts) -> float:
     """How far two products are apart, relative."""
     pairs = [(a, b) for a, b in zip(parts, others, strict=True) if a is not None and b is not None]
     size = float(_norm([b for _, b in pairs])) if pairs else 0.0
-    return float(_norm([a - b for a, b in pairs])) / size if size > 0 else 0.0
+    gap = float(_norm([a - b for a, b in pairs])) if pairs else 0.0
+    return 0.0 if gap == 0.0 else gap / size if size != 0.0 else math.inf
 
 
 def _norm(parts: Sequence[torch.Tensor]) -> torch.Tensor:
