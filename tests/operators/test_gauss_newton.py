@@ -154,7 +154,7 @@ def test_a_robust_loss_is_not_zero_because_some_samples_are_outliers(loss, outli
 
 @pytest.mark.parametrize(("loss", "outliers"), [("huber", slice(None)), ("l1", slice(0, 0))])
 def test_a_loss_that_is_linear_at_every_sample_is_refused(loss, outliers):
-    with pytest.raises(UsageError, match="CT008.*every sample"):
+    with pytest.raises(UsageError, match=r"CT008.*every sample"):
         GaussNewton(_regression(loss, outliers))
 
 
