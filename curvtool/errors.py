@@ -165,7 +165,8 @@ def not_finite(where: str) -> DerivativeError:
         f"{where} is not finite",
         expected="finite products with the Hessian",
         received="NaN or infinity, though the loss and its gradient are finite",
-        remedy="look for square roots, norms or divisions at 0 in the model; --dtype float64 helps against overflow",
+        remedy="look for square roots, norms or divisions at 0 in the model; --dtype float64 helps against overflow; "
+        "--hvp finite-difference takes the Hessian's products from gradients, approximate",
     )
 
 

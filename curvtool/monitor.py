@@ -19,7 +19,7 @@ from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.estimators.trace import trace
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.named import OPERATORS
-from curvtool.operators.preflight import preflight_curvature
+from curvtool.operators.preflight import Preflight, preflight_curvature
 from curvtool.problem.problem import Problem
 from curvtool.problem.validation import check_problem
 
@@ -103,7 +103,7 @@ class Monitor:
         self.history: list[dict[str, float]] = []
         self._vectors: torch.Tensor | None = None
         self._last: int | None = None
-        self._noise: float | None = None  # of products, relative; unknown before the first measurement
+        self._is_checked = False
 
     def __call__(self, model: Any, step: int, lr: float | None = None) -> dict[str, float] | None:
         """Measures where it is time to; None where it is not.
@@ -141,13 +141,16 @@ class Monitor:
             raise error.cause from error
 
     def _measured(self, problem: Problem) -> dict[str, float]:
-        if self._noise is None:  # what does not fit, or a wrong derivative, is refused, once
+        checks: Preflight | None = None
+        if not self._is_checked:  # what does not fit, or a wrong derivative, is refused, once
             check_problem(problem)
             for code, told in problem.cautions:
                 told = told.replace("--batch-norm batch --batch-size N", 'Monitor(…, batch_norm="batch", batch_size=N)')
                 warnings.warn(f"{code}: {told}", stacklevel=_level_outside())
-            self._noise = preflight_curvature(problem, OPERATORS[self.operator]).noise_floor or 0.0
+            checks = preflight_curvature(problem, OPERATORS[self.operator])
+            self._is_checked = True
         matrix: CurvatureOperator = OPERATORS[self.operator](problem)
+        matrix.noise = checks.noise_floor if checks is not None else None  # else as measured: it changes with training
         loss = matrix.loss_and_gradient()[0]
         start = self._vectors
         if start is not None and start.shape[1] != matrix.space.dim:
@@ -155,7 +158,7 @@ class Monitor:
         pairs = eigenvalues(matrix, self.k, which="la", rtol=self.rtol, start=start, seed=self.seed)
         self._vectors = pairs.vectors
         first = pairs.eigenvalues[0]
-        error = max(first.error_bound, NOISE_OF_PAIRS * self._noise * abs(first.value))
+        error = max(first.error_bound, NOISE_OF_PAIRS * matrix.noise * abs(first.value))
         found = {f"{self._prefix}lambda_max": first.value, f"{self._prefix}lambda_max_error": error}
         if self.with_trace:
             estimate = trace(matrix, rtol=min(10 * self.rtol, 0.5), seed=self.seed)

@@ -247,9 +247,14 @@ def _start(operator: LinearOperator, request: Request) -> torch.Tensor | None:
     given = request.start.to(device=space.device, dtype=space.dtype)
     if request.block_size > 1:
         return given[: request.block_size - 1]
-    noise = space.normal(request.seed, 22)
-    total = given.sum(0)
-    return (total + noise * (space.norm(total) / space.norm(noise)))[None]
+    noise, total = space.normal(request.seed, 22), given.sum(0)
+    length = float(space.norm(total))
+    if not 0.0 < length < math.inf:  # vectors that cancel, as all vectors of one dimension may
+        return noise[None]
+    noise = noise * (length / space.norm(noise))
+    if float(space.norm(total + noise)) < length / 2:  # opposite to the given ones, and as random with the other sign
+        noise = -noise
+    return (total + noise)[None]
 
 
 def keep_for(k: int, which: str) -> Keep:

@@ -82,7 +82,11 @@ class Lanczos:
         for i in range(self.waiting):
             given = start is not None and i < len(start)
             vector = start[i].clone() if start is not None and given else self._drawn()
+            before = space.norm(vector)
             self._orthogonalize(vector, i)
+            if given and not bool(space.norm(vector) > 8 * space.eps * before):  # zero, or in the span of the others
+                vector = self._drawn()
+                self._orthogonalize(vector, i)
             self._put(i, vector, space.norm(vector))
 
     def state(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which way to run a product is fastest here: each one tried on a few samples, and compared with torch's own.
+"""Which way to run a product is fastest here: each one tried on a few samples of all, and compared with torch's own.
 
 A way is a mode (graphs kept, built afresh, or forward over reverse) and a form of the model's operations (torch's own,
 or the rewrites of `problem/rewrites`, plain or with channels last).
@@ -97,8 +97,14 @@ class Calibration:
         return self.graph_bytes[self.form]
 
 
+def num_timed(num_samples: int) -> int:
+    """How many samples a product is timed on."""
+    return min(max(num_samples // _TIMED_SHARE, 2), _TIMED_SAMPLES, num_samples)
+
+
 def calibrate(
     problem: Problem,
+    num_samples: int,
     kernels: Callable[[Form], Kernel],
     budget: int,
     mode: str = "auto",
@@ -108,15 +114,16 @@ def calibrate(
     """Times the ways that a mode and a form leave open, where arithmetic does not decide between them.
 
     Args:
-        problem: whose samples are taken.
-        kernels: the matrix with the operations in a form.
+        problem: a few samples drawn over all the data, which are taken.
+        num_samples: the number of all.
+        kernels: the matrix of the few with the operations in a form.
         budget: bytes for kept graphs: where all fit, the other modes need not be timed.
         mode: `auto` or one of `TIMED_MODES`.
         form: `auto`, or one of `FORMS`.
         thorough: time every way all the same.
     """
     few = problem.first(CALIBRATION_SAMPLES)
-    timed = problem.first(min(max(problem.num_samples // _TIMED_SHARE, 2), _TIMED_SAMPLES))
+    timed = problem.first(num_timed(num_samples))
     generator = torch.Generator().manual_seed(0)
     vector = [torch.randn(p.shape, generator=generator).to(p) for p in problem.parameters.values()]
     with problem.context(len(timed)):
@@ -128,7 +135,7 @@ def calibrate(
         sizes = {each: -(-trial.graph_bytes(each, few) // len(few)) for each in forms}
         modes = [each for each in TIMED_MODES if mode in ("auto", each)]
         if mode == "auto" and not thorough:
-            fits = max(sizes.values()) * problem.num_samples <= budget
+            fits = max(sizes.values()) * num_samples <= budget
             pays = kernels(forms[0]).keeping_pays
             modes = ["forward"] if not pays else ["kept"] if fits else modes
         # what is likely fast comes first, so that the others need not be timed to the end
@@ -147,7 +154,7 @@ class _Trial:
         self.problem, self.rows, self.vector, self.kernels = problem, rows, vector, kernels
         self.seconds: dict[Way, float] = {}
         self.rejected: dict[Way, str] = {}
-        self._few = problem.first(2)
+        self._few = problem.first(CALIBRATION_SAMPLES)
         self._reference: Parts | None = None
 
     def graph_bytes(self, form: Form, rows: range) -> int:
@@ -186,7 +193,7 @@ class _Trial:
         return lambda: graph.product(self.vector)
 
     def _agrees(self, kernel: Kernel, mode: str) -> bool:
-        """With torch's own reverse product, on two samples."""
+        """With torch's own reverse product, on a few samples."""
         if self._reference is None:
             self._reference = self.kernels("torch").build(self._few).product(self.vector, keep=False)
         if mode == "forward":
@@ -212,7 +219,8 @@ def measured_seconds(run: Callable[[], object], device: torch.device) -> float:
 def agree(parts: Parts, reference: Parts, tolerance: float = AGREEMENT) -> bool:
     """Whether a product is another one up to rounding, kinks included; within the tolerance in the norm.
 
-    A reference that is not finite is no objection to a product: the loss is to be blamed, and its own check tells.
+    A reference that is not finite is no objection to a product that is not either: the loss is to be blamed, and its
+    own check tells. With a finite product it disagrees.
     """
     difference = norm = 0.0
     for part, true in zip(parts, reference, strict=True):
@@ -223,4 +231,6 @@ def agree(parts: Parts, reference: Parts, tolerance: float = AGREEMENT) -> bool:
         else:
             gap = part if true is None else part - true
             difference += float(torch.linalg.vector_norm(gap)) ** 2
-    return difference <= tolerance**2 * norm or difference == 0.0 or not math.isfinite(norm)
+    if not math.isfinite(norm):
+        return not all(part is None or bool(torch.isfinite(part).all()) for part in parts)
+    return difference <= tolerance**2 * norm or difference == 0.0

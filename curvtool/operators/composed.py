@@ -26,6 +26,25 @@ class _Wrapped(LinearOperator):
         super().__init__(space or self.members[0].space)
 
     @property
+    def noise(self) -> float:
+        """The error of the members' products over that of the whole, which may cancel or be deflated: measured once,
+        by a product with a random vector."""
+        if self._noise is None:
+            vector = self.space.normal(0, 7, 1)
+            parts = [member.noise * float(member.space.norm(member.matvec(v))) for member, v in self._seen_by(vector)]
+            error, size = sum(parts), float(self.space.norm(self.matvec(vector)))
+            self._noise = error / size if size > 0 else 0.0 if error == 0 else float("inf")
+        return max(self._noise, self.space.eps)
+
+    @noise.setter
+    def noise(self, measured: float | None) -> None:
+        self._noise = measured
+
+    def _seen_by(self, vector: torch.Tensor) -> list[tuple[LinearOperator, torch.Tensor]]:
+        """The members, with what of a vector of this space each is multiplied by."""
+        return [(member, vector) for member in self.members]
+
+    @property
     def num_products(self) -> float:
         """The members' products."""
         return sum(member.num_products for member in self.members)
@@ -67,6 +86,10 @@ class SumOperator(_Wrapped):
             )
         super().__init__(members)
         self.factors = [1.0] * len(members) if factors is None else list(factors)
+
+    def _seen_by(self, vector: torch.Tensor) -> list[tuple[LinearOperator, torch.Tensor]]:
+        """c_j v each."""
+        return [(member, c * vector) for c, member in zip(self.factors, self.members, strict=True)]
 
     def matvec(self, vector: torch.Tensor) -> torch.Tensor:
         """sum_j c_j A_j v."""
@@ -182,6 +205,10 @@ class DeflatedOperator(_Wrapped):
                 remedy="torch.linalg.qr(vectors.T).Q.T",
             )
 
+    def _seen_by(self, vector: torch.Tensor) -> list[tuple[LinearOperator, torch.Tensor]]:
+        """What lies in the complement."""
+        return [(self.operator, self._project(vector))]
+
     def _project(self, vector: torch.Tensor) -> torch.Tensor:
         return vector - self.space.coefficients(self.vectors, vector) @ self.vectors
 
@@ -228,6 +255,10 @@ class BlockOperator(_Wrapped):
             )
         super().__init__([operator], VectorSpace(len(index), whole.dtype, whole.device, whole.cluster))
         self.operator, self.index = operator, index
+
+    def _seen_by(self, vector: torch.Tensor) -> list[tuple[LinearOperator, torch.Tensor]]:
+        """The vector among all coordinates."""
+        return [(self.operator, self._embed(vector))]
 
     def _embed(self, vector: torch.Tensor) -> torch.Tensor:
         return self.operator.space.zeros().index_copy(0, self.index, vector)

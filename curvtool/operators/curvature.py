@@ -22,7 +22,8 @@ from curvtool.operators.block import Block
 from curvtool.operators.calibration import Kernel
 from curvtool.operators.data_sum import mean_over_batches, pieces_of, split, sum_of
 from curvtool.operators.distribution import SharedParameters, SharedSamples
-from curvtool.operators.execution import Execution
+from curvtool.operators.execution import DIFFERENCES, Execution
+from curvtool.operators.noise import PLAINLY, measured_noise, precise_product
 from curvtool.operators.products import Parts, stacked
 from curvtool.operators.stack import Stack
 from curvtool.problem.validation import find_non_finite
@@ -119,6 +120,40 @@ class CurvatureOperator(LinearOperator):
     @abstractmethod
     def make_kernel(self, problem: Problem) -> Kernel:
         """The matrix of a batch of samples."""
+
+    @property
+    def noise(self) -> float:
+        """The relative error of a product, ||fl(A v) - A v|| / ||A v|| for a random v, the same on all ranks.
+
+        As it was set; else measured at the first reading, on samples of all the data (`measured_noise`), and for
+        differences of gradients by two steps over all data.
+        """
+        if self._noise is None:
+            if self.execution.mode == DIFFERENCES:
+                own = self.difference_error()
+            else:
+                own = measured_noise(type(self), self.problem, memory_budget=self.execution.memory_budget)
+            self._noise = max(self.cluster.gather_objects(own))
+        return max(self._noise, self.space.eps)
+
+    @noise.setter
+    def noise(self, measured: float | None) -> None:
+        self._noise = measured
+
+    def precise_matvec(self, vector: torch.Tensor) -> torch.Tensor | None:
+        """A v in float64 over all data (`precise_product`): this rank's part, counted as a product.
+
+        None where that costs more than a fifth of the run so far, or cannot be had.
+        """
+        return precise_product(self, vector)
+
+    def own_part(self, problem: Problem) -> CurvatureOperator:
+        """The same matrix of a problem on the same data, of this rank's samples alone, in the same batches; run
+        plainly, in pieces of half the size where the size may be chosen."""
+        own = type(self)(problem, batch_size=self.batch_size, memory_budget=self.execution.memory_budget, **PLAINLY)
+        own.batches, own._may_halve = self.batches, self._may_halve
+        own.piece_size = max(1, self.piece_size // 2) if self._may_halve else self.piece_size
+        return own
 
     def matvec(self, vector: torch.Tensor) -> torch.Tensor:
         """A v, this rank's part of it from that of v."""

@@ -80,7 +80,8 @@ def find_step(gradient: Gradient, parameters: Sequence[torch.Tensor], seed: int 
     last: list[Parts] = []
     for number, length in enumerate(_STEPS):
         found = [difference_product(gradient, parameters, vector, length) for vector in vectors]
-        change = max((_change(a, b) for a, b in zip(last, found, strict=False)), default=math.inf)
+        changes = [_change(a, b) for a, b in zip(last, found, strict=False)]
+        change = max(changes) if changes and all(map(math.isfinite, changes)) else math.inf  # NaN compares as anything
         if change < best.error:
             best = Step(_STEPS[number - 1], change)
         last = found
@@ -91,7 +92,8 @@ def _change(parts: Parts, others: Parts) -> float:
     """How far two products are apart, relative."""
     pairs = [(a, b) for a, b in zip(parts, others, strict=True) if a is not None and b is not None]
     size = float(_norm([b for _, b in pairs])) if pairs else 0.0
-    return float(_norm([a - b for a, b in pairs])) / size if size > 0 else 0.0
+    gap = float(_norm([a - b for a, b in pairs])) if pairs else 0.0
+    return 0.0 if gap == 0.0 else gap / size if size != 0.0 else math.inf
 
 
 def _norm(parts: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from curvtool.errors import DerivativeError, UsageError
-from curvtool.operators.calibration import CALIBRATION_SAMPLES, Calibration, Graph, Kernel, Way, calibrate
+from curvtool.operators.calibration import (
+    CALIBRATION_SAMPLES,
+    Calibration,
+    Graph,
+    Kernel,
+    Way,
+    calibrate,
+    num_timed,
+)
 from curvtool.operators.compiled import Compilation
 from curvtool.operators.differences import HasDifferences, Step
 from curvtool.operators.memory import default_budget
@@ -91,7 +99,7 @@ class Execution:
         """
         if self.mode == DIFFERENCES:
             return self._of_gradients()
-        found = calibrate(self.problem, self._kernel_in, self.graph_budget, self._timed_mode, self._asked_form)
+        found = self._calibrated(thorough=False)
         pinned = self.mode != "auto" or (self._asked_form != "auto" and Way("kept", found.form) in found.rejected)
         if pinned and found.rejected and not found.seconds:
             way, reason = next(iter(found.rejected.items()))
@@ -149,7 +157,13 @@ class Execution:
 
     def calibrate_thoroughly(self) -> Calibration:
         """Every way timed, also those that would not be taken."""
-        return calibrate(self.problem, self._kernel_in, self.graph_budget, self._timed_mode, self._asked_form, True)
+        return self._calibrated(thorough=True)
+
+    def _calibrated(self, thorough: bool) -> Calibration:
+        num = self.problem.num_samples
+        few = self.problem.sampled(max(CALIBRATION_SAMPLES, num_timed(num)))
+        kernels = cache(lambda form: self._make_kernel(few.in_form(form)))
+        return calibrate(few, num, kernels, self.graph_budget, self._timed_mode, self._asked_form, thorough)
 
     @property
     def kernel(self) -> Kernel:
@@ -229,13 +243,17 @@ class Execution:
 
     @cached_property
     def difference_step(self) -> Step:
-        """The step of central differences, found on a few samples."""
+        """The step of central differences, found on a few samples of all the data."""
+        few = self.problem.sampled(DIFFERENCED_SAMPLES)
         with self.problem.context():
-            return self._difference_kernel.difference_step(self.problem.first(DIFFERENCED_SAMPLES))
+            return self._differences_of(self._make_kernel(few)).difference_step(range(few.num_samples))
 
     @property
     def _difference_kernel(self) -> HasDifferences:
-        kernel = self.plain_kernel
+        return self._differences_of(self.plain_kernel)
+
+    @staticmethod
+    def _differences_of(kernel: Kernel) -> HasDifferences:
         if not isinstance(kernel, HasDifferences):
             raise UsageError(
                 "CT003",

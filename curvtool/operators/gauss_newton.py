@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
     from curvtool.problem.rewrites.mode import Form
     from curvtool.problem.tree import Tree
+
+_LOOKED_AT = 32  # samples at once, in search of one with a curved loss
 
 Output = Callable[[torch.Tensor, "Tree | None"], torch.Tensor]
 Middle = Callable[[torch.Tensor, "Tree | None", torch.Tensor], torch.Tensor]
@@ -105,17 +108,30 @@ class SandwichKernel:
         return self._forward_works
 
     def _try_forward(self) -> bool:
-        rows = self.problem.first(CALIBRATION_SAMPLES)
+        few = SandwichKernel(self.problem.sampled(CALIBRATION_SAMPLES), self.output, self.middle)
+        rows = range(few.problem.num_samples)
         generator = torch.Generator().manual_seed(0)
         vector = [torch.randn(p.shape, generator=generator).to(p) for p in self.parameters]
         with self.problem.context(len(rows)):
-            true = self.build(rows).graph.jvp(vector)
+            true = few.build(rows).graph.jvp(vector)
             try:
-                _, found = push_forward(self.output_of(rows), self.parameters, vector, self.fused)
+                _, found = push_forward(few.output_of(rows), self.parameters, vector, self.fused)
             except (RuntimeError, CurvtoolError):
                 return False
             gap, size = torch.linalg.vector_norm(found - true), torch.linalg.vector_norm(true)
             return bool(gap <= AGREEMENT * size)
+
+
+def _is_curved(problem: Problem, rows: range) -> bool:
+    """Whether the loss is curved in the outputs of some of these samples, which then count."""
+    loss = problem.loss
+    assert loss is not None
+    inputs, targets = problem.batch(rows)
+    with problem.context(len(rows)):
+        with torch.no_grad():
+            output = problem.prediction(problem.forward(problem.parameters, inputs))
+        direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(output)
+        return bool(loss.output_hessian_product(output, targets, direction).any())
 
 
 class SandwichOperator(CurvatureOperator):
@@ -185,21 +201,20 @@ class GaussNewton(SandwichOperator):
         return SandwichKernel(problem, lambda prediction, _: prediction, loss.output_hessian_product)
 
     def check_loss(self, problem: Problem) -> None:
-        """Refuses a linear loss, told by one product with the output-space Hessian of the first samples."""
+        """Refuses a linear loss, told by products with the output-space Hessian: of a few samples over all the data,
+        and of all of them where those show none. A part of the data says nothing of the others."""
         loss = problem.loss
         assert loss is not None
-        inputs, targets = problem.batch(problem.first(CALIBRATION_SAMPLES))
-        with problem.context():
-            with torch.no_grad():
-                output = problem.prediction(problem.forward(problem.parameters, inputs))
-            generator = torch.Generator().manual_seed(0)
-            direction = torch.randn(output.shape, generator=generator).to(output)
-            curved = bool(loss.output_hessian_product(output, targets, direction).any())
-            counted = loss.weight(targets) > 0
-        if not curved and counted and not loss.is_likelihood:
+        if loss.is_likelihood or problem.is_part:
+            return
+        few = problem.sampled(CALIBRATION_SAMPLES)
+        rest = ((problem, rows) for rows in problem.ranges(_LOOKED_AT))
+        curved = any(_is_curved(each, rows) for each, rows in chain([(few, range(few.num_samples))], rest))
+        if not curved and problem.total_weight > 0:
             raise UsageError(
                 "CT008",
-                f"the loss {loss.name} is linear in the model's outputs, so its Gauss-Newton matrix is zero",
+                f"the loss {loss.name} is linear in the model's outputs at every sample, so its Gauss-Newton matrix is "
+                "zero",
                 expected="a loss that is curved in the outputs, as cross-entropy on logits",
                 received="an output-space Hessian of zero (as nll on log-probabilities has)",
                 remedy="let the model return logits and take --loss cross-entropy, or --operator hessian",

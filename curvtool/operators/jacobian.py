@@ -61,7 +61,7 @@ class InputJacobian:
         self.problem = problem if form == "auto" else problem.in_form(cast(Form, form))
         if form == "auto" and problem.num_samples >= 16 * _TRIAL:
             self.problem = self._in_best_form(problem)
-        sample = self.linearize(range(min(2, problem.num_samples)))
+        sample = self._linearized(self.problem.sampled(2), range(min(2, problem.num_samples)))
         self.output_dim = sample.output.shape[1]
         self.input_dim = sum(leaf[0].numel() for leaf in sample.leaves)
         self._check_independent(sample)
@@ -74,32 +74,34 @@ class InputJacobian:
         return self.problem.num_samples, self.output_dim, self.input_dim
 
     def _in_best_form(self, plain: Problem) -> Problem:
-        """In the form that holds least of those that are as fast on the first examples and give the same products."""
-        problems = [plain.in_form(form) for form, changes in plain.rewritable(range(1)).items() if changes]
+        """In the form that holds least of those that are as fast on a few examples and give the same products."""
+        few = plain.sampled(_TRIAL)
+        forms = [form for form, changes in few.rewritable(few.first(_TRIAL)).items() if changes]
         reference: torch.Tensor | None = None
-        trials: list[tuple[float, int, Problem]] = []
-        for self.problem in problems if len(problems) > 1 else []:
+        trials: list[tuple[float, int, Form]] = []
+        for form in forms if len(forms) > 1 else []:
+            problem = few.in_form(form)
             try:
                 with saved_bytes() as count:
-                    linear = self.linearize(range(_TRIAL))
-                    size = count(plain.storages())
+                    linear = self._linearized(problem, range(_TRIAL))
+                    size = count(problem.storages())
                 product = partial(linear.vjp, torch.ones_like(linear.output))
-                with self.problem.context(_TRIAL):
+                with problem.context(_TRIAL):
                     found = product()  # warms up too
                     seconds = min(measured_seconds(product, plain.device) for _ in range(3))
             except (RuntimeError, DerivativeError):
-                if self.problem.form == "torch":
+                if form == "torch":
                     raise
                 continue  # a rewrite that fails is no error: torch's own operations are there
             reference = found if reference is None else reference
             gap = torch.linalg.vector_norm(found - reference)
             if bool(gap <= AGREEMENT * torch.linalg.vector_norm(reference)):
-                trials.append((seconds, size, self.problem))
+                trials.append((seconds, size, form))
             del linear, product  # one graph at a time
         return_freed_pages()
         fastest = min((seconds for seconds, _, _ in trials), default=0.0)
         as_fast = [trial for trial in trials if trial[0] <= _AS_FAST * fastest]
-        return min(as_fast, key=lambda trial: trial[1])[2] if as_fast else plain
+        return plain.in_form(min(as_fast, key=lambda trial: trial[1])[2]) if as_fast else plain
 
     def of_rows(self, rows: Sequence[int]) -> InputJacobian:
         """The Jacobians of these examples alone, in this order."""
@@ -109,8 +111,12 @@ class InputJacobian:
 
     def linearize(self, rows: range) -> LinearizedFunction:
         """The outputs of these examples with their graph; products with it inside `problem.context()`."""
-        with self.problem.context(len(rows)):
-            output, leaves = self.problem.input_function(self.problem.batch(rows))
+        return self._linearized(self.problem, rows)
+
+    @staticmethod
+    def _linearized(problem: Problem, rows: range) -> LinearizedFunction:
+        with problem.context(len(rows)):
+            output, leaves = problem.input_function(problem.batch(rows))
         return LinearizedFunction(output, leaves)
 
     def vjp(self, rows: range, cotangent: torch.Tensor) -> torch.Tensor:
@@ -160,7 +166,7 @@ class InputJacobian:
         return (self.rows_of if fewer_outputs else self.columns_of)(linear, batch_size)
 
     def _check_independent(self, linear: LinearizedFunction) -> None:
-        """One product shows whether the first example's output depends on the second one's input."""
+        """One product shows whether an example's output depends on another one's input, on two examples of all."""
         if len(linear.output) < 2:
             return
         cotangent = torch.zeros_like(linear.output)

@@ -1,32 +1,34 @@
 """Is the second derivative right here? A few products on a small batch, before every run.
 
 Some operations drop curvature without an error (a custom autograd function that is differentiable once), and float32
-rounds activations across the kinks of a ReLU. So, on the first samples: is the product symmetric, does it agree with a
-central difference of gradients in float64, and how far is the working dtype's product from the float64 one.
+rounds activations across the kinks of a ReLU. So, on samples drawn over all the data: is the product symmetric, does
+it agree with a central difference of gradients in float64, and how far is the working dtype's product from float64's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from curvtool.errors import CurvtoolError, DerivativeError, LoadError, OutOfMemory
+from curvtool.errors import CurvtoolError, DerivativeError, LoadError, OutOfMemory, not_finite
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.data_sum import split
 from curvtool.operators.execution import DIFFERENCES
 from curvtool.operators.hessian import Hessian
 from curvtool.operators.jacobian import InputJacobian
+from curvtool.operators.noise import PLAINLY, distance, num_drawn, num_small, sensitivity
+from curvtool.problem.cuts import spread
 from curvtool.problem.locate import located
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
-NUM_SAMPLES = 32  # for symmetry and noise
-NUM_DIFFERENCED = 8  # for the differences of gradients, of which there are up to ten
+NUM_OF_DIFFERENCES = 32  # where the products are differences: all data are looked at by `difference_error`
+NUM_DIFFERENCED = 8  # for the differences of gradients, of which there are up to ten; more where graphs are small
 NUM_EXAMPLES = 8  # whose Jacobians are compared
 MAX_OUTPUTS = 128
 _STEPS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # of a unit direction: on ReLU networks larger ones cross kinks
@@ -42,6 +44,7 @@ class Preflight:
     finite_difference: ||Hv - difference of gradients|| / ||Hv|| in float64; None where no two step sizes agreed.
     noise_floor: relative distance of the working dtype's product from the float64 one; 0 in float64 itself.
     unavailable: what could not be measured, by name, with the reason.
+    without_float64: why float64 could not be had; the noise floor is then the effect of rounded parameters.
     """
 
     num_samples: int
@@ -49,6 +52,7 @@ class Preflight:
     finite_difference: float | None
     noise_floor: float | None
     unavailable: dict[str, str]
+    without_float64: str | None = None
 
 
 def preflight_curvature(
@@ -58,60 +62,69 @@ def preflight_curvature(
     memory_budget: int | None = None,
     mode: str = "auto",
 ) -> Preflight:
-    """Checks the products of a matrix of the problem on its first samples.
+    """Checks the products of a matrix of the problem on samples drawn over all its data.
 
     Differences of gradients are compared with the Hessian's products, whatever the matrix: they show an operation
     whose derivative is wrong.
 
     Args:
-        problem: whose first samples are taken.
+        problem: whose samples are taken, as many as cost less than a product of all (`num_drawn`).
         operator: the matrix.
         seed: of the vectors.
         memory_budget: bytes for the graphs of a batch; half of the free memory if None.
         mode: `finite-difference` where products are differences: then what two steps differ by is the noise floor.
 
     Raises:
-        DerivativeError: CT050, CT054, CT056 to CT059, an operation has no second derivative, with the module that it
-            is in; CT053, two differences of gradients agree with each other and not with the product.
+        DerivativeError: CT050, CT054, CT056 to CT059, an operation has no second derivative, or one that is not finite,
+            with the module that it is in; CT053, two differences of gradients agree with each other and not with the
+            product.
     """
-    rows = range(min(NUM_SAMPLES, problem.num_samples))
-    unavailable: dict[str, str] = {}
     if mode == DIFFERENCES:
-        return _of_differences(operator(problem.restricted(rows, problem.dtype), mode=mode), seed)
-    plainly: dict[str, Any] = {"mode": "fresh", "form": "torch", "memory_budget": memory_budget}
+        return _of_differences(operator(problem.sampled(NUM_OF_DIFFERENCES), mode=mode), seed)
+    num = min(NUM_DIFFERENCED, problem.num_samples)
+    unavailable: dict[str, str] = {}
+    without: str | None = None
     noise: float | None = None
     difference: float | None = None
     tolerance = _AGREEMENT * 10
     try:
-        working = operator(problem.restricted(rows, problem.dtype), **plainly)
+        num = num_drawn(operator, problem, memory_budget)
+        part = problem.restricted(problem.spread(num), problem.dtype)
+        num = part.num_samples
+        rows, few = range(num), spread(num, NUM_DIFFERENCED)
+        working = operator(part, memory_budget=memory_budget, **PLAINLY)
         size = max(1, working.batch_size // 2) if problem.dtype != torch.float64 else working.batch_size
+        small = min(num, num_small(working))
         vector = _unit(working, seed, 1)
         image, symmetry = _symmetry(working, vector, seed)
-        del working  # P numbers, and more in float64 below: a large model's peak is here
-        few = rows[:NUM_DIFFERENCED]
+        if not _is_finite(working, image):
+            return _nothing(num, "the loss or its gradient is not finite")
         try:
             # its own copy, which is moved along the vector below
-            exact = problem.restricted(rows, torch.float64) if problem.dtype != torch.float64 else problem.copied()
+            exact = part.restricted(rows, torch.float64) if problem.dtype != torch.float64 else part.copied()
             exact = exact.holding_constants()  # which the differences do not move
-            noise = _noise(operator(exact.restricted(rows, torch.float64), batch_size=size, **plainly), vector, image)
-            del image
-            of_few = Hessian(exact.restricted(few, torch.float64), batch_size=size, **plainly)
-            difference = _finite_difference(of_few, vector.double(), _STEPS, _AGREEMENT)
+            twin = operator(exact.restricted(rows, torch.float64), batch_size=size, **PLAINLY)
+            noise = distance(working, twin, vector, image, seed)
+            for some in (spread(num, small), few) if small > len(few) else (few,):  # of many samples some are at kinks
+                of_some = Hessian(exact.restricted(some, torch.float64), batch_size=size, **PLAINLY)
+                difference = _finite_difference(of_some, vector.double(), _STEPS, _AGREEMENT)
+                if difference is not None:
+                    break
         except (OutOfMemory, LoadError, TypeError, RuntimeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            unavailable["noise_floor"] = f"not in float64: {reason}"
+            without = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             if isinstance(error, OutOfMemory) or problem.dtype == torch.float64:
-                unavailable["finite_difference"] = reason
+                unavailable = {"noise_floor": f"not in float64: {without}", "finite_difference": without}
             else:  # a program that is fixed to its precision: its own differences are coarse, and better than none
-                held = problem.copied().holding_constants()
-                own = Hessian(held.restricted(few, problem.dtype), batch_size=size, **plainly)
+                noise = sensitivity(working, vector, image, seed)
+                held = part.copied().holding_constants()
+                own = Hessian(held.restricted(few, problem.dtype), batch_size=size, **PLAINLY)
                 difference, tolerance = _finite_difference(own, vector, _COARSE_STEPS, _COARSE_AGREEMENT), 0.1
     except (OutOfMemory, TypeError, RuntimeError) as error:
-        return _nothing(len(rows), (str(error).strip().splitlines() or [type(error).__name__])[0][:200])
+        return _nothing(num, (str(error).strip().splitlines() or [type(error).__name__])[0][:200])
     except DerivativeError as error:
         raise located(error, problem) from error
-    except CurvtoolError as error:  # the first samples may all be ignored by the loss
-        return _nothing(len(rows), error.message)
+    except CurvtoolError as error:  # the samples may all be ignored by the loss
+        return _nothing(num, error.message)
     if difference is None:
         unavailable.setdefault("finite_difference", "no two step sizes agreed (kinks on the way)")
     elif difference > tolerance:
@@ -124,7 +137,7 @@ def preflight_curvature(
             "--hvp finite-difference, approximate",
         )
         raise located(wrong, problem)
-    return Preflight(len(rows), symmetry, difference, noise, unavailable)
+    return Preflight(num, symmetry, difference, noise, unavailable, without)
 
 
 def _nothing(num_samples: int, reason: str) -> Preflight:
@@ -137,6 +150,21 @@ def _of_differences(operator: CurvatureOperator, seed: int) -> Preflight:
     missing = {"finite_difference": "the products are differences of gradients themselves"}
     num = operator.problem.num_samples
     return Preflight(num, symmetry, None, operator.execution.difference_step.error, missing)
+
+
+def _is_finite(operator: CurvatureOperator, image: torch.Tensor) -> bool:
+    """Whether a product is; False where the loss is to blame, which tells of itself when it is taken.
+
+    Raises:
+        DerivativeError: CT054, the loss and its gradient are finite, and the product is not.
+    """
+    if not operator.cluster.any(not bool(torch.isfinite(image).all())):
+        return True
+    try:
+        operator.loss_and_gradient()
+    except LoadError:
+        return False
+    raise not_finite("a product")
 
 
 def _unit(operator: CurvatureOperator, seed: int, number: int) -> torch.Tensor:
@@ -152,20 +180,19 @@ def _symmetry(operator: CurvatureOperator, vector: torch.Tensor, seed: int) -> t
     return image, abs(float(gap)) / max(float(space.norm(image)), 1e-300)
 
 
-def _noise(exact: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor) -> float:
-    """Relative distance of a product from the one in float64."""
-    true = exact.matvec(vector.double())
-    norm = float(exact.space.norm(true))
-    return float(exact.space.norm(true.sub_(image))) / norm if norm else 0.0
-
-
 def _finite_difference(
     operator: Hessian, vector: torch.Tensor, steps: Sequence[float], agreement: float
 ) -> float | None:
-    """Relative distance of H v from (g(theta + hv) - g(theta - hv)) / 2h, h shrunk until two steps agree."""
+    """Relative distance of H v from (g(theta + hv) - g(theta - hv)) / 2h, h shrunk until two steps agree.
+
+    Raises:
+        DerivativeError: CT054, the product is not finite.
+    """
     parameters = list(operator.problem.parameters.values())
     space, parts = operator.space, split(vector, operator.shapes)
     image = operator.matvec(vector)
+    if not _is_finite(operator, image):
+        return None
 
     def gradient_at(step: float) -> torch.Tensor:
         with torch.no_grad():
@@ -193,8 +220,8 @@ def _finite_difference(
 
 
 def preflight_jacobian(problem: Problem) -> Preflight:
-    """The noise floor of Jacobian norms: the largest relative difference from float64 over the first examples."""
-    rows = range(min(NUM_EXAMPLES, problem.num_samples))
+    """The noise floor of Jacobian norms: the largest relative difference from float64 over a few examples."""
+    rows = problem.spread(NUM_EXAMPLES)
     missing = dict.fromkeys(("symmetry", "finite_difference"), "no Hessian product takes part")
     try:
         norms = []

@@ -125,6 +125,9 @@ class Stage:
                 self.observer.begin("two steps of differences")
                 noise = operator.difference_error(self.config.compute.seed)
                 shared.checks[name] = replace(shared.checks[name], noise_floor=noise)
+        noises = [each for each in self.cluster.gather_objects(shared.checks[name].noise_floor) if each is not None]
+        if noises:  # the ranks' products may round differently, and they are to stop alike
+            shared.checks[name] = replace(shared.checks[name], noise_floor=max(noises))
         operator.noise = shared.checks[name].noise_floor
         if shared.loss_value is None or keep_gradient:
             self.observer.begin("loss and gradient")
@@ -189,6 +192,38 @@ class Stage:
         except CurvtoolError as error:
             self.stopped = self.stopped or error
 
+    def _is_zero(self, operator: CurvatureOperator) -> bool:
+        """Whether a product with a random vector is exactly zero: numbers that are zero may have cancelled."""
+        found: list[bool] = []
+        vector = operator.space.normal(self.config.compute.seed, 24)
+        self.attempt(lambda: found.append(not self.cluster.any(bool(operator.matvec(vector).any()))))
+        return found == [True]
+
+    def _warn_of_what_was_not_checked(self, operator: CurvatureOperator) -> None:
+        checks = self.checks
+        if checks is None or operator.execution.mode == DIFFERENCES:
+            return
+        if checks.finite_difference is None:
+            reason = checks.unavailable.get("finite_difference", "no two step sizes agreed")
+            self.warn(
+                "CT243",
+                f"the second derivative was not checked: {reason}. The numbers suppose that autograd's is right; "
+                "operations that round (fake quantization) or pass gradients straight through have none",
+            )
+        if checks.without_float64 is not None and checks.noise_floor is not None:
+            self.warn(
+                "CT244",
+                f"products could not be compared with float64 ({checks.without_float64}): the noise floor "
+                f"({checks.noise_floor:.1e}) is the change of a product when parameters are rounded",
+            )
+        elif checks.noise_floor is None:
+            reason = checks.unavailable.get("noise_floor", "it failed")
+            self.warn(
+                "CT244",
+                f"the noise of {self.dtype_name} products was not measured: {reason}. Errors suppose that of rounding "
+                f"once ({operator.noise:.1e})",
+            )
+
     def close(self, operator: CurvatureOperator, is_zero: bool, rtol: float) -> None:
         """The warnings and the modes that every analysis of a matrix shares."""
         if self.noise > rtol and operator.execution.mode != DIFFERENCES:  # of those CT217 tells
@@ -213,7 +248,8 @@ class Stage:
                 f"memory ran out with batches of {operator.batch_size}, so they were run in pieces of "
                 f"{operator.piece_size}: --batch-size {operator.piece_size} saves the attempt",
             )
-        if is_zero:
+        self._warn_of_what_was_not_checked(operator)
+        if is_zero and self._is_zero(operator):
             self.warn(
                 "CT207",
                 "every product was exactly zero: the loss does not depend on these parameters "

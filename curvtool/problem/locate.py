@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,19 +17,20 @@ if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
 _STEP, _TOLERANCE = 1e-5, 1e-2
+_NUM_SAMPLES = 8  # over all the data
 
 
 def located(error: DerivativeError, problem: Problem) -> DerivativeError:
     """The error with the innermost module in which the operation is, where that can be found.
 
     Args:
-        error: raised by a product, or of one that is wrong (CT053).
+        error: raised by a product, or of one that is wrong (CT053) or not finite (CT054).
         problem: whose model is called once more, on a few samples.
     """
     if problem.sharded is not None:  # single modules would gather what other ranks do not ask for
         return error
     try:
-        name = _culprit(problem, _is_wrong if error.code == "CT053" else _fails)
+        name = _culprit(problem, _is_wrong if error.code in {"CT053", "CT054"} else _fails)
     except Exception:  # a model that only works whole: the error is told as it is
         name = None
     if name is None:
@@ -51,7 +53,7 @@ def _culprit(problem: Problem, is_bad: Callable[[_Alone], bool]) -> str | None:
     hooks = [module.register_forward_hook(record(name), with_kwargs=True) for name, module in modules]
     try:
         with problem.context(), torch.no_grad():
-            problem.forward(problem.parameters, problem.batch(problem.first(2))[0])
+            problem.forward(problem.parameters, problem.batch_of(problem.spread(_NUM_SAMPLES))[0])
     finally:
         for hook in hooks:
             hook.remove()
@@ -132,4 +134,4 @@ def _is_wrong(alone: _Alone) -> bool:
     found, wanted = alone.product(), alone.difference(_STEP)
     gap = sum(float((a - b).square().sum()) for a, b in zip(found, wanted, strict=True)) ** 0.5
     size = sum(float(b.square().sum()) for b in wanted) ** 0.5
-    return gap > _TOLERANCE * size
+    return math.isfinite(size) and not gap <= _TOLERANCE * size  # a NaN agrees with nothing

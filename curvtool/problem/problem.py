@@ -16,7 +16,7 @@ from curvtool.cluster.solo import Solo
 from curvtool.errors import CurvtoolError, LoadError, OutOfMemory, is_out_of_memory
 from curvtool.problem.call import ModelCall
 from curvtool.problem.context import Differentiable, told_of_index
-from curvtool.problem.cuts import cuts
+from curvtool.problem.cuts import cuts, spread
 from curvtool.problem.data import Data
 from curvtool.problem.inputs import call_with_leaves
 from curvtool.problem.losses.base import Loss
@@ -76,6 +76,7 @@ class Problem:
         sharded: how the parameters are cut; None where each rank has all of them.
         keeps_order: batches are of consecutive samples, since they are part of what is measured; else they are drawn
             at random over all samples (see `scattering`).
+        is_part: whether these are some samples of another problem, from which nothing follows for the others.
         shapes: of the parameters that take part, by name, uncut.
 
     Raises:
@@ -115,6 +116,7 @@ class Problem:
         self.reduction, self.output_key, self.tf32 = reduction, output_key, tf32
         self.copies_inputs = self.data.mapped
         self.form: Form = "torch"
+        self.is_part = False
         refuse_sharded(self.model)
         refuse_scripted_lookups(self.model)
         self.statistics_batch = check_statistics(
@@ -325,7 +327,33 @@ class Problem:
             other.parameters = {name: other._snapshot(p).requires_grad_() for name, p in self.parameters.items()}
             other._constants = {name: other._snapshot(t) for name, t in self._constants.items()}
         other.data = self.data.take(rows)
+        other.is_part = self.is_part or len(rows) < self.num_samples
         other.total_weight = other._weight_of(other.data)
+        return other
+
+    def spread(self, wanted: int) -> Sequence[int]:
+        """So many samples over all the data (`cuts.spread`); those that count, where none of the drawn ones does."""
+        rows = spread(self.num_samples, wanted)
+        if self.loss is None or self.reduction == "sum" or self.loss.weight(self.data.take(rows).rows(0, len(rows))[1]):
+            return rows
+        counted: list[int] = []
+        for some in self.data.pieces():
+            weights = self.loss.sample_weights(self.data.rows(some.start, some.stop)[1])
+            counted += (some.start + torch.nonzero(weights.flatten() > 0).flatten()).tolist()
+        chosen = [counted[place] for place in spread(len(counted), wanted)] if counted else []
+        return chosen + [row for row in rows if row not in chosen][: len(rows) - len(chosen)]
+
+    def sampled(self, wanted: int) -> Problem:
+        """The same problem on so many samples over all the data, to try something out; W stays that of all.
+
+        Where batches have statistics: on whole batches.
+        """
+        rows = self.spread(wanted)
+        if self.statistics_batch is not None:
+            rows = whole_batches(rows, self.statistics_batch, self.num_samples)
+        other = copy.copy(self)
+        other.data = self.data.take(rows)
+        other.is_part = self.is_part or other.num_samples < self.num_samples
         return other
 
     def copied(self) -> Problem:

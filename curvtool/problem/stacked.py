@@ -41,6 +41,10 @@ class StackedProblem(Problem):
         if rows.start % size or len(rows) != self.num_groups * size:
             raise RuntimeError(f"samples {rows.start} to {rows.stop} are not {self.num_groups} batches of {size}")
 
+    def sampled(self, wanted: int) -> Problem:
+        """As many as make groups of one size."""
+        return super().sampled(len(self.first(wanted)))
+
     def forward(self, parameters: Mapping[str, torch.Tensor], inputs: Tree) -> torch.Tensor:
         """The predictions of all groups, the first dimension theirs together."""
 

@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 import torch
 
-from curvtool.errors import DerivativeError, LoadError
+from curvtool.errors import CurvtoolError, DerivativeError, LoadError
 from curvtool.problem.cuts import cuts
 from curvtool.problem.losses.base import tolerance_of
 from curvtool.problem.losses.of_callable import CallableLoss
 from curvtool.problem.losses.of_model import ModelLoss
 from curvtool.problem.module import told_of_inputs
 from curvtool.problem.problem import Problem
-from curvtool.problem.tree import Tree, named_tensors
+from curvtool.problem.tree import Tree, map_tensors, named_tensors
 
-_SAMPLES_APART = 4  # each run alone and beside the others
+_SAMPLES_APART = 4  # over all the data, each run alone and beside the others
 
 
 def check_problem(problem: Problem) -> None:
@@ -27,18 +27,18 @@ def check_problem(problem: Problem) -> None:
             a model that is random.
         DerivativeError: CT051, a sample's output depends on the others of its batch.
     """
-    rows = problem.first(_SAMPLES_APART)
-    output = _first_output(problem, problem.batch(rows)[0])
+    few = problem.sampled(_SAMPLES_APART)
+    rows = range(few.num_samples)
+    output = _first_output(problem, few.batch(rows)[0])
     if problem.statistics_batch is not None:  # the last batch may be too small
         with problem.context(), torch.no_grad():
             problem.forward(problem.parameters, problem.batch(problem.ranges(problem.statistics_batch)[-1])[0])
     if problem.loss is None:
         return
     prediction = problem.prediction(output)
+    _check_repeats(problem, prediction, few)
     if isinstance(problem.loss, ModelLoss):
-        _check_repeats(problem, prediction, rows)
         return
-    _check_repeats(problem, prediction, rows)
     targets = problem.data.targets
     if isinstance(targets, torch.Tensor):
         if len(prediction) != len(rows):
@@ -84,38 +84,86 @@ def _first_output(problem: Problem, inputs: Tree) -> object:
     return output
 
 
-def _differ(found: torch.Tensor, wanted: torch.Tensor) -> bool:
-    tolerance = torch.finfo(wanted.dtype).eps ** 0.5
-    return not bool((found - wanted).abs().max() <= tolerance * wanted.abs().max())
+def _differ(found: torch.Tensor, wanted: torch.Tensor, slack: float = 0.0) -> bool:
+    """Whether they are apart by more than rounding, in the largest entry; a NaN is apart from everything."""
+    tolerance = torch.finfo(wanted.dtype).eps ** 0.5 * float(wanted.abs().max())
+    return not float((found - wanted).abs().max()) <= max(tolerance, slack)
 
 
-def _check_repeats(problem: Problem, prediction: torch.Tensor, rows: range) -> None:
-    """The same samples give the same predictions again, and each alone what it gives beside others."""
+def _check_repeats(problem: Problem, prediction: torch.Tensor, few: Problem) -> None:
+    """The same samples give the same predictions again, and each alone what it gives beside others.
+
+    Outputs that are small differences of large numbers show rounding that is no small part of them; so what differs
+    counts where it does so in float64 too, and by more than rounded parameters and inputs do.
+    """
     if not prediction.is_floating_point() or not bool(torch.isfinite(prediction).all()):
         return
+    wrong = _unlike(few, prediction, problem)
+    if wrong is None:
+        return
+    try:
+        exact = few.restricted(range(few.num_samples), torch.float64)
+        with exact.context(), torch.no_grad():
+            precise = exact.prediction(exact.forward(exact.parameters, exact.batch(range(few.num_samples))[0]))
+        again = _unlike(exact, precise, problem, _sensitivity)
+    except (RuntimeError, TypeError):  # a model that knows one precision alone
+        again = _unlike(few, prediction, problem, _sensitivity)
+    if again is not None:
+        raise again
+
+
+_ROUNDINGS = 100  # times what one unit of rounding in parameters and inputs does to the outputs
+
+
+def _sensitivity(problem: Problem, prediction: torch.Tensor) -> float:
+    """The largest change of an output by rounding: parameters and floating inputs each a unit up or down at random."""
+    generator = torch.Generator().manual_seed(0)
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        signs = torch.randint(0, 2, tensor.shape, generator=generator).to(tensor) * 2 - 1
+        return tensor * (1 + torch.finfo(problem.dtype).eps * signs)
+
     with problem.context(), torch.no_grad():
-        again = problem.prediction(problem.forward(problem.parameters, problem.batch(rows)[0]))
-        if _differ(again, prediction):
-            raise LoadError(
+        parameters = {name: moved(p) for name, p in problem.parameters.items()}
+        inputs = map_tensors(moved, problem.batch(range(problem.num_samples))[0])
+        change = problem.prediction(problem.forward(parameters, inputs)) - prediction
+    return _ROUNDINGS * float(change.abs().max())
+
+
+def _unlike(
+    few: Problem,
+    prediction: torch.Tensor,
+    whole: Problem,
+    rounding: Callable[[Problem, torch.Tensor], float] | None = None,
+) -> CurvtoolError | None:
+    """What is wrong with these samples' predictions, if something is; outputs alone may differ by the rounding."""
+    rows = range(few.num_samples)
+    with few.context(), torch.no_grad():
+        again = few.prediction(few.forward(few.parameters, few.batch(rows)[0]))
+        if again.shape != prediction.shape or _differ(again, prediction):
+            return LoadError(
                 "CT033",
                 "the model gives other values each time it is called on the same samples",
                 expected="a function of its inputs and parameters in evaluation mode",
                 received="two calls that differ",
                 remedy="let dropout and noise follow the module's mode (F.dropout(x, p, self.training))",
             )
-        if len(prediction) != len(rows) or len(rows) < 2 or isinstance(problem.loss, ModelLoss):
-            return
-        if problem.statistics_batch is not None:  # each depends on its batch
-            return
+        if len(prediction) != len(rows) or len(rows) < 2 or isinstance(whole.loss, ModelLoss):
+            return None
+        if whole.statistics_batch is not None:  # each depends on its batch
+            return None
+        slack = rounding(few, prediction) if rounding is not None else 0.0
         for row in rows:  # a path that hangs on the batch may suit some of them alone
             try:
-                alone = problem.prediction(problem.forward(problem.parameters, problem.batch(range(row, row + 1))[0]))
+                alone = few.prediction(few.forward(few.parameters, few.batch(range(row, row + 1))[0]))
             except ValueError:  # statistics of one sample do not exist
                 alone = torch.full_like(prediction[:1], float("nan"))
             beside = prediction[row : row + 1]
-            if alone.shape != beside.shape or not _differ(alone, beside):
+            if alone.shape != beside.shape or not _differ(alone, beside, slack):
                 continue
-            raise DerivativeError(
+            return DerivativeError(
                 "CT051",
                 "one sample's output depends on the others in its batch, so the loss depends on the batch size",
                 expected="samples that are independent in evaluation mode",
@@ -123,6 +171,7 @@ def _check_repeats(problem: Problem, prediction: torch.Tensor, rows: range) -> N
                 remedy="use layers with fixed statistics (BatchNorm with track_running_stats=True), or take the "
                 "statistics of batches: --batch-norm batch --batch-size N",
             )
+    return None
 
 
 def _loss_of(problem: Problem, loss: CallableLoss) -> Callable[[list[int]], torch.Tensor]:

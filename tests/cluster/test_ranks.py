@@ -319,3 +319,36 @@ def test_the_place_by_the_variables(environment, wanted):
 def test_variables_that_contradict_each_other(environment):
     with pytest.raises(UsageError, match="CT003"):
         place_of(environment)
+
+
+PRECISE = """
+import json, torch
+from curvtool import Hessian, Problem
+from curvtool.cluster.group import join
+
+cluster = join(60)
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.ReLU(), torch.nn.Linear(7, 3))
+problem = Problem(model, (torch.randn(41, 5), torch.randint(0, 3, (41,))))
+operator = Hessian(problem, cluster=cluster)
+noises = cluster.gather_objects(operator.noise)
+whole = torch.linspace(-1, 1, operator.space.dim)
+vector = operator.space.part(whole)
+assert operator.precise_matvec(vector) is None
+operator.num_products = 20
+found = operator.space.whole(operator.precise_matvec(vector))
+exact = Hessian(problem.restricted(range(41), torch.float64)).materialize() @ whole.double()
+usual = operator.space.whole(operator.matvec(vector))
+print(json.dumps([noises, float((found - exact).norm()), float((usual - exact).norm()), str(found.dtype)]))
+cluster.close()
+"""
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_product_in_float64_over_all_ranks(size):
+    with Ranks(size, "-c", PRECISE, command=(sys.executable,)) as ranks:
+        statuses, out, said = ranks.ended()
+    assert statuses == [0] * size, said
+    noises, gap, usual, dtype = json.loads(out.splitlines()[-1])
+    assert len(set(noises)) == 1 and noises[0] < 1e-5
+    assert gap < 1e-13 < usual < 1e-5 and dtype == "torch.float64"

@@ -261,3 +261,16 @@ def test_an_interruption_waits_for_the_end_of_a_section():
             done.append("inner")
         done.append("outer")
     assert done == ["inner", "outer"] and not hold()
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("block_size", [1, 2])
+def test_a_start_that_vanishes_is_replaced(seed, block_size):
+    """In one dimension the random part may be the opposite of the start; given vectors may be zero or cancel."""
+    one = MatrixOperator(torch.tensor([[2.5]], dtype=torch.float64))
+    assert eigenvalues(one, 1, start=torch.ones(1, 1, dtype=torch.float64), seed=seed).values == [2.5]
+    matrix = MatrixOperator(torch.diag(torch.arange(1.0, 6.0, dtype=torch.float64)))
+    unit = torch.eye(5, dtype=torch.float64)[:1]
+    for start in (torch.cat([unit, -unit]), torch.zeros(1, 5, dtype=torch.float64), torch.cat([unit, unit])):
+        found = eigenvalues(matrix, 2, start=start, seed=seed, block_size=block_size).values
+        assert found == pytest.approx([5.0, 4.0])

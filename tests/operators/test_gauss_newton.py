@@ -132,3 +132,38 @@ def test_probability_targets():
     problem = Problem(model, (x, y))
     # the model is linear in its parameters: the Gauss-Newton matrix is the Hessian
     assert relative(GaussNewton(problem).materialize(), Hessian(problem).materialize()) < 1e-12
+
+
+def _regression(loss, outliers, num=200, **options):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)).double()
+    x = torch.randn(num, 3, dtype=torch.float64)
+    y = model(x).detach() + 0.1 * torch.randn(num, 1, dtype=torch.float64)
+    y[outliers] += 50
+    return Problem(model, (x, y), loss)
+
+
+@pytest.mark.parametrize("loss", ["huber", "smooth-l1"])
+@pytest.mark.parametrize("outliers", [slice(0, 16), slice(16, None), slice(0, 199)])
+def test_a_robust_loss_is_not_zero_because_some_samples_are_outliers(loss, outliers):
+    problem = _regression(loss, outliers)
+    few = [row for row in range(200) if row not in range(200)[outliers]]
+    wanted = GaussNewton(problem.restricted(few, torch.float64)).materialize() * len(few) / 200
+    assert relative(GaussNewton(problem).materialize(), wanted) < 1e-10 and bool(wanted.any())
+
+
+@pytest.mark.parametrize(("loss", "outliers"), [("huber", slice(None)), ("l1", slice(0, 0))])
+def test_a_loss_that_is_linear_at_every_sample_is_refused(loss, outliers):
+    with pytest.raises(UsageError, match=r"CT008.*every sample"):
+        GaussNewton(_regression(loss, outliers))
+
+
+def test_counts_of_zero_in_the_first_samples_are_no_linear_loss():
+    from curvtool.problem.losses.elementwise import PoissonNLL
+
+    problem = _regression("mse", slice(0, 0))
+    counts = torch.zeros(200, 1, dtype=torch.float64)
+    counts[150] = 3.0
+    model = torch.nn.Sequential(problem.model, torch.nn.Softplus())
+    curved = Problem(model, (problem.data.inputs, counts), PoissonNLL(log_input=False))
+    assert bool(GaussNewton(curved).materialize().any())

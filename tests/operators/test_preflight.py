@@ -7,6 +7,8 @@ from oracles import relative
 from torch import nn
 
 from curvtool import CurvtoolError, Hessian, Problem
+from curvtool.operators.calibration import agree
+from curvtool.operators.differences import find_step
 from curvtool.operators.preflight import preflight_curvature, preflight_jacobian
 
 
@@ -188,5 +190,66 @@ def test_a_program_that_is_fixed_to_float32_is_checked_in_float32(wrong):
             preflight_curvature(problem)
         return
     checks = preflight_curvature(problem)
-    assert checks.symmetry < 1e-5 and checks.finite_difference < 0.05 and checks.noise_floor is None
-    assert "float64" in checks.unavailable["noise_floor"]
+    assert checks.symmetry < 1e-5 and checks.finite_difference < 0.05
+    assert 1e-9 < checks.noise_floor < 1e-5 and "Float" in checks.without_float64
+
+
+class NormAtZero(nn.Module):
+    """A norm whose argument is zero: its gradient is there, its second derivative is NaN."""
+
+    def __init__(self, only=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(3, 3).double()
+        self.only = only
+
+    def forward(self, x):
+        shift = self.layer(x) - self.layer(x).detach()
+        size = torch.linalg.norm(shift if self.only is None else torch.where(x[:, :1] > self.only, shift, x), dim=-1)
+        return torch.stack([size**2, self.layer(x)[:, 0]], 1)
+
+
+@pytest.mark.parametrize("only", [None, 1.0])
+def test_a_nan_is_never_agreement(only):
+    g = torch.Generator().manual_seed(0)
+    data = (torch.randn(40, 3, generator=g, dtype=torch.float64), torch.randint(0, 2, (40,), generator=g))
+    with pytest.raises(CurvtoolError, match="finite-difference") as caught:
+        preflight_curvature(Problem(NormAtZero(only), data))
+    assert caught.value.code == "CT054"
+
+
+def test_a_loss_that_is_not_finite_is_left_to_its_own_check():
+    checks = preflight_curvature(Problem(nn.Linear(2, 2), (torch.full((9, 2), 1e30), torch.zeros(9, 2)), "mse"))
+    assert checks.noise_floor is None and "not finite" in checks.unavailable["noise_floor"]
+
+
+def test_products_agree_with_no_nan():
+    finite, nan = [torch.ones(3)], [torch.full((3,), torch.nan)]
+    assert agree(finite, finite) and agree(nan, nan)
+    assert not agree(nan, finite) and not agree(finite, nan)
+
+
+def test_a_step_is_not_chosen_by_a_product_that_is_not_a_number():
+    """One of the two vectors gives NaN at the longer steps alone."""
+
+    def gradient(parameters):
+        moved = (parameters[0].detach() - 1.0).abs().max()
+        return [parameters[0].detach() ** 3 * (torch.nan if moved > 2e-3 and parameters[0][0] > 1 else 1.0)]
+
+    step = find_step(gradient, [torch.ones(3, dtype=torch.float64)])
+    assert step.length < 2e-2 and step.error < 1e-3
+
+
+def test_derivatives_are_checked_on_samples_of_all_the_data():
+    """An operation that drops curvature takes part for the last samples alone, which are most of them."""
+
+    class Late(Silent):
+        def forward(self, x):
+            image = self.layer(x[:, :2])
+            return torch.where(x[:, 2:] > 0, DropsCurvature.apply(image), image)
+
+    torch.manual_seed(0)
+    x = torch.randn(100, 3)
+    x[:, 2] = (torch.arange(100) >= 40).float()
+    with pytest.raises(CurvtoolError, match="CT053"):
+        preflight_curvature(Problem(Late(), (x, torch.randint(0, 2, (100,)))))

@@ -249,7 +249,7 @@ class NLL(CrossEntropy):
                 "CT028",
                 "the model's outputs are no log-probabilities",
                 expected="numbers not above 0, as log_softmax gives",
-                received=f"{float(prediction.max()):.4g} among the first outputs",
+                received=f"{float(prediction.max()):.4g} among a few samples' outputs",
                 remedy="--loss cross-entropy, which takes logits",
             )
 

@@ -77,6 +77,6 @@ class GaussianNLL(Loss):
                 "CT028",
                 "the model's variances are not above 0",
                 expected="the variance in the second half of the outputs",
-                received=f"{float(prediction.chunk(2, dim=-1)[1].min()):.4g} among the first",
+                received=f"{float(prediction.chunk(2, dim=-1)[1].min()):.4g} among a few samples",
                 remedy="-L log_variance=true where it is the logarithm",
             )

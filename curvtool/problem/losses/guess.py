@@ -8,7 +8,6 @@ from torch import nn
 from curvtool.problem.data import Data
 
 _BY_CLASS = (("ForCausalLM", "causal-lm"), ("LMHeadModel", "causal-lm"), ("ForMaskedLM", "masked-lm"))
-_LOOKED_AT = 64
 
 
 def _named(model: nn.Module) -> tuple[str, str] | None:
@@ -26,18 +25,25 @@ def guess_by_class(model: nn.Module) -> str | None:
     return found[0] if found else None
 
 
+def _are_probabilities(targets: torch.Tensor) -> bool:
+    """Rows of several numbers not below 0 that add up to 1."""
+    if targets.dim() != 2 or targets.shape[1] < 2:
+        return False
+    return bool((targets >= 0).all()) and bool(((targets.sum(1) - 1).abs() < 1e-3).all())
+
+
 def guess_loss(model: nn.Module, data: Data) -> tuple[str, str]:
-    """The name of a loss and the reason, from the model's class and the targets' type."""
+    """The name of a loss and the reason, from the model's class and all targets."""
     found = _named(model)
     if found is not None:
         return found[0], f"the model is a {found[1]}"
     targets = data.targets
     if isinstance(targets, torch.Tensor) and targets.is_floating_point():
-        some = targets[:_LOOKED_AT].double()
-        sums = some.sum(1) if some.dim() == 2 and some.shape[1] > 1 else None
-        if sums is not None and bool((some >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
+        rows = data.pieces()
+        if all(_are_probabilities(targets[some.start : some.stop].double()) for some in rows):
             return "cross-entropy", "the targets are probabilities"
-        if bool(((some == 0) | (some == 1)).all()) and bool((some == 1).any()):
+        kinds = [targets[some.start : some.stop] for some in rows]
+        if all(bool(((some == 0) | (some == 1)).all()) for some in kinds) and any(bool((s == 1).any()) for s in kinds):
             return "bce-with-logits", "the targets are 0 and 1"
         return "mse", "the targets are real numbers"
     if isinstance(targets, torch.Tensor) and targets.dtype == torch.bool:

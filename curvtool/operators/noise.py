@@ -1,0 +1,198 @@
+"""The noise of products: how far those of the working precision are from those in float64, on samples of all the data.
+
+A ReLU whose argument rounds across its kink, or a loss near zero whose curvature is a difference of large numbers, may
+make the products of a few samples wrong by far more than a unit of rounding. So samples are drawn over all the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from curvtool.errors import CurvtoolError, OutOfMemory
+from curvtool.linalg.space import VectorSpace
+from curvtool.operators.calibration import CALIBRATION_SAMPLES
+from curvtool.operators.execution import DIFFERENCES
+from curvtool.problem.tree import num_bytes
+
+if TYPE_CHECKING:
+    from curvtool.operators.curvature import CurvatureOperator
+    from curvtool.problem.problem import Problem
+
+FEWEST, MOST = 32, 256  # samples on which the noise is measured; more where their graphs are small
+_SHARE = {False: 4, True: 8}  # of the data: two products of them and one in float64 cost about as much as one of all
+_MORE_VECTORS, _IN_THE_SPAN = 3, 1e-3  # where calls alone cost; a product that others span shows no direction
+_SMALL = 16  # times fewer samples than a batch has at most (16 MiB)
+_MOST_BYTES = 2**26  # of the drawn samples, which are copied
+PLAINLY: dict[str, Any] = {"mode": "fresh", "form": "torch"}  # what a product is compared with
+# times the cost of a product: of a graph that is not kept, of float64, and of float64 where a CPU convolves images;
+# measured on two cores for MLPs (3 to 3.9 together) and convolutions (10)
+_FRESH, _DOUBLE, _IMAGES = 1.5, 2.25, 2.5
+_WORTH = 0.2  # of a run's cost, beyond the product that it stands for
+_FULL_RATE = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}  # devices with float64 at half the rate of float32
+FAILURES = (CurvtoolError, RuntimeError, TypeError, NotImplementedError)
+
+
+def num_drawn(kind: type[CurvatureOperator], problem: Problem, memory_budget: int | None = None) -> int:
+    """How many samples the noise is measured on: all where their graphs are so small that calls alone cost."""
+    few = kind(problem.sampled(CALIBRATION_SAMPLES), memory_budget=memory_budget, **PLAINLY)
+    num = max(FEWEST, min(problem.num_samples // _SHARE[_has_images(few.problem)], MOST), num_small(few))
+    of_sample = num_bytes({"x": few.problem.data.inputs, "y": few.problem.data.targets}) // few.problem.num_samples
+    return min(num, max(FEWEST, _MOST_BYTES // max(of_sample, 1)), problem.num_samples)
+
+
+def _has_images(problem: Problem) -> bool:
+    """Whether the model convolves images on a CPU, which is slow in float64."""
+    return problem.device.type == "cpu" and problem.rewritable(range(1))["channels-last"]
+
+
+def distance(
+    working: CurvatureOperator, exact: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor, seed: int = 0
+) -> float:
+    """||fl(A v) - A v|| / ||A v||, A v in float64; infinite where the image is not finite.
+
+    Where the samples' graphs are so small that calls alone cost, the worst of several random vectors over their root
+    mean square product (one may happen to miss the error, or the matrix), and of a step of subspace iteration from them
+    (the error may lie in the direction of a leading eigenvector).
+
+    Args:
+        working: the matrix in the working precision.
+        exact: the same in float64.
+        vector: v, a random unit vector.
+        image: fl(A v).
+        seed: of further vectors.
+    """
+    space = working.space
+    if working.problem.num_samples > num_small(working):
+        return _ratio([_apart(exact, vector, image)])
+    for each in (working, exact):
+        each.execution.mode = "kept"  # the same products, and several of them
+    images, pairs = [image], [_apart(exact, vector, image)]
+    for number in range(2, 2 + _MORE_VECTORS):
+        other = space.normal(seed, 7, number)
+        other = other / space.norm(other)
+        images.append(working.matvec(other))
+        pairs.append(_apart(exact, other, images[-1]))
+    leading: list[torch.Tensor] = []
+    for product in images[: space.dim]:
+        rest = product
+        for one in leading:
+            rest = rest - space.inner(one, rest) * one
+        length = float(space.norm(rest))
+        if math.isfinite(length) and length > _IN_THE_SPAN * float(space.norm(product)):
+            leading.append(rest / length)
+    beside = [_apart(exact, one, working.matvec(one)) for one in leading]
+    size = math.sqrt(sum(norm**2 for _, norm in pairs) / len(pairs))
+    return max(_ratio([(gap, size) for gap, _ in pairs]), _ratio(beside))
+
+
+def _apart(exact: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor) -> tuple[float, float]:
+    true = exact.matvec(vector.double())
+    norm = float(exact.space.norm(true))
+    return float(exact.space.norm(true.sub_(image))), norm
+
+
+def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
+    """The largest error over the largest product."""
+    if not all(math.isfinite(number) for pair in pairs for number in pair):  # NaN compares as anything
+        return math.inf
+    gap, norm = max((gap for gap, _ in pairs), default=0.0), max((norm for _, norm in pairs), default=0.0)
+    if gap == 0.0:
+        return 0.0
+    return gap / norm if norm > 0 else math.inf
+
+
+def num_small(operator: CurvatureOperator) -> int:
+    """Samples whose graphs are so small that calls alone cost."""
+    return min(operator.execution.small_batch_size // _SMALL, 2048)
+
+
+def sensitivity(operator: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor, seed: int = 0) -> float:
+    """||A' v - A v|| / ||A v||, A' at parameters that each differ by one unit of rounding: up or down, at random.
+
+    For a model that runs in no other precision: rounding inside it does about as much.
+    """
+    moved = operator.problem.copied()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in moved.parameters.values():
+            signs = torch.randint(0, 2, parameter.shape, generator=generator).to(parameter) * 2 - 1
+            parameter.mul_(1 + operator.space.eps * signs)
+    other = type(operator)(moved, batch_size=operator.batch_size, **PLAINLY).matvec(vector)
+    size, gap = float(operator.space.norm(image)), float(operator.space.norm(other.sub_(image)))
+    return gap / size if size > 0 and math.isfinite(gap) else 0.0 if gap == 0 else math.inf
+
+
+def measured_noise(
+    kind: type[CurvatureOperator], problem: Problem, seed: int = 0, memory_budget: int | None = None
+) -> float:
+    """||fl(A v) - A v|| / ||A v|| for a random v, by samples drawn over all the data, on this process alone.
+
+    By rounded parameters (`sensitivity`) where float64 is not to be had; the unit of rounding where nothing is.
+    """
+    eps = float(torch.finfo(problem.dtype).eps)
+    if problem.dtype == torch.float64:
+        return eps
+    try:
+        rows = problem.spread(num_drawn(kind, problem, memory_budget))
+        part = problem.restricted(rows, problem.dtype)
+        working = kind(part, memory_budget=memory_budget, **PLAINLY)
+        vector = working.space.normal(seed, 7, 1)
+        vector = vector / working.space.norm(vector)
+        image = working.matvec(vector)
+        try:
+            size = max(1, working.batch_size // 2)
+            exact = kind(part.restricted(range(part.num_samples), torch.float64), batch_size=size, **PLAINLY)
+            return max(distance(working, exact, vector, image, seed), eps)
+        except FAILURES as error:
+            if isinstance(error, OutOfMemory):
+                raise
+            return max(sensitivity(working, vector, image, seed), eps)
+    except FAILURES:
+        return eps
+
+
+def cost_of_precise(operator: CurvatureOperator) -> float:
+    """What a product over all data in float64 costs, in products of the working precision; infinite where it is not to
+    be had. By the kind of device and never by timings, so that a run comes out the same again."""
+    problem, execution = operator.problem, operator.execution
+    if problem.sharded is not None or problem.device.type not in {"cpu", "cuda"} or execution.mode == DIFFERENCES:
+        return math.inf
+    if problem.dtype == torch.float64:  # only where products are run in another way
+        plain = execution.form == "torch" and execution.describe().startswith(("kept", "fresh"))
+        return math.inf if plain else _FRESH
+    if problem.device.type == "cuda" and torch.cuda.get_device_capability(problem.device) not in _FULL_RATE:
+        return math.inf
+    return _FRESH * _DOUBLE * (_IMAGES if _has_images(problem.sampled(1)) else 1.0)
+
+
+def precise_product(operator: CurvatureOperator, vector: torch.Tensor) -> torch.Tensor | None:
+    """A v in float64 over all data, by torch's own operations in reverse mode; this rank's part of it, in float64.
+
+    Args:
+        operator: of whose problem a copy in float64 is made, and given up again.
+        vector: v, this rank's part of it.
+
+    Returns:
+        None where that costs, beyond a usual product, more than a fifth of the products so far, does not fit the memory
+        budget or fails.
+    """
+    problem, cluster = operator.problem, operator.cluster
+    cost = cost_of_precise(operator)
+    fits = 8 * (problem.num_params + 4 * operator.space.dim) <= operator.execution.memory_budget // 2
+    if cluster.any(cost - 1 > _WORTH * operator.num_products or not fits):
+        return None
+    whole = operator.shared.argument(vector).double()
+    total: torch.Tensor | None = None
+    with suppress(*FAILURES):
+        total = operator.own_part(problem.restricted(range(problem.num_samples), torch.float64)).matvec(whole)
+    if cluster.any(total is None):
+        return None
+    assert total is not None
+    operator.num_products += 1
+    operator.data_passes += 1
+    return VectorSpace(operator.space.dim, torch.float64, problem.device, cluster).reduced(total)

@@ -1,0 +1,168 @@
+"""The noise of products: measured over all the data, and a product in float64 over all of them."""
+
+import math
+
+import pytest
+import torch
+from cases import CASES
+from oracles import relative
+from torch import nn
+
+from curvtool import (
+    BlockOperator,
+    DeflatedOperator,
+    EmpiricalFisher,
+    Fisher,
+    GaussNewton,
+    Hessian,
+    MatrixOperator,
+    Problem,
+    ScaledOperator,
+    SumOperator,
+)
+from curvtool.operators import noise
+from curvtool.operators.preflight import preflight_curvature
+from curvtool.problem.cuts import spread
+
+WORTH = 20  # products after which one in float64 is worth its cost
+
+
+def test_a_spread_has_one_sample_of_each_stretch():
+    for num, wanted in ((10, 3), (400, 32), (1_000_003, 7)):
+        rows = spread(num, wanted)
+        edges = [i * num // wanted for i in range(wanted + 1)]
+        assert all(low <= row < high for row, low, high in zip(rows, edges, edges[1:], strict=False))
+        assert rows == spread(num, wanted) and len(rows) == wanted
+    assert spread(5, 9) == range(5) and spread(1, 1) == range(1)
+
+
+class Offset(nn.Module):
+    """max(theta_1 x + b - b, 0) theta_2: for a large b float32 loses the argument, and with it the curvature."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Parameter(torch.tensor([0.5]))
+        self.second = nn.Parameter(torch.tensor([0.7]))
+
+    def forward(self, x):
+        return self.second * torch.relu((self.first * x[:, :1] + x[:, 1:]) - x[:, 1:])
+
+
+def kinked(rows, num=400):
+    x = torch.rand(num, 2, generator=torch.Generator().manual_seed(0)) + 0.5
+    x[:, 1] = 0.0
+    x[rows, 1] = 1e9
+    return Problem(Offset(), (x, torch.zeros(num, 1)), "mse")
+
+
+def true_noise(problem, kind=Hessian):
+    """Over all data, for the worst of a few vectors."""
+    operator = kind(problem)
+    exact = kind(problem.restricted(range(problem.num_samples), torch.float64)).materialize()
+    vectors = torch.randn(6, operator.space.dim, generator=torch.Generator().manual_seed(5))
+    return max(relative(operator.matvec(v).double(), exact @ v.double()) for v in vectors)
+
+
+@pytest.mark.parametrize("rows", [[300], list(range(40, 400, 20)), [399, 398]])
+def test_kinks_that_only_later_rows_cross(rows):
+    problem = kinked(rows)
+    wanted = true_noise(problem)
+    assert wanted > 1e-4
+    assert wanted / 3 <= Hessian(problem).noise <= 30 * wanted
+    assert preflight_curvature(problem).noise_floor >= wanted / 3
+
+
+def test_where_samples_are_dear_they_are_drawn_over_all_the_data(monkeypatch):
+    monkeypatch.setattr(noise, "num_small", lambda operator: 1)
+    assert noise.num_drawn(Hessian, kinked([0])) == 100
+    problem = kinked(list(range(40, 400, 20)))
+    assert Hessian(problem).noise >= true_noise(problem) / 3
+
+
+def test_noise_is_measured_once_and_can_be_set(monkeypatch):
+    asked = []
+    monkeypatch.setattr("curvtool.operators.curvature.measured_noise", lambda *_, **__: asked.append(1) or 0.25)
+    operator = Hessian(CASES[0].problem(torch.float32))
+    assert operator.noise == operator.noise == 0.25 and len(asked) == 1
+    operator.noise = 0.5
+    assert operator.noise == 0.5 and len(asked) == 1
+    operator.noise = 0.0
+    assert operator.noise == operator.space.eps
+
+
+def test_nothing_is_to_be_measured_in_float64():
+    operator = Hessian(CASES[0].problem(torch.float64))
+    assert operator.noise == operator.space.eps and operator.num_products == 0
+
+
+@pytest.mark.parametrize("kind", [Hessian, GaussNewton, Fisher, EmpiricalFisher])
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_the_product_in_float64(kind, batch_size):
+    problem = CASES[0].problem(torch.float32)
+    operator = kind(problem, batch_size=batch_size)
+    exact = kind(problem.restricted(range(problem.num_samples), torch.float64)).materialize()
+    vector = operator.space.normal(3, 1)
+    assert operator.precise_matvec(vector) is None  # dearer than the run was so far
+    operator.num_products = 10 * WORTH  # convolutions are slow in float64
+    found = operator.precise_matvec(vector)
+    assert found.dtype == torch.float64 and operator.num_products == 10 * WORTH + 1
+    assert relative(found, exact @ vector.double()) < 1e-12
+    assert all(p.dtype == torch.float32 for p in problem.parameters.values())
+
+
+def test_no_product_in_float64_where_it_is_of_no_use():
+    exact = Hessian(CASES[0].problem(torch.float64), mode="fresh", form="torch")
+    exact.num_products = 1000
+    assert exact.precise_matvec(exact.space.normal(0, 1)) is None  # they are that already
+    differences = Hessian(CASES[0].problem(torch.float32), mode="finite-difference")
+    differences.num_products = 1000
+    assert differences.precise_matvec(differences.space.normal(0, 1)) is None
+    plain = MatrixOperator(torch.eye(3))
+    assert plain.precise_matvec(torch.ones(3)) is None
+    small = Hessian(CASES[0].problem(torch.float32), memory_budget=4096)
+    small.num_products = 1000
+    assert small.precise_matvec(small.space.normal(0, 1)) is None
+
+
+def test_in_float64_another_way_to_run_products_is_compared_with_torchs_own():
+    problem = CASES[0].problem(torch.float64)
+    operator = Hessian(problem, mode="forward", form="torch")
+    operator.num_products = 100
+    vector = operator.space.normal(0, 1)
+    assert relative(operator.precise_matvec(vector), operator.matvec(vector)) < 1e-10
+
+
+class Fixed(nn.Linear):
+    """Runs in float32 alone."""
+
+    def forward(self, x):
+        if x.dtype != torch.float32:
+            raise RuntimeError("expected scalar type Float")
+        return torch.tanh(super().forward(x))
+
+
+def test_without_float64_parameters_are_rounded():
+    torch.manual_seed(0)
+    fixed = Hessian(Problem(Fixed(4, 3), (torch.randn(50, 4), torch.randint(0, 3, (50,)))))
+    assert fixed.space.eps <= fixed.noise < 1e-5
+    fixed.num_products = 100
+    assert fixed.precise_matvec(fixed.space.normal(0, 1)) is None
+
+
+def test_a_sum_that_cancels_is_as_noisy_as_its_parts():
+    torch.manual_seed(0)
+    matrix = torch.randn(6, 6)
+    one, other = MatrixOperator(matrix + matrix.T), MatrixOperator(matrix + matrix.T)
+    one.noise = 1e-5
+    assert math.isclose(ScaledOperator(one, -3.0).noise, 1e-5, rel_tol=1e-3)
+    assert math.isclose(SumOperator([one, other], [1.0, -0.999]).noise, 1e-2, rel_tol=0.2)
+    values, vectors = torch.linalg.eigh(matrix + matrix.T)
+    leading = vectors.T[values.abs().argsort(descending=True)[:5]]
+    assert DeflatedOperator(one, leading).noise >= 0.9e-5
+    assert BlockOperator(one, torch.arange(2)).noise >= 1e-5
+
+
+def test_a_nan_is_no_small_error():
+    assert noise._ratio([(1.0, 1.0), (math.nan, 1.0)]) == math.inf
+    assert noise._ratio([(math.nan, 1.0), (1.0, 1.0)]) == math.inf
+    assert noise._ratio([(0.0, 0.0)]) == 0.0 and noise._ratio([(1.0, 0.0)]) == math.inf
