@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 
 from curvtool.errors import UsageError
+from curvtool.estimators.accuracy import noise_of
 from curvtool.estimators.by_lanczos import by_lanczos
 from curvtool.estimators.by_power import by_power
 from curvtool.estimators.eigenpairs import METHODS, EigenvaluesResult, Method
@@ -16,7 +17,7 @@ from curvtool.estimators.request import BASES, Basis, Request, storage_for
 from curvtool.linalg.ritz import WHICH, Which
 from curvtool.operators.base import LinearOperator
 
-Check = Literal["fast", "full"]
+Check = Literal["none", "fast", "full"]
 CHECKS: tuple[str, ...] = get_args(Check)
 
 
@@ -38,6 +39,8 @@ def eigenvalues(
     start: torch.Tensor | None = None,
     locked: torch.Tensor | None = None,
     check: Check = "fast",
+    noise: float | None = None,
+    independent_start: bool = False,
     observer: Observer = SILENT,
 ) -> EigenvaluesResult:
     """Extreme eigenvalues by Lanczos, or by deflated power iteration.
@@ -79,11 +82,12 @@ def eigenvalues(
     """
     which = which or ("lm" if method == "power" else "la")
     request = Request(
-        k, which, rtol, atol, vector_rtol, max_passes, max_basis, block_size, memory_budget, seed, start, locked, basis
-    )
+        k, which, rtol, atol, vector_rtol, max_passes, max_basis, block_size, memory_budget, seed, start, locked, basis,
+        independent_start=independent_start, noise=noise_of(operator, noise),
+    )  # fmt: skip
     _check_arguments(operator, request, method, check)
     if method == "power":
-        result = by_power(operator, k, request.tolerance, max_passes, seed, observer)
+        result = by_power(operator, k, request.tolerance, max_passes, seed, observer, request.noise)
     else:
         anew = storage_for(operator.space, request) == "bfloat16" or operator.space.cluster.size > 1
         result = by_lanczos(operator, request, observer, check=check == "fast" and not anew)

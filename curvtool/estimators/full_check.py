@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from curvtool.errors import STOPPING, Interrupted, cause_of
+from curvtool.estimators.accuracy import PairErrors
 from curvtool.estimators.by_lanczos import KnownPairs, by_lanczos
 from curvtool.estimators.cost import Cost, Meter
-from curvtool.estimators.eigenpairs import ROUNDING, ROUNDING_STEPS, Eigenvalue, EigenvaluesResult, data_stderr
+from curvtool.estimators.eigenpairs import Eigenvalue, EigenvaluesResult, data_stderr
 from curvtool.estimators.observer import Observer
 from curvtool.estimators.request import Request
 from curvtool.linalg.ritz import RitzPairs
@@ -95,6 +96,7 @@ class _Span:
         self.operator, self.request, self.solved = operator, request, solved
         self._vectors = self._images = operator.space.empty(0)
         self._size = 0
+        self.errors = PairErrors(operator.space.eps, request.noise, request.tolerance)
         self.parts = np.zeros((0, 0, 0))  # V A_b V^T of each part b of the data
         self.known = KnownPairs.of(operator, request.locked) if request.locked is not None else None
 
@@ -173,10 +175,9 @@ class _Span:
         self.parts = np.einsum("ji,bjk,kl->bil", rotation, self.parts, rotation, optimize=True)
         ritz_values = torch.from_numpy(values).to(self.vectors)
         residuals = space.residual_norms(self.images, ritz_values, self.vectors).to("cpu", torch.float64).numpy()
-        epsilon = space.eps * max(before.scale, float(np.abs(values).max()))
-        rounding, floor = ROUNDING * epsilon, ROUNDING_STEPS * epsilon
-        residuals = np.maximum(residuals, rounding)
-        pairs, tolerance = [], request.tolerance
+        scale = max(before.scale, float(np.abs(values).max()))
+        residuals = np.maximum(residuals, self.errors.rounding(scale))
+        pairs = []
         for i in index:
             near = np.abs(values - values[i]) <= residuals + residuals[i]
             others = np.arange(len(values)) != i
@@ -186,16 +187,12 @@ class _Span:
                 gap = min((_distance(request, float(values[i]), edge) for edge in edges), default=math.inf)
             if self.known is not None:
                 gap = min(gap, self.known.distance(float(values[i])))
-            pair = Eigenvalue(
-                value=float(values[i]),
-                residual_norm=float(np.linalg.norm(residuals[near])),
-                gap=max(gap, 0.0),
-                converged=False,
-                rounding=rounding,
-                separation=max(0.0, min(gap, float(beside.min(initial=math.inf)))),
-            ).at_rounding(tolerance, floor)
-            done = len(index) == request.num_wanted and pair.meets(tolerance, floor)
-            pairs.append(replace(pair, converged=done and self.solved))
+            separation = max(0.0, min(gap, float(beside.min(initial=math.inf))))
+            done = self.solved and len(index) == request.num_wanted
+            residual = float(np.linalg.norm(residuals[near]))
+            pairs.append(
+                self.errors.eigenvalue(float(values[i]), residual, gap, scale, separation=separation, done=done)
+            )
         forms = np.diagonal(self.parts, axis1=1, axis2=2)[:, : len(index)]
         spread = data_stderr(forms, self.operator.part_weights)
         if spread is not None:

@@ -58,6 +58,10 @@ class LinearOperator(ABC):
     def matvec(self, vector: torch.Tensor) -> torch.Tensor:
         """A v for v of shape (P,); a new tensor of the same shape, dtype and device."""
 
+    def precise_matvec(self, vector: torch.Tensor) -> torch.Tensor | None:
+        """A v in float64 over all data, shape (P,); None where that is not to be had or dearer than its worth."""
+        return None
+
     @property
     def block_width(self) -> int:
         """Vectors that `matmat` best takes at a time: 1 where several together cost as much as one after the other."""
