@@ -71,7 +71,13 @@ class PairErrors:
         return _AT_FLOOR * self.rounding(scale)
 
     def eigenvalue(
-        self, value: float, residual: float, gap: float, scale: float, *, separation: float | None = None,
+        self,
+        value: float,
+        residual: float,
+        gap: float,
+        scale: float,
+        *,
+        separation: float | None = None,
         done: bool = True,
     ) -> Eigenvalue:
         """One eigenvalue.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -151,7 +151,8 @@ class EigenvaluesResult:
     check_discrepancy: norm of what the closing product found beyond the residuals that the solver expected; None where
         the check was not reached.
     num_missed: pairs that a full check found beyond the solver's; None where none was made.
-    certificate: beyond what no eigenvalue was missed; None where no fresh start was made.
+    certificate: beyond what no eigenvalue was missed; None where no start was random.
+    excluded: by end (+1 upper, -1 lower), beyond what the search's own random start excludes any eigenvalue.
     scale: the largest magnitude of a Ritz value on the way: a lower estimate of ||A||.
     closed: whether the Krylov space closed before it was the whole one, which shows multiple eigenvalues.
     basis: where the basis lay: `device`, `host` or `bfloat16`.
@@ -172,6 +173,7 @@ class EigenvaluesResult:
     basis: Storage = "device"
     history: tuple[tuple[float, float, float], ...] = ()
     certificate: Certificate | None = None
+    excluded: dict[float, float] = field(default_factory=dict)
 
     @property
     def values(self) -> list[float]:

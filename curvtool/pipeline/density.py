@@ -9,7 +9,6 @@ import torch
 
 from curvtool.config.analyses import DensityConfig, EigsConfig
 from curvtool.errors import STOPPING, cause_of
-from curvtool.estimators.accuracy import NOISE_OF_PAIRS
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.density import DensityResult, Mass, density, is_small
 from curvtool.estimators.eigenpairs import EigenvaluesResult
@@ -66,7 +65,7 @@ def run_density(stage: Stage, analysis: DensityConfig) -> report.Density | repor
         search = _search(stage, analysis, operator)
         if stage.stopped is not None and search is not None:
             return _alone(stage, analysis, operator, search)
-        outliers = _kept(stage, search)
+        outliers = _kept(search)
     try:
         result = stage.estimate(
             "density",
@@ -126,12 +125,13 @@ def _search(stage: Stage, analysis: DensityConfig, operator: CurvatureOperator) 
             which="lm",
             memory_budget=stage.budget // 2,
             seed=stage.config.compute.seed,
+            noise=stage.noise,
             observer=stage.observer,
         ),
     )
 
 
-def _kept(stage: Stage, search: EigenvaluesResult | None) -> _Outliers:
+def _kept(search: EigenvaluesResult | None) -> _Outliers:
     """Those to place exactly; the ones that did not converge stay with the rest."""
     if search is None:
         return _Outliers()
@@ -139,7 +139,7 @@ def _kept(stage: Stage, search: EigenvaluesResult | None) -> _Outliers:
     pairs = [search.eigenvalues[i] for i in kept]
     return _Outliers(
         tuple(pair.value for pair in pairs),
-        tuple(max(pair.error_bound, NOISE_OF_PAIRS * stage.noise * abs(pair.value)) for pair in pairs),
+        tuple(pair.error_bound for pair in pairs),
         search.vectors[kept],
     )
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from curvtool.report.analyses import (
     Analysis,
     BlockTrace,
+    Certificate,
     Check,
     ClassNorms,
     Density,
@@ -35,6 +36,7 @@ __all__ = [
     "Analysis",
     "BlockTrace",
     "BytesOnRank",
+    "Certificate",
     "Check",
     "ClassNorms",
     "Cost",
