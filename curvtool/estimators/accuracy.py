@@ -63,8 +63,8 @@ class PairErrors:
     coarseness: float = 0.0
 
     def rounding(self, scale: float) -> float:
-        """The arithmetic's error of any eigenvalue of a matrix of that largest magnitude, not below the shift seen."""
-        return max(max(ROUNDING * self.eps, NOISE_OF_PAIRS * self.noise) * scale, self.shift)
+        """What the arithmetic alone does to any eigenvalue of a matrix of that largest magnitude."""
+        return max(ROUNDING * self.eps, NOISE_OF_PAIRS * self.noise) * scale
 
     def floor(self, scale: float) -> float:
         """A residual below it can hardly fall further, and the eigenvalue counts as found."""
@@ -90,7 +90,7 @@ class PairErrors:
             separation: to all others, where the gap is not.
             done: whether it may count as converged.
         """
-        rounding = self.rounding(scale)
+        rounding = max(self.rounding(scale), self.shift)
         coarse = self.coarseness * scale
         pair = Eigenvalue(
             value=value,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,46 +25,16 @@ from curvtool.estimators.fresh_start import (
 )
 from curvtool.estimators.observer import Observer
 from curvtool.estimators.request import Request, basis_size, storage_for
-from curvtool.linalg.lanczos import Keep, Lanczos
+from curvtool.estimators.steering import PASSES_IN_A_ROW, KnownPairs, Trend, keep_for, start_for
+from curvtool.linalg.lanczos import Lanczos
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.operators.base import LinearOperator
 
-PASSES_IN_A_ROW = 2
-SETTLED = 0.08  # of the tolerance, to which min(r, r^2 / gap) has to fall before a search ends: where no gap opens it
-# falls slowly, and a pair may still emerge; where one does, it costs hardly a product. The plain rule at four successive
-# products missed a rank in 1 of 34 runs on spectra without outliers, clusters and small networks
+SETTLED = 0.08  # of the tolerance, to which the solver's error falls before a search ends: where no gap opens it falls
+# slowly, and a pair may still emerge; where one does, it costs a product or two. At the whole tolerance, and four
+# successive products, 1 of 34 runs on spectra without outliers, clusters and small networks missed a rank
 _MOST_JOINED = 4  # directions that fresh starts may add
 _LONGEST_FRESH = 0.1  # of the search's products, for a fresh start that comes near the last wanted value
-
-
-@dataclass(frozen=True)
-class KnownPairs:
-    """Vectors that were locked, taken for eigenvectors, with what one product each says of them.
-
-    Attributes:
-        vectors: orthonormal rows, shape (l, P).
-        values: Rayleigh quotients, shape (l,).
-        residuals: residual norms, shape (l,).
-    """
-
-    vectors: torch.Tensor
-    values: np.ndarray
-    residuals: np.ndarray
-
-    @classmethod
-    def of(cls, operator: LinearOperator, vectors: torch.Tensor) -> KnownPairs:
-        """By a product each."""
-        space, numbers = operator.space, []
-        for vector in vectors:
-            image = operator.matvec(vector)
-            value = space.inner(vector, image)
-            numbers.append(torch.stack([value, space.norm(image - value * vector)]))
-        values, residuals = torch.stack(numbers, dim=1).to("cpu", torch.float64).numpy()
-        return cls(vectors, values, residuals)
-
-    def distance(self, value: float) -> float:
-        """From a value to the nearest of these, less its residual norm."""
-        return float((np.abs(self.values - value) - self.residuals).min(initial=math.inf))
 
 
 def by_lanczos(
@@ -95,7 +65,7 @@ class _Run:
             space,
             request.max_basis or basis_size(space, request),
             (request.seed, 1),
-            start=_start(operator, request),
+            start=start_for(operator, request),
             block_size=request.block_size,
             locked=locked,
             storage=self.storage,
@@ -128,7 +98,7 @@ class _Run:
         self.in_a_row, self.last = state["in_a_row"], state["last"]
         self.history = [(products, value, error) for products, value, error in state["history"]]
         self.is_settled, (self.num_joined, self.num_fresh) = state["settled"], state["fresh"]
-        self.from_start = None if state["ends"] is None else {sign: end for sign, end in state["ends"]}
+        self.from_start = None if state["ends"] is None else dict(state["ends"])
         if state["storage"] == "bfloat16":  # its rounding is in the vectors, wherever they lie now
             self.storage = "bfloat16"
         if self.lanczos.size:
@@ -251,7 +221,7 @@ class _Run:
             )
 
     def _look_beside(self) -> Certificate | None:
-        """Fresh starts beside the basis, as long as they show pairs that were missed; the search then goes on with them."""
+        """Fresh starts beside the basis, as long as they show missed pairs; the search then goes on with these too."""
         while True:
             fresh, emerged = self._fresh_start()
             if emerged is None:
@@ -349,50 +319,3 @@ class _Run:
         if is_precise:
             self.shift = float(np.linalg.norm(self.lanczos.inside(rest) @ self.pairs.coefficients[:, index]))
         return float(space.norm(rest))
-
-
-def _start(operator: LinearOperator, request: Request) -> torch.Tensor | None:
-    """The given vectors' sum with a random part as long as it is, so that no direction is shut out; or theirs.
-
-    With a block each given vector starts a direction of its own, and the last one is random.
-    """
-    if request.start is None:
-        return None
-    space = operator.space
-    given = request.start.to(device=space.device, dtype=space.dtype)
-    if request.block_size > 1:
-        return given[: request.block_size - 1]
-    noise = space.normal(request.seed, 22)
-    total = given.sum(0)
-    return (total + noise * (space.norm(total) / space.norm(noise)))[None]
-
-
-def keep_for(k: int, which: str) -> Keep:
-    """The pairs that survive a restart: the wanted ones and their neighbours, from the wanted ends."""
-
-    def keep(pairs: RitzPairs, number: int) -> np.ndarray:
-        wanted = 2 * k if which == "be" else k
-        number = min(max(number, wanted + 1), len(pairs.values) - 1)
-        if which == "be":
-            return pairs.wanted(max(number // 2, k), "be")  # never cut: the wanted ones stand at both ends
-        return pairs.wanted(number, which)
-
-    return keep
-
-
-class Trend:
-    """How many more products until the error meets the tolerance, by its mean fall over the last ten."""
-
-    def __init__(self, rtol: float, in_a_row: int = PASSES_IN_A_ROW) -> None:
-        self.rtol, self.in_a_row = rtol, in_a_row
-        self.history: list[tuple[int, float]] = []
-
-    def remaining(self, step: int, error: float) -> float | None:
-        """None where the error does not fall."""
-        self.history = [*self.history[-9:], (step, math.log(max(error, 1e-300)))]
-        (first, high), (last, low) = self.history[0], self.history[-1]
-        if low <= math.log(self.rtol):
-            return float(self.in_a_row - 1)
-        if last == first or low >= high:
-            return None
-        return (low - math.log(self.rtol)) * (last - first) / (high - low) + self.in_a_row - 1

@@ -1,4 +1,4 @@
-"""A fresh random start beside the pairs found: it shows pairs that were missed, and excludes others with a probability."""
+"""A fresh random start beside the pairs found: it shows missed pairs, and excludes others with a probability."""
 
 from __future__ import annotations
 
@@ -104,9 +104,9 @@ def certificate(
 ) -> Certificate:  # fmt: skip
     """The limits beyond which nothing was missed.
 
-    With T = diag(values) the matrix inside the span of the orthonormal vectors known, and C^T C the Gram matrix of their
-    residuals, the i-th eigenvalue from an end has a bound (`upper_bounds`). As long as it holds to within the i-th one's
-    error or tolerance, nothing is missed; the first bound that does not is the limit.
+    With T = diag(values) the matrix inside the span of the vectors known, and C^T C the Gram matrix of their residuals,
+    the i-th eigenvalue from an end has a bound (`upper_bounds`). As long as it lies within the i-th one's error or
+    tolerance, nothing is missed; the first bound that does not is the limit.
 
     Args:
         found: the pairs as they are listed.

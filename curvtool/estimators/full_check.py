@@ -10,12 +10,13 @@ import torch
 
 from curvtool.errors import STOPPING, Interrupted, cause_of
 from curvtool.estimators.accuracy import PairErrors
-from curvtool.estimators.by_lanczos import KnownPairs, by_lanczos
+from curvtool.estimators.by_lanczos import by_lanczos
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.eigenpairs import Certificate, Eigenvalue, EigenvaluesResult, data_stderr
 from curvtool.estimators.fresh_start import FAILURE, certificate
 from curvtool.estimators.observer import Observer
 from curvtool.estimators.request import Request
+from curvtool.estimators.steering import KnownPairs
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.operators.base import LinearOperator
 
@@ -255,8 +256,8 @@ def _distance(request: Request, value: float, edge: Eigenvalue) -> float:
 def _leading(
     operator: LinearOperator, result: EigenvaluesResult, request: Request, rest: int, observer: Observer
 ) -> tuple[tuple[Eigenvalue, ...], torch.Tensor, list[bool], dict[float, float]]:
-    """The leading pairs of the locked vectors' complement, one of each end, with their vectors; which of them lie beyond
-    the wanted ones; and what the random start excludes there."""
+    """The leading pairs of the locked vectors' complement, one of each end, with their vectors; which of them lie
+    beyond the wanted ones; and what the random start excludes there."""
     which = request.which if request.which != "be" or rest > 1 else "la"
     quick = replace(request, k=1, which=which, rtol=max(_SEARCH_RTOL, request.rtol), vector_rtol=None, start=None)
     found = by_lanczos(operator, quick, observer, close=False, beside=False)

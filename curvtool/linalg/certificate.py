@@ -22,7 +22,7 @@ def least_mass(dim: int, failure: float) -> float:
     """The squared component along a fixed direction that a random unit vector has at least.
 
     The component t has the density C (1 - t^2)^((n - 3) / 2), C = Gamma(n / 2) / (sqrt(pi) Gamma((n - 1) / 2)), at most
-    C for n >= 3; so P(|t| < s) <= 2 C s. A fixed vector added to the random one does not make small components likelier.
+    C for n >= 3; so P(|t| < s) <= 2 C s. A fixed vector added to the random one makes small components no likelier.
 
     Args:
         dim: the dimension n.

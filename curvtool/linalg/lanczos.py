@@ -165,7 +165,7 @@ class Lanczos:
 
     @property
     def recurrence(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Diagonal and off-diagonal of the start's recurrence, shape (j,) each; None after a restart or with a block."""
+        """Diagonal and off-diagonal of the start's recurrence, shape (j,) each; None after a restart or of a block."""
         if not self.is_chain or not self.size:
             return None
         steps = np.arange(self.size)
