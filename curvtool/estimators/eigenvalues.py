@@ -46,9 +46,10 @@ def eigenvalues(
 ) -> EigenvaluesResult:
     """Extreme eigenvalues by Lanczos, or by deflated power iteration.
 
-    Lanczos stops once the estimated error of every wanted eigenvalue, min(r, r^2/gap), is at most rtol |theta| (or
-    atol) at four successive products. That is an estimate: a pair skipped so far shows in no residual, and a multiple
-    eigenvalue may be found once only, or as often as the block is wide. It closes with one product with a random
+    Lanczos stops once the estimated error of every wanted eigenvalue, min(r, r^2/gap) and a quarter of r, is within
+    rtol |theta| (or atol) at two successive products and at 0.08 of it at the last. That is an estimate: a pair skipped
+    so far shows in no residual. A fresh random start in the complement of the basis then looks for missed pairs, with
+    which the search goes on, and excludes others with a probability (`certificate`). It closes with one product with a random
     combination of the wanted vectors, whose deviation from what the residuals foretell is added to them (on several
     ranks with a product with each, from which the spread over the data comes too); a full check
     makes a product with each of them and looks for missed pairs by a fresh start in their complement.
@@ -74,7 +75,11 @@ def eigenvalues(
         start: vectors (n, P) to start from, as those of an earlier run; a random part is mixed in.
         locked: orthonormal vectors (l, P), eigenvectors found before, in whose complement to look; a product each tells
             how good they are.
-        check: `fast`, or `full` as said above.
+        check: `none`; or `fast` or `full` as said above. A full check stays within max_passes.
+        noise: the relative error of a product, as measured; None: as the operator knows it. It enters every error, times
+            the largest magnitude of the spectrum.
+        independent_start: whether the start owes nothing to this seed (a gradient does not): the certificate then leans
+            on its random part too.
         observer: hears progress.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rich.console import Console
@@ -139,11 +140,18 @@ def _certified(eigs: Eigs) -> str:
     made = eigs.certificate
     if made is None:
         return " --check full looks for such." if eigs.num_missed is None else ""
-    limits = [f"{name} {number(limit, 4)}" for name, limit in (("above", made.above), ("below", made.below))
+    limits = [f"{name} {_outward(limit, name == 'above')}" for name, limit in (("above", made.above), ("below", made.below))
               if limit is not None]  # fmt: skip
     text = f" No eigenvalue {' or '.join(limits)} was missed, with probability {percent(made.probability, 3)}"
     text += f" over the random start ({counted(round(made.check_hvps), 'product')})"
     return text + ("." if eigs.num_missed is not None else "; --check full brings that nearer.")
+
+
+def _outward(limit: float, up: bool) -> str:
+    """Four digits, rounded away from the eigenvalues listed: what is said holds of the rounded number too."""
+    unit = 10.0 ** (math.floor(math.log10(abs(limit))) - 3) if limit else 0.0
+    rounded = (math.ceil(limit / unit) if up else math.floor(limit / unit)) * unit if unit else 0.0
+    return number(rounded, 4)
 
 
 def _relative(pair: Eigenvalue) -> str:

@@ -77,7 +77,7 @@ WAYS = {
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_states_errors_by_one_rule(way, dtype, noise):
-    """Never below a quarter of the residual, nor below the noise of the largest eigenvalue; and not smaller than true."""
+    """Never below a quarter of the residual, the noise of the largest eigenvalue, or the true error."""
     for name in ("outliers", "two-sided"):
         operator = operator_of(np.r_[SPECTRA[name], np.zeros(3)], 1, dtype)
         result = eigenvalues(operator, 2, rtol=1e-2, noise=noise, **WAYS[way])

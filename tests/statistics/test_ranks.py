@@ -66,7 +66,7 @@ def spectra():
 
 
 def run(values, gradient, number):
-    """Whether a converged value is off its rank by more than its error and the tolerance, and a certificate is wrong."""
+    """Whether a value is off its rank by more than its error and the tolerance, and whether a certificate is wrong."""
     rng = np.random.default_rng([5, number])
     which, k = ("la", "la", "sa", "be")[rng.integers(4)], int(rng.integers(1, 6))
     rtol = (1e-3, 1e-3, 1e-2, 1e-1)[rng.integers(4)]
