@@ -49,10 +49,10 @@ def eigenvalues(
     Lanczos stops once the estimated error of every wanted eigenvalue, min(r, r^2/gap) and a quarter of r, is within
     rtol |theta| (or atol) at two successive products and at 0.08 of it at the last. That is an estimate: a pair skipped
     so far shows in no residual. A fresh random start in the complement of the basis then looks for missed pairs, with
-    which the search goes on, and excludes others with a probability (`certificate`). It closes with one product with a random
-    combination of the wanted vectors, whose deviation from what the residuals foretell is added to them (on several
-    ranks with a product with each, from which the spread over the data comes too); a full check
-    makes a product with each of them and looks for missed pairs by a fresh start in their complement.
+    which the search goes on, and excludes others with a probability (`certificate`). It closes with one product with a
+    random combination of the wanted vectors, whose deviation from what the residuals foretell is added to them (on
+    several ranks with a product with each, from which the spread over the data comes too). A full check makes a product
+    with each of them and looks for missed pairs by a fresh start in their complement.
 
     Args:
         operator: the matrix.
@@ -76,8 +76,8 @@ def eigenvalues(
         locked: orthonormal vectors (l, P), eigenvectors found before, in whose complement to look; a product each tells
             how good they are.
         check: `none`; or `fast` or `full` as said above. A full check stays within max_passes.
-        noise: the relative error of a product, as measured; None: as the operator knows it. It enters every error, times
-            the largest magnitude of the spectrum.
+        noise: the relative error of a product, as measured; None: as the operator knows it. It enters every error,
+            times the largest magnitude of the spectrum.
         independent_start: whether the start owes nothing to this seed (a gradient does not): the certificate then leans
             on its random part too.
         observer: hears progress.

@@ -140,7 +140,8 @@ def _certified(eigs: Eigs) -> str:
     made = eigs.certificate
     if made is None:
         return " --check full looks for such." if eigs.num_missed is None else ""
-    limits = [f"{name} {_outward(limit, name == 'above')}" for name, limit in (("above", made.above), ("below", made.below))
+    ends = (("above", made.above), ("below", made.below))
+    limits = [f"{name} {_outward(limit, name == 'above')}" for name, limit in ends
               if limit is not None]  # fmt: skip
     text = f" No eigenvalue {' or '.join(limits)} was missed, with probability {percent(made.probability, 3)}"
     text += f" over the random start ({counted(round(made.check_hvps), 'product')})"
