@@ -13,7 +13,7 @@ from curvtool.estimators.by_probes import BlockTrace
 from curvtool.estimators.cost import Cost
 from curvtool.estimators.density import DensityResult, Mass
 from curvtool.estimators.diagonal import DiagonalResult
-from curvtool.estimators.eigenpairs import Eigenvalue, EigenvaluesResult
+from curvtool.estimators.eigenpairs import Certificate, Eigenvalue, EigenvaluesResult
 from curvtool.estimators.jacobian_norms import JacobianNormsResult
 from curvtool.estimators.trace import TraceResult
 from curvtool.linalg.quadrature import Quadrature
@@ -23,8 +23,8 @@ from curvtool.pipeline.shared import KnownPairs
 _CLASSES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        BlockTrace, Cost, DensityResult, DiagonalResult, Eigenvalue, EigenvaluesResult, JacobianNormsResult, Mass,
-        KnownPairs, Preflight, Quadrature, TraceResult,
+        BlockTrace, Certificate, Cost, DensityResult, DiagonalResult, Eigenvalue, EigenvaluesResult,
+        JacobianNormsResult, KnownPairs, Mass, Preflight, Quadrature, TraceResult,
     )
 }  # fmt: skip
 Put = Callable[[torch.Tensor | np.ndarray], Any]
