@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from curvtool.errors import Interrupted, LoadError, UsageError
-from curvtool.estimators.accuracy import NOISE_OF_PAIRS
 from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.estimators.trace import trace
 from curvtool.operators.curvature import CurvatureOperator
@@ -158,8 +157,7 @@ class Monitor:
         pairs = eigenvalues(matrix, self.k, which="la", rtol=self.rtol, start=start, seed=self.seed)
         self._vectors = pairs.vectors
         first = pairs.eigenvalues[0]
-        error = max(first.error_bound, NOISE_OF_PAIRS * matrix.noise * abs(first.value))
-        found = {f"{self._prefix}lambda_max": first.value, f"{self._prefix}lambda_max_error": error}
+        found = {f"{self._prefix}lambda_max": first.value, f"{self._prefix}lambda_max_error": first.error_bound}
         if self.with_trace:
             estimate = trace(matrix, rtol=min(10 * self.rtol, 0.5), seed=self.seed)
             found[f"{self._prefix}trace"] = estimate.value

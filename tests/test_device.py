@@ -10,7 +10,7 @@ from cases import CASES
 
 from curvtool import Hessian, InputJacobian, Problem, eigenvalues, jacobian_norms, trace
 from curvtool.config.resolve import resolve
-from curvtool.estimators.by_lanczos import keep_for
+from curvtool.estimators.steering import keep_for
 from curvtool.linalg.lanczos import Lanczos
 from curvtool.pipeline.run import run
 from curvtool.problem.validation import check_problem

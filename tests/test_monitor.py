@@ -209,3 +209,15 @@ def test_what_does_not_fit_is_told_at_the_first_measurement():
     for data, code in ((too_large, "CT022"), (too_wide, "CT024")):
         with pytest.raises(CurvtoolError, match=code):
             Monitor(data, "cross-entropy")(net, 0)
+
+
+def test_the_monitor_states_the_error_of_the_search_and_of_the_record():
+    from curvtool.pipeline.eigs import eigenvalue_record
+
+    torch.manual_seed(0)
+    model, data = torch.nn.Linear(5, 3), (torch.randn(60, 5), torch.randint(0, 3, (60,)))
+    monitor = Monitor(data, "cross-entropy", with_trace=False)
+    logged = monitor.measure(model)
+    pair = eigenvalues(Hessian(Problem(model, data)), 1, rtol=1e-2, noise=monitor._noise).eigenvalues[0]
+    assert logged["curvature/lambda_max_error"] == pytest.approx(pair.error_bound, rel=0.2)
+    assert eigenvalue_record(pair).error_bound == pair.error_bound

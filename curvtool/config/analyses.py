@@ -14,7 +14,7 @@ Which = Literal["la", "sa", "lm", "be"]
 EigsMethod = Literal["lanczos", "power"]
 DiagonalMethod = Literal["auto", "hutchinson", "exact"]
 TraceMethod = Literal["auto", "hutchinson", "deflated", "hutch++", "xtrace", "exact"]
-Check = Literal["fast", "full"]
+Check = Literal["none", "fast", "full"]
 Basis = Literal["auto", "device", "host", "bfloat16"]
 DensityMethod = Literal["auto", "probes", "exact"]
 Norm = Literal["both", "frobenius", "spectral"]
@@ -43,7 +43,9 @@ class EigsConfig(Section):
     atol: float = setting(0.0, "Error that is enough however small an eigenvalue is (for those near zero).", minimum=0)
     max_passes: int = setting(300, "Products after which to stop unconverged.", minimum=1)
     operator: OperatorName = setting("hessian", "Which matrix; ggn: Gauss-Newton.")
-    check: Check = setting("fast", "Closing check: full makes true residuals and looks for missed pairs.")
+    check: Check = setting(
+        "fast", "Closing check: none; fast, a few products; full makes true residuals and looks for missed pairs."
+    )
     per_layer: bool = setting(False, "The leading eigenvalue of every layer's own block too.")
     lr: str | None = setting(
         None,

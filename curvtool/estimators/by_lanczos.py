@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,62 +11,47 @@ import numpy as np
 import torch
 
 from curvtool.errors import STOPPING, Interrupted, cause_of
-from curvtool.estimators.accuracy import over_data
+from curvtool.estimators.accuracy.pairs import BFLOAT16, PairErrors
+from curvtool.estimators.accuracy.population import over_data
 from curvtool.estimators.cost import Meter
-from curvtool.estimators.eigenpairs import (
-    ROUNDING,
-    ROUNDING_STEPS,
-    Eigenvalue,
-    EigenvaluesResult,
+from curvtool.estimators.eigenpairs import Certificate, Eigenvalue, EigenvaluesResult
+from curvtool.estimators.fresh_start import (
+    FAILURE,
+    NUM_STEPS,
+    Ends,
+    FreshStart,
+    certificate,
+    ends_of,
+    signs_of,
 )
 from curvtool.estimators.observer import Observer
 from curvtool.estimators.request import Request, basis_size, storage_for
-from curvtool.linalg.lanczos import Keep, Lanczos
+from curvtool.estimators.steering import PASSES_IN_A_ROW, KnownPairs, Trend, keep_for, start_for
+from curvtool.linalg.lanczos import Lanczos
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.operators.base import LinearOperator
 
-BFLOAT16 = 2.0**-8  # by how much the norm of a vector of few large coordinates changes at most, rounded to it
-MARGIN = 0.25  # of the residual: no smaller error is claimed, however wide the gap seems
-PASSES_IN_A_ROW = 4  # of 1,200 starts on three networks three in a row missed a leading pair in 6, four in 4;
-# from the gradient four did in 1
-
-
-@dataclass(frozen=True)
-class KnownPairs:
-    """Vectors that were locked, taken for eigenvectors, with what one product each says of them.
-
-    Attributes:
-        vectors: orthonormal rows, shape (l, P).
-        values: Rayleigh quotients, shape (l,).
-        residuals: residual norms, shape (l,).
-    """
-
-    vectors: torch.Tensor
-    values: np.ndarray
-    residuals: np.ndarray
-
-    @classmethod
-    def of(cls, operator: LinearOperator, vectors: torch.Tensor) -> KnownPairs:
-        """By a product each."""
-        space, numbers = operator.space, []
-        for vector in vectors:
-            image = operator.matvec(vector)
-            value = space.inner(vector, image)
-            numbers.append(torch.stack([value, space.norm(image - value * vector)]))
-        values, residuals = torch.stack(numbers, dim=1).to("cpu", torch.float64).numpy()
-        return cls(vectors, values, residuals)
-
-    def distance(self, value: float) -> float:
-        """From a value to the nearest of these, less its residual norm."""
-        return float((np.abs(self.values - value) - self.residuals).min(initial=math.inf))
+SETTLED = 0.08  # of the tolerance, to which the solver's error falls before a search ends: where no gap opens it falls
+# slowly, and a pair may still emerge; where one does, it costs a product or two. At the whole tolerance, and four
+# successive products, 1 of 34 runs on spectra without outliers, clusters and small networks missed a rank
+_MOST_JOINED = 4  # directions that fresh starts may add
+_LONGEST_FRESH = 0.1  # of the search's products, for a fresh start that comes near the last wanted value
 
 
 def by_lanczos(
-    operator: LinearOperator, request: Request, observer: Observer, *, check: bool = True
+    operator: LinearOperator, request: Request, observer: Observer, *, close: bool = True, beside: bool = True
 ) -> EigenvaluesResult:
-    """See `eigenvalues`, which checks the arguments; without `check` no closing product is made."""
+    """See `eigenvalues`, which checks the arguments.
+
+    Args:
+        operator: the matrix.
+        request: what is asked.
+        observer: hears progress.
+        close: whether a closing product is made.
+        beside: whether fresh starts look for missed pairs.
+    """
     run = partial(_Run, operator, request, observer)
-    return observer.remembered("Lanczos", operator, lambda: run().result_of_all(check))
+    return observer.remembered("Lanczos", operator, lambda: run().result_of_all(close, beside))
 
 
 class _Run:
@@ -81,24 +66,32 @@ class _Run:
             space,
             request.max_basis or basis_size(space, request),
             (request.seed, 1),
-            start=_start(operator, request),
+            start=start_for(operator, request),
             block_size=request.block_size,
             locked=locked,
             storage=self.storage,
             sketch=locked is None,
         )
+        self.errors = PairErrors(
+            space.eps, request.noise, request.tolerance, coarseness=BFLOAT16 if self.storage == "bfloat16" else 0.0
+        )
+        self.shift = 0.0  # of the values, as a product in float64 showed it
         self.pairs: RitzPairs | None = None
         self.in_a_row = 0
         self.last: tuple[Eigenvalue, ...] | None = None
         self.history: list[tuple[float, float, float]] = []
-        self.enough_in_a_row = PASSES_IN_A_ROW * self.lanczos.block_size
+        self.is_settled = False
+        self.from_start: Ends | None = None
+        self.num_joined, self.num_fresh, self.is_unsure = 0, 0.0, False
         observer.resume("basis", operator, self)
 
     def state(self) -> dict[str, Any]:
         """The Krylov space, and how often in a row it was good enough."""
         return {
             "lanczos": self.lanczos.state(), "in_a_row": self.in_a_row, "last": self.last, "storage": self.storage,
-            "history": [list(each) for each in self.history],
+            "history": [list(each) for each in self.history], "settled": self.is_settled,
+            "fresh": [self.num_joined, self.num_fresh],
+            "ends": None if self.from_start is None else [[sign, end] for sign, end in self.from_start.items()],
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -106,6 +99,8 @@ class _Run:
         self.lanczos.restore(state["lanczos"])
         self.in_a_row, self.last = state["in_a_row"], state["last"]
         self.history = [(products, value, error) for products, value, error in state["history"]]
+        self.is_settled, (self.num_joined, self.num_fresh) = state["settled"], state["fresh"]
+        self.from_start = None if state["ends"] is None else dict(state["ends"])
         if state["storage"] == "bfloat16":  # its rounding is in the vectors, wherever they lie now
             self.storage = "bfloat16"
         if self.lanczos.size:
@@ -114,27 +109,41 @@ class _Run:
     @property
     def is_done(self) -> bool:
         """Whether the errors were small enough often enough, or no product is left."""
-        enough = self.in_a_row >= self.enough_in_a_row or self.lanczos.exhausted
-        return enough or self.lanczos.num_steps >= self.request.max_passes
+        return self._is_enough or self.num_products >= self.request.max_passes
 
-    def result_of_all(self, check: bool) -> EigenvaluesResult:
+    @property
+    def num_products(self) -> float:
+        """Of the search and of its fresh starts."""
+        return self.lanczos.num_steps + self.num_fresh
+
+    @property
+    def _is_enough(self) -> bool:
+        in_a_row = self.in_a_row >= PASSES_IN_A_ROW * self.lanczos.block_size
+        return (in_a_row and self.is_settled) or self.lanczos.exhausted
+
+    def result_of_all(self, close: bool, beside: bool) -> EigenvaluesResult:
         discrepancy: float | None = None
+        limits: Certificate | None = None
         try:
             self._iterate()
-            if check:
+            self._note_ends()
+            limits = self._look_beside() if beside else self._certificate(None)
+            if close:
                 discrepancy = self._closing_check()
         except STOPPING as error:
             stop = cause_of(error)
             if self.lanczos.size:  # a step may have been made that was not looked at
                 self.pairs = self.lanczos.ritz_pairs()
             raise Interrupted(self._result(None, 0.0) if self.pairs is not None else None, stop) from stop
-        return self._result(discrepancy, 0.0 if discrepancy is None else 1.0)
+        return self._result(discrepancy, (0.0 if discrepancy is None else 1.0) + self.num_fresh, limits)
 
     def _iterate(self) -> None:
         request, lanczos = self.request, self.lanczos
-        keep, trend = keep_for(request.k, request.which), Trend(request.rtol, self.enough_in_a_row)
+        keep, trend = keep_for(request.k, request.which), Trend(request.rtol, PASSES_IN_A_ROW * lanczos.block_size)
         self.observer.begin(f"eigenvalues ({request.which})")
         while not self.is_done:
+            if lanczos.size == lanczos.max_basis:
+                self._note_ends()
             self.pairs = lanczos.step(keep)
             found = self._eigenvalues(self.pairs)
             self.history.append((float(lanczos.num_steps), found[0].value, found[0].error_bound))
@@ -145,6 +154,11 @@ class _Run:
                 still = all(abs(e.value - o.value) <= e.error_bound + o.error_bound + request.tolerance.of(e.value)
                             for e, o in zip(found, self.last, strict=True))  # fmt: skip
             self.in_a_row = self.in_a_row + 1 if still else 0
+            self.is_settled = all(
+                e.solver_error <= max(SETTLED * request.tolerance.of(e.value), e.rounding)
+                or e.residual_norm <= self.errors.floor(lanczos.scale)
+                for e in found
+            )
             self.last = found if seen else None
             worst = max(e.error_bound / max(abs(e.value), 1e-300) for e in found)
             self.observer.advance(
@@ -153,15 +167,16 @@ class _Run:
                 trend.remaining(lanczos.num_steps, worst) if seen else None,
             )
 
-    def _result(self, discrepancy: float | None, check_hvps: float) -> EigenvaluesResult:
+    def _result(
+        self, discrepancy: float | None, check_hvps: float, limits: Certificate | None = None
+    ) -> EigenvaluesResult:
         assert self.pairs is not None
         pairs = self.pairs
         index = pairs.wanted(self.request.k, self.request.which)
-        checked = RitzPairs(pairs.values, pairs.coefficients, np.hypot(pairs.residuals, discrepancy or 0.0))
-        done = self.in_a_row >= self.enough_in_a_row or self.lanczos.exhausted
-        found = self._eigenvalues(checked, may_converge=done and len(index) == self.request.num_wanted)
-        if self.storage == "bfloat16":  # the recurrence does not know of its rounding
-            found = tuple(replace(p, rounding=max(p.rounding, BFLOAT16 * self.lanczos.scale)) for p in found)
+        if discrepancy is not None:
+            self.errors = replace(self.errors, discrepancy=discrepancy, shift=self.shift)
+        done = self._is_enough and not self.is_unsure
+        found = self._eigenvalues(pairs, may_converge=done and len(index) == self.request.num_wanted)
         found = self._over_data(pairs, index, found)
         return EigenvaluesResult(
             found,
@@ -175,6 +190,8 @@ class _Run:
             closed=self.lanczos.num_closed > 0 and not self.lanczos.exhausted,
             basis=self.storage,
             history=tuple(self.history),
+            certificate=limits,
+            excluded=dict(self.from_start or {}),
         )
 
     def _over_data(self, pairs: RitzPairs, index: np.ndarray, found: tuple[Eigenvalue, ...]) -> tuple[Eigenvalue, ...]:
@@ -194,30 +211,107 @@ class _Run:
 
     def _eigenvalues(self, pairs: RitzPairs, may_converge: bool = True) -> tuple[Eigenvalue, ...]:
         """The wanted pairs with their errors."""
-        request = self.request
-        index = pairs.wanted(request.k, request.which)
-        tolerance = request.tolerance
-        epsilon = self.operator.space.eps * self.lanczos.scale
-        rounding, floor = ROUNDING * epsilon, ROUNDING_STEPS * epsilon
-        coarseness = BFLOAT16 * self.lanczos.scale if self.storage == "bfloat16" else 0.0
-        found = []
+        index = pairs.wanted(self.request.k, self.request.which)
         residuals, gaps = pairs.residuals[index], pairs.gaps(index)
         if self.known is not None:
             residuals = np.hypot(residuals, self.lanczos.leaks(pairs, index))
             beside = [self.known.distance(float(value)) for value in pairs.values[index]]
             gaps = np.minimum(gaps, beside)
-        gaps = np.maximum(gaps - coarseness, 0.0)
-        for i, residual, gap in zip(index, residuals, gaps, strict=True):
-            pair = Eigenvalue(
-                value=float(pairs.values[i]),
-                residual_norm=max(float(residual), rounding),
-                gap=float(gap),
-                converged=False,
-                rounding=rounding,
-                margin=min(MARGIN * float(residual), tolerance.of(float(pairs.values[i]))),
-            ).at_rounding(tolerance, floor)
-            found.append(replace(pair, converged=may_converge and pair.meets(tolerance, floor)))
-        return tuple(found)
+        return tuple(
+            self.errors.eigenvalue(
+                float(pairs.values[i]), float(residual), float(gap), self.lanczos.scale, done=may_converge
+            )
+            for i, residual, gap in zip(index, residuals, gaps, strict=True)
+        )
+
+    def _note_ends(self) -> None:
+        """What the start itself tells of the spectrum's ends, as long as its recurrence is whole."""
+        if self.from_start is None:
+            request = self.request
+            start, dim = request.start, self.lanczos.dim
+            known = self.storage != "bfloat16" and (start is None or request.independent_start)
+            share = 1.0 if start is None else 0.25  # two unit vectors' sum is 2 long at most
+            self.from_start = (
+                ends_of(self.lanczos, dim, signs_of(request.which), request.failure, share) if known else {}
+            )
+
+    def _look_beside(self) -> Certificate | None:
+        """Fresh starts beside the basis, as long as they show missed pairs; the search then goes on with these too."""
+        while True:
+            fresh, emerged = self._fresh_start()
+            if emerged is None:
+                return self._certificate(fresh)
+            self.num_joined += 1
+            joined = self.num_joined <= _MOST_JOINED and all(
+                self.lanczos.join(vector, keep_for(self.request.k, self.request.which)) for vector in emerged
+            )
+            self.in_a_row, self.is_settled, self.last = 0, False, None
+            if not joined or self.is_done:
+                self.is_unsure = True
+                return self._certificate(fresh)
+            del fresh, emerged
+            self._iterate()
+
+    def _fresh_start(self) -> tuple[FreshStart | None, list[torch.Tensor] | None]:
+        """A fresh start, and the directions in which it shows values beyond those found; None where it shows none."""
+        assert self.pairs is not None
+        lanczos, request, pairs = self.lanczos, self.request, self.pairs
+        index = pairs.wanted(request.k, request.which)
+        if lanczos.exhausted or self.storage == "bfloat16" or lanczos.dim == lanczos.size:
+            return None, None
+        if request.locked is None:
+            rows, inside = lanczos.basis[: lanczos.size], lanczos.projected[: lanczos.size, : lanczos.size]
+            inside = np.tril(inside) + np.tril(inside, -1).T
+        else:
+            rows, inside = torch.cat([request.locked, lanczos.vectors(pairs, index)]), np.diag(pairs.values[index])
+        room = request.max_passes - self.num_products
+        most = int(min(max(NUM_STEPS, math.ceil(_LONGEST_FRESH * lanczos.num_steps)), room,
+                       lanczos.dim - len(inside)))  # fmt: skip
+        if most < 1:
+            return None, None
+        fresh = FreshStart(self.operator, rows, inside, most, (request.seed, self.num_joined))
+        found = self._eigenvalues(pairs)
+        slacks = np.array([max(pair.error_bound, request.tolerance.of(pair.value)) for pair in found])
+        values = pairs.values[index]
+        signs = signs_of(request.which)
+        for step in range(most):
+            fresh.step()
+            self.num_fresh += 1
+            joint = fresh.joint_pairs()
+            now = joint.values[joint.wanted(request.k, request.which)][: len(values)]
+            if (np.abs(now - values) > slacks).any():
+                return fresh, [fresh.leading(sign) for sign in signs]
+            if step + 1 >= NUM_STEPS and not any(self._is_near(fresh.reach(sign), sign, found) for sign in signs):
+                break
+        return fresh, None
+
+    def _is_near(self, reach: float, sign: float, found: tuple[Eigenvalue, ...]) -> bool:
+        """Whether the complement reaches past the last wanted value of that end."""
+        k, which = self.request.k, self.request.which
+        values = [sign * pair.value for pair in found]
+        if which == "lm":
+            return reach > min(abs(value) for value in values)
+        return reach > min(values[:k] if which != "be" or sign > 0 else values[-k:])
+
+    def _certificate(self, fresh: FreshStart | None) -> Certificate | None:
+        assert self.pairs is not None
+        request, lanczos, pairs = self.request, self.lanczos, self.pairs
+        found = self._eigenvalues(pairs)
+        slacks = [request.tolerance.of(pair.value) for pair in found]
+        signs = signs_of(request.which)
+        keep = np.arange(len(pairs.values)) if request.locked is None else pairs.wanted(request.k, request.which)
+        residuals = lanczos.coupling @ pairs.coefficients[:, keep]
+        rest: Ends = {}
+        if lanczos.exhausted:
+            rest = dict.fromkeys(signs, -math.inf)
+        elif fresh is not None:
+            rest = fresh.ends(signs, FAILURE / 4 / 2**self.num_joined)  # any of them may fail
+        if not rest and not self.from_start:
+            return None
+        return certificate(
+            found, slacks, request.which, request.k, pairs.values[keep], residuals.T @ residuals, rest,
+            self.from_start or {}, self.num_fresh,
+        )  # fmt: skip
 
     def _closing_check(self) -> float:
         """One product with u = sum_i c_i y_i, c_i = +-1; the norm of A u less what the recurrence foretells of it.
@@ -228,61 +322,15 @@ class _Run:
         assert self.pairs is not None
         index = self.pairs.wanted(self.request.k, self.request.which)
         signs = np.where(np.random.default_rng([self.request.seed, 2]).random(len(index)) < 0.5, -1.0, 1.0)
-        product = self.operator.matvec(self.lanczos.mixed(self.pairs, index, signs))
-        locked = self.request.locked
+        space, locked = self.operator.space, self.request.locked
+        vector = self.lanczos.mixed(self.pairs, index, signs)
+        foretold = self.lanczos.foretold_product(self.pairs, index, signs)
+        product = self.operator.precise_matvec(vector)
+        is_precise = product is not None
+        rest = (self.operator.matvec(vector) if product is None else product) - foretold
+        rest = rest.to(space.dtype)
         if locked is not None:
-            product.sub_(self.operator.space.coefficients(locked, product) @ locked)
-        product.sub_(self.lanczos.foretold_product(self.pairs, index, signs))
-        return float(self.operator.space.norm(product))
-
-
-def _start(operator: LinearOperator, request: Request) -> torch.Tensor | None:
-    """The given vectors' sum with a random part as long as it is, so that no direction is shut out; or theirs.
-
-    With a block each given vector starts a direction of its own, and the last one is random.
-    """
-    if request.start is None:
-        return None
-    space = operator.space
-    given = request.start.to(device=space.device, dtype=space.dtype)
-    if request.block_size > 1:
-        return given[: request.block_size - 1]
-    noise, total = space.normal(request.seed, 22), given.sum(0)
-    length = float(space.norm(total))
-    if not 0.0 < length < math.inf:  # vectors that cancel, as all vectors of one dimension may
-        return noise[None]
-    noise = noise * (length / space.norm(noise))
-    if float(space.norm(total + noise)) < length / 2:  # opposite to the given ones, and as random with the other sign
-        noise = -noise
-    return (total + noise)[None]
-
-
-def keep_for(k: int, which: str) -> Keep:
-    """The pairs that survive a restart: the wanted ones and their neighbours, from the wanted ends."""
-
-    def keep(pairs: RitzPairs, number: int) -> np.ndarray:
-        wanted = 2 * k if which == "be" else k
-        number = min(max(number, wanted + 1), len(pairs.values) - 1)
-        if which == "be":
-            return pairs.wanted(max(number // 2, k), "be")  # never cut: the wanted ones stand at both ends
-        return pairs.wanted(number, which)
-
-    return keep
-
-
-class Trend:
-    """How many more products until the error meets the tolerance, by its mean fall over the last ten."""
-
-    def __init__(self, rtol: float, in_a_row: int = PASSES_IN_A_ROW) -> None:
-        self.rtol, self.in_a_row = rtol, in_a_row
-        self.history: list[tuple[int, float]] = []
-
-    def remaining(self, step: int, error: float) -> float | None:
-        """None where the error does not fall."""
-        self.history = [*self.history[-9:], (step, math.log(max(error, 1e-300)))]
-        (first, high), (last, low) = self.history[0], self.history[-1]
-        if low <= math.log(self.rtol):
-            return float(self.in_a_row - 1)
-        if last == first or low >= high:
-            return None
-        return (low - math.log(self.rtol)) * (last - first) / (high - low) + self.in_a_row - 1
+            rest.sub_(space.coefficients(locked, rest) @ locked)
+        if is_precise:
+            self.shift = float(np.linalg.norm(self.lanczos.inside(rest) @ self.pairs.coefficients[:, index]))
+        return float(space.norm(rest))

@@ -9,27 +9,42 @@ import numpy as np
 import torch
 
 from curvtool.errors import STOPPING, Interrupted, cause_of
+from curvtool.estimators.accuracy.pairs import PairErrors
 from curvtool.estimators.cost import Meter
-from curvtool.estimators.eigenpairs import ROUNDING, ROUNDING_STEPS, Eigenvalue, EigenvaluesResult, Tolerance
+from curvtool.estimators.eigenpairs import EigenvaluesResult, Tolerance
 from curvtool.estimators.observer import Observer
 from curvtool.linalg.power import PowerState, power_iteration
 from curvtool.operators.base import LinearOperator
 
 
 def by_power(
-    operator: LinearOperator, k: int, tolerance: Tolerance, max_passes: int, seed: int, observer: Observer
+    operator: LinearOperator,
+    k: int,
+    tolerance: Tolerance,
+    max_passes: int,
+    seed: int,
+    observer: Observer,
+    noise: float = 0.0,
 ) -> EigenvaluesResult:
     """See `eigenvalues`, which checks the arguments."""
-    run = partial(_Run, operator, k, tolerance, max_passes, seed, observer)
+    run = partial(_Run, operator, k, tolerance, max_passes, seed, observer, noise)
     return observer.remembered("power iteration", operator, lambda: run().result_of_all())
 
 
 class _Run:
     def __init__(
-        self, operator: LinearOperator, k: int, tolerance: Tolerance, max_passes: int, seed: int, observer: Observer
+        self,
+        operator: LinearOperator,
+        k: int,
+        tolerance: Tolerance,
+        max_passes: int,
+        seed: int,
+        observer: Observer,
+        noise: float,
     ) -> None:
         self.operator, self.k, self.tolerance, self.max_passes = operator, k, tolerance, max_passes
         self.seed, self.observer = seed, observer
+        self.errors = PairErrors(operator.space.eps, noise, tolerance)
         self.meter = Meter(operator)
         self.magnitudes: list[float] = []
         self.vectors, self.images = operator.space.empty(k), operator.space.empty(k)
@@ -74,8 +89,8 @@ class _Run:
         for state in power_iteration(self.operator.matvec, space, before, (self.seed, 3, index), self.start):
             self.current = state
             largest = max([abs(state.value), *self.magnitudes])
-            floor = ROUNDING_STEPS * space.eps * largest
-            converged = state.residual_norm <= max(self.tolerance.of(state.value), floor)
+            room = self.tolerance.of(state.value) - self.errors.rounding(largest)  # the arithmetic's error is added
+            converged = state.residual_norm <= max(room, self.errors.floor(largest))
             self.observer.advance(
                 meter.products, f"lambda_{index + 1} {state.value:.5g} +- {state.residual_norm:.1e}", None
             )
@@ -99,11 +114,10 @@ class _Run:
         order = np.argsort(-np.abs(values), kind="stable")
         turn = torch.from_numpy(np.ascontiguousarray(rotation[:, order].T)).to(basis)
         ritz, rest = turn @ basis, turn @ products
-        rounding = space.eps * float(np.abs(values).max())
+        scale = max(float(np.abs(values).max()), *self.magnitudes)
         pairs = []
         for place, i in enumerate(order):
-            residual = max(float(space.norm(rest[place] - float(values[i]) * ritz[place])), ROUNDING * rounding)
-            converged = residual <= max(self.tolerance.of(float(values[i])), ROUNDING_STEPS * rounding)
-            pairs.append(Eigenvalue(float(values[i]), residual, 0.0, converged, rounding=ROUNDING * rounding))
+            residual = float(space.norm(rest[place] - float(values[i]) * ritz[place]))
+            pairs.append(self.errors.eigenvalue(float(values[i]), residual, 0.0, scale))
         whole = num == self.k and all(pair.converged for pair in pairs)
         return EigenvaluesResult(tuple(pairs), ritz, "lm", "power", whole, None, self.meter.cost())

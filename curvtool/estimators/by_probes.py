@@ -12,14 +12,8 @@ import torch
 
 from curvtool.critical import undisturbed
 from curvtool.errors import not_finite
-from curvtool.estimators.accuracy import (
-    NOISE_OF_TRACES,
-    PASSES_OF_FEW_SIGNS,
-    Estimate,
-    GroupSpread,
-    of_blocks,
-    of_groups,
-)
+from curvtool.estimators.accuracy.forms import PASSES_OF_FEW_SIGNS, GroupSpread, of_blocks, of_groups
+from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES, Estimate
 from curvtool.estimators.known_space import KnownSpace
 from curvtool.estimators.observer import Observer
 from curvtool.linalg.intervals import Interval, look_error, student_t_quantile

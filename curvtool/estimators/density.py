@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
-from curvtool.estimators.accuracy import noise_of
+from curvtool.estimators.accuracy.noise import noise_of
 from curvtool.estimators.cost import Meter
 from curvtool.estimators.density_result import DensityResult, Spectrum, density_result
 from curvtool.estimators.observer import SILENT, Observer

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from curvtool.estimators.accuracy import Form, rounding_of_nodes, share_interval, share_stderr
+from curvtool.estimators.accuracy.shares import Form, rounding_of_nodes, share_interval, share_stderr
 from curvtool.estimators.cost import Cost
 from curvtool.linalg.quadrature import Quadrature, cumulative, mass_bounds, smoothed
 

@@ -11,14 +11,9 @@ import torch
 
 from curvtool.critical import undisturbed
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
-from curvtool.estimators.accuracy import (
-    NOISE_OF_PAIRS,
-    NOISE_OF_TRACES,
-    PASSES_OF_FEW_SIGNS,
-    EntryErrors,
-    noise_of,
-    of_entries,
-)
+from curvtool.estimators.accuracy.entries import EntryErrors, of_entries
+from curvtool.estimators.accuracy.forms import PASSES_OF_FEW_SIGNS
+from curvtool.estimators.accuracy.noise import NOISE_OF_PAIRS, NOISE_OF_TRACES, noise_of
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.base import LinearOperator
@@ -79,7 +74,7 @@ def diagonal(
 
     Bekas, Kokiopoulou, Saad 2007 (Appl. Numer. Math. 57); unbiased, the variance of entry i over a pass is the sum of
     the squares of the other entries in row i of each term. The standard error of every entry comes from the passes'
-    spread, moderated by that of all entries: see `accuracy.of_entries`.
+    spread, moderated by that of all entries: see `accuracy.entries`.
 
     `exact` takes the operator's own way, P products with unit vectors or less; `auto` takes it where it is no
     dearer than the passes that a pilot foretells.

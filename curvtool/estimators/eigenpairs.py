@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
 
-from curvtool.estimators.accuracy import OverData
+from curvtool.estimators.accuracy.population import OverData
 from curvtool.estimators.cost import Cost
 from curvtool.linalg.ritz import Which
 from curvtool.linalg.space import Storage
@@ -16,8 +16,7 @@ from curvtool.linalg.space import Storage
 Method = Literal["lanczos", "power"]
 BoundKind = Literal["linear", "quadratic", "noise"]
 METHODS: tuple[str, ...] = get_args(Method)
-ROUNDING = 8  # epsilons of the largest magnitude, by which rounding was seen to shift any eigenvalue
-ROUNDING_STEPS = 32  # likewise; a residual below it can hardly fall further, and the eigenvalue counts as found
+MARGIN = 0.25  # of the residual: no smaller error is claimed, however wide the gap seems
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,9 @@ class Eigenvalue:
         converged: whether the tolerances were met when the solver stopped.
         over_data: what another sample of as many data would change, and where the population's eigenvalue lies; None
             where the data were not told apart.
-        rounding: what rounding alone may shift an eigenvalue by, eight epsilons of the precision times the largest
-            magnitude of the spectrum, or a few times that where nearer was not reached: however small the eigenvalue,
-            its products carry that.
+        rounding: what the arithmetic alone may shift an eigenvalue by, as `accuracy.pairs` makes it: relative to the
+            largest magnitude of the spectrum, for a small eigenvalue's products carry that too.
         separation: the distance from theta to all others, where the gap is not.
-        margin: a part of the residual norm, within the tolerance, below which no error is claimed.
     """
 
     value: float
@@ -64,7 +61,6 @@ class Eigenvalue:
     over_data: OverData | None = None
     rounding: float = 0.0
     separation: float | None = None
-    margin: float = 0.0
 
     @property
     def data_stderr(self) -> float | None:
@@ -73,23 +69,28 @@ class Eigenvalue:
 
     @property
     def error_bound(self) -> float:
-        """Estimate of |theta - lambda| for the nearest eigenvalue lambda: min(r, r^2 / gap), not below the rounding.
+        """Estimate of |theta - lambda| for the nearest eigenvalue lambda: the solver's error plus the arithmetic's.
 
-        Nor below the margin, a part of the residual: a Ritz vector that mixes two eigenvectors of near eigenvalues is
-        farther off than r^2 / gap says while the second one has not emerged.
+        The arithmetic shifts a value to first order, so its error is added, and is not squared over the gap.
         """
-        return max(self._from_residual, self.rounding, self.margin)
+        if self.residual_norm <= self.rounding:  # the residual is the arithmetic's own
+            return self.rounding
+        return self.solver_error + self.rounding
 
     @property
-    def _tested(self) -> float:
-        """What the tolerance is compared with."""
-        return max(self._from_residual, self.rounding)
+    def solver_error(self) -> float:
+        """min(r, r^2 / gap), not below a quarter of r.
+
+        A Ritz vector that mixes two eigenvectors of near eigenvalues is farther off than r^2 / gap says while the
+        second one has not emerged.
+        """
+        return max(self._from_residual, MARGIN * self.residual_norm)
 
     @property
     def bound_kind(self) -> BoundKind:
         """`linear` (r: supposes nothing about the rest of the spectrum), `quadratic` (r^2 / gap: supposes that no
         eigenvalue unseen so far lies in the gap; Kato 1949, Temple 1928), or `noise` (the rounding is above both)."""
-        if self._from_residual < self.rounding:
+        if self.residual_norm <= self.rounding or self.solver_error < self.rounding:
             return "noise"
         return "quadratic" if self.gap > self.residual_norm else "linear"
 
@@ -112,7 +113,7 @@ class Eigenvalue:
     def at_rounding(self, tolerance: Tolerance, floor: float) -> Eigenvalue:
         """The pair; where its residual is down at the floor of rounding with the tolerance still unmet, no less than
         the floor is claimed: nearby eigenvalues cannot be told apart there, and no gap is known."""
-        if self.residual_norm <= floor and self._tested > tolerance.of(self.value):
+        if self.residual_norm <= floor and self.error_bound > tolerance.of(self.value):
             return replace(self, rounding=max(self.rounding, floor))
         return self
 
@@ -120,10 +121,27 @@ class Eigenvalue:
         """Whether the errors are within the tolerances, or below the floor of rounding."""
         if self.residual_norm <= floor:
             return True
-        if self._tested > max(tolerance.of(self.value), floor):
+        if self.error_bound > max(tolerance.of(self.value), floor):
             return False
         wanted = tolerance.vector_rtol
         return wanted is None or (self.vector_error is not None and self.vector_error <= wanted)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a random start excludes: beyond the limits every eigenvalue is listed, to within its error or the tolerance.
+
+    Attributes:
+        above: no eigenvalue above it was missed; None where the largest were not looked for, or nothing can be said.
+        below: no eigenvalue below it was missed; likewise.
+        failure: the probability, over the random starts, that this is wrong.
+        check_hvps: the products it took, beside those that the search made anyway.
+    """
+
+    above: float | None
+    below: float | None
+    failure: float
+    check_hvps: float
 
 
 @dataclass(frozen=True)
@@ -137,6 +155,8 @@ class EigenvaluesResult:
     check_discrepancy: norm of what the closing product found beyond the residuals that the solver expected; None where
         the check was not reached.
     num_missed: pairs that a full check found beyond the solver's; None where none was made.
+    certificate: beyond what no eigenvalue was missed; None where no start was random.
+    excluded: by end (+1 upper, -1 lower), beyond what the search's own random start excludes any eigenvalue.
     scale: the largest magnitude of a Ritz value on the way: a lower estimate of ||A||.
     closed: whether the Krylov space closed before it was the whole one, which shows multiple eigenvalues.
     basis: where the basis lay: `device`, `host` or `bfloat16`.
@@ -156,6 +176,8 @@ class EigenvaluesResult:
     closed: bool = False
     basis: Storage = "device"
     history: tuple[tuple[float, float, float], ...] = ()
+    certificate: Certificate | None = None
+    excluded: dict[float, float] = field(default_factory=dict)
 
     @property
     def values(self) -> list[float]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
 
 from curvtool.errors import UsageError
+from curvtool.estimators.accuracy.noise import noise_of
 from curvtool.estimators.by_lanczos import by_lanczos
 from curvtool.estimators.by_power import by_power
 from curvtool.estimators.eigenpairs import METHODS, EigenvaluesResult, Method
@@ -16,7 +18,7 @@ from curvtool.estimators.request import BASES, Basis, Request, storage_for
 from curvtool.linalg.ritz import WHICH, Which
 from curvtool.operators.base import LinearOperator
 
-Check = Literal["fast", "full"]
+Check = Literal["none", "fast", "full"]
 CHECKS: tuple[str, ...] = get_args(Check)
 
 
@@ -38,16 +40,19 @@ def eigenvalues(
     start: torch.Tensor | None = None,
     locked: torch.Tensor | None = None,
     check: Check = "fast",
+    noise: float | None = None,
+    independent_start: bool = False,
     observer: Observer = SILENT,
 ) -> EigenvaluesResult:
     """Extreme eigenvalues by Lanczos, or by deflated power iteration.
 
-    Lanczos stops once the estimated error of every wanted eigenvalue, min(r, r^2/gap), is at most rtol |theta| (or
-    atol) at four successive products. That is an estimate: a pair skipped so far shows in no residual, and a multiple
-    eigenvalue may be found once only, or as often as the block is wide. It closes with one product with a random
-    combination of the wanted vectors, whose deviation from what the residuals foretell is added to them (on several
-    ranks with a product with each, from which the spread over the data comes too); a full check
-    makes a product with each of them and looks for missed pairs by a fresh start in their complement.
+    Lanczos stops once the estimated error of every wanted eigenvalue, min(r, r^2/gap) and a quarter of r, is within
+    rtol |theta| (or atol) at two successive products and at 0.08 of it at the last. That is an estimate: a pair skipped
+    so far shows in no residual. A fresh random start in the complement of the basis then looks for missed pairs, with
+    which the search goes on, and excludes others with a probability (`certificate`). It closes with one product with a
+    random combination of the wanted vectors, whose deviation from what the residuals foretell is added to them (on
+    several ranks with a product with each, from which the spread over the data comes too). A full check makes a product
+    with each of them and looks for missed pairs by a fresh start in their complement.
 
     Args:
         operator: the matrix.
@@ -70,7 +75,11 @@ def eigenvalues(
         start: vectors (n, P) to start from, as those of an earlier run; a random part is mixed in.
         locked: orthonormal vectors (l, P), eigenvectors found before, in whose complement to look; a product each tells
             how good they are.
-        check: `fast`, or `full` as said above.
+        check: `none`; or `fast` or `full` as said above. A full check stays within max_passes.
+        noise: the relative error of a product, as measured; None: as the operator knows it. It enters every error,
+            times the largest magnitude of the spectrum.
+        independent_start: whether the start owes nothing to this seed (a gradient does not): the certificate then leans
+            on its random part too.
         observer: hears progress.
 
     Raises:
@@ -79,15 +88,19 @@ def eigenvalues(
     """
     which = which or ("lm" if method == "power" else "la")
     request = Request(
-        k, which, rtol, atol, vector_rtol, max_passes, max_basis, block_size, memory_budget, seed, start, locked, basis
-    )
+        k, which, rtol, atol, vector_rtol, max_passes, max_basis, block_size, memory_budget, seed, start, locked, basis,
+        independent_start=independent_start, noise=noise_of(operator, noise),
+    )  # fmt: skip
     _check_arguments(operator, request, method, check)
     if method == "power":
-        result = by_power(operator, k, request.tolerance, max_passes, seed, observer)
+        result = by_power(operator, k, request.tolerance, max_passes, seed, observer, request.noise)
     else:
         anew = storage_for(operator.space, request) == "bfloat16" or operator.space.cluster.size > 1
-        result = by_lanczos(operator, request, observer, check=check == "fast" and not anew)
-        if check == "fast" and anew:
+        search = request
+        if check == "full":  # its own products are within the number allowed
+            search = replace(request, max_passes=max(1, max_passes - request.num_wanted - 1))
+        result = by_lanczos(operator, search, observer, close=check == "fast" and not anew, beside=check == "fast")
+        if check != "full" and anew:
             return true_residuals(operator, result, request, observer)
     return full_check(operator, result, request, observer) if check == "full" else result
 

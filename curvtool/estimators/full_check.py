@@ -9,12 +9,15 @@ import numpy as np
 import torch
 
 from curvtool.errors import STOPPING, Interrupted, cause_of
-from curvtool.estimators.accuracy import OverData, data_stderr
-from curvtool.estimators.by_lanczos import KnownPairs, by_lanczos
+from curvtool.estimators.accuracy.pairs import PairErrors
+from curvtool.estimators.accuracy.population import OverData, data_stderr
+from curvtool.estimators.by_lanczos import by_lanczos
 from curvtool.estimators.cost import Cost, Meter
-from curvtool.estimators.eigenpairs import ROUNDING, ROUNDING_STEPS, Eigenvalue, EigenvaluesResult
+from curvtool.estimators.eigenpairs import Certificate, Eigenvalue, EigenvaluesResult
+from curvtool.estimators.fresh_start import FAILURE, certificate
 from curvtool.estimators.observer import Observer
 from curvtool.estimators.request import Request
+from curvtool.estimators.steering import KnownPairs
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.operators.base import LinearOperator
 
@@ -50,9 +53,21 @@ def full_check(
                 result = span.result(result, ())
                 break
             seed = request.seed + 1000 + missed + beside
-            fresh = replace(request, locked=span.all_vectors, couplings=False, seed=seed)
-            edges, vectors, beyond = _leading(operator, result, fresh, rest, observer)
-            checked = span.result(result, edges)
+            left = int(request.max_passes - solver.num_hvps - meter.products)
+            if left < 1:
+                return _unfinished(closed(result))
+            fresh = replace(
+                request, locked=span.all_vectors, couplings=False, seed=seed, start=None, max_passes=left,
+                failure=FAILURE / 4 / 2 ** (missed + beside),
+            )  # fmt: skip
+            edges, vectors, beyond, excluded = _leading(operator, result, fresh, rest, observer)
+            checked = replace(
+                span.result(result, edges), certificate=span.certificate(result, excluded, meter.products)
+            )
+            if request.max_passes - solver.num_hvps - meter.products < len(vectors) and (
+                any(beyond) or not all(edge.converged for edge in edges)
+            ):
+                return _unfinished(closed(replace(checked, certificate=None)))
             if any(beyond):
                 missed += sum(beyond)
             elif checked.converged or not span.solved or beside >= _MOST_BESIDE:
@@ -60,6 +75,9 @@ def full_check(
                 break
             else:  # as much as a cluster's next one, it would only make the errors look large
                 beside += 1
+            if request.max_passes - solver.num_hvps - meter.products < len(vectors):
+                result = checked
+                break
             for vector in vectors:
                 span.add(vector)
             result = span.result(result, None)
@@ -68,6 +86,12 @@ def full_check(
     except STOPPING as error:
         raise Interrupted(closed(result), cause_of(error)) from error
     return closed(result)
+
+
+def _unfinished(result: EigenvaluesResult) -> EigenvaluesResult:
+    """Of a check that ran out of products: whether a pair was missed is not known, so no pair counts as converged."""
+    pairs = tuple(replace(pair, converged=False) for pair in result.eigenvalues)
+    return replace(result, eigenvalues=pairs, converged=False)
 
 
 def true_residuals(
@@ -96,6 +120,7 @@ class _Span:
         self.operator, self.request, self.solved = operator, request, solved
         self._vectors = self._images = operator.space.empty(0)
         self._size = 0
+        self.errors = PairErrors(operator.space.eps, request.noise, request.tolerance)
         self.parts = np.zeros((0, 0, 0))  # V A_b V^T of each part b of the data
         self.known = KnownPairs.of(operator, request.locked) if request.locked is not None else None
 
@@ -150,6 +175,21 @@ class _Span:
         grown[:, -1, :] = grown[:, :, -1] = row
         self.parts = grown
 
+    def certificate(self, result: EigenvaluesResult, excluded: dict[float, float], products: float) -> Certificate:
+        """By what a fresh start in the complement excludes there."""
+        space, request = self.operator.space, self.request
+        form = space.gram(self.vectors, self.images)
+        rest = self.images - form.T @ self.vectors
+        values, rotation = np.linalg.eigh(form.to("cpu", torch.float64).numpy())
+        gram = space.gram(rest, rest).to("cpu", torch.float64).numpy()
+        del rest
+        pairs = self.result(result, None).eigenvalues
+        slacks = [request.tolerance.of(pair.value) for pair in pairs]
+        return certificate(
+            pairs, slacks, request.which, request.k, values, rotation.T @ gram @ rotation, excluded, result.excluded,
+            products,
+        )  # fmt: skip
+
     def result(self, before: EigenvaluesResult, edges: tuple[Eigenvalue, ...] | None) -> EigenvaluesResult:
         """The wanted Ritz pairs with their true residuals.
 
@@ -174,10 +214,9 @@ class _Span:
         self.parts = np.einsum("ji,bjk,kl->bil", rotation, self.parts, rotation, optimize=True)
         ritz_values = torch.from_numpy(values).to(self.vectors)
         residuals = space.residual_norms(self.images, ritz_values, self.vectors).to("cpu", torch.float64).numpy()
-        epsilon = space.eps * max(before.scale, float(np.abs(values).max()))
-        rounding, floor = ROUNDING * epsilon, ROUNDING_STEPS * epsilon
-        residuals = np.maximum(residuals, rounding)
-        pairs, tolerance = [], request.tolerance
+        scale = max(before.scale, float(np.abs(values).max()))
+        residuals = np.maximum(residuals, self.errors.rounding(scale))
+        pairs = []
         for i in index:
             near = np.abs(values - values[i]) <= residuals + residuals[i]
             others = np.arange(len(values)) != i
@@ -187,16 +226,12 @@ class _Span:
                 gap = min((_distance(request, float(values[i]), edge) for edge in edges), default=math.inf)
             if self.known is not None:
                 gap = min(gap, self.known.distance(float(values[i])))
-            pair = Eigenvalue(
-                value=float(values[i]),
-                residual_norm=float(np.linalg.norm(residuals[near])),
-                gap=max(gap, 0.0),
-                converged=False,
-                rounding=rounding,
-                separation=max(0.0, min(gap, float(beside.min(initial=math.inf)))),
-            ).at_rounding(tolerance, floor)
-            done = len(index) == request.num_wanted and pair.meets(tolerance, floor)
-            pairs.append(replace(pair, converged=done and self.solved))
+            separation = max(0.0, min(gap, float(beside.min(initial=math.inf))))
+            done = self.solved and len(index) == request.num_wanted
+            residual = float(np.linalg.norm(residuals[near]))
+            pairs.append(
+                self.errors.eigenvalue(float(values[i]), residual, gap, scale, separation=separation, done=done)
+            )
         forms = np.diagonal(self.parts, axis1=1, axis2=2)[:, : len(index)]
         spread = data_stderr(forms, self.operator.part_weights)
         if spread is not None:
@@ -234,16 +269,19 @@ def _distance(request: Request, value: float, edge: Eigenvalue) -> float:
 
 def _leading(
     operator: LinearOperator, result: EigenvaluesResult, request: Request, rest: int, observer: Observer
-) -> tuple[tuple[Eigenvalue, ...], torch.Tensor, list[bool]]:
-    """The leading pairs of the locked vectors' complement, one of each end, with their vectors; and which of them lie
-    beyond the wanted ones."""
+) -> tuple[tuple[Eigenvalue, ...], torch.Tensor, list[bool], dict[float, float]]:
+    """The leading pairs of the locked vectors' complement, one of each end, with their vectors; which of them lie
+    beyond the wanted ones; and what the random start excludes there."""
     which = request.which if request.which != "be" or rest > 1 else "la"
     quick = replace(request, k=1, which=which, rtol=max(_SEARCH_RTOL, request.rtol), vector_rtol=None, start=None)
-    found = by_lanczos(operator, quick, observer, check=False)
-    if any(_is_beyond(pair, result, request, slack=pair.error_bound) for pair in found.eigenvalues):
+    found = by_lanczos(operator, quick, observer, close=False, beside=False)
+    left = int(request.max_passes - found.cost.num_hvps)
+    excluded = found.excluded
+    if left > 0 and any(_is_beyond(pair, result, request, slack=pair.error_bound) for pair in found.eigenvalues):
         exact = replace(quick, rtol=request.rtol, vector_rtol=request.vector_rtol, start=found.vectors)
-        found = by_lanczos(operator, exact, observer, check=False)
-    return found.eigenvalues, found.vectors, [_is_beyond(pair, result, request) for pair in found.eigenvalues]
+        found = by_lanczos(operator, replace(exact, max_passes=left), observer, close=False, beside=False)
+    beyond = [_is_beyond(pair, result, request) for pair in found.eigenvalues]
+    return found.eigenvalues, found.vectors, beyond, excluded
 
 
 def _is_beyond(pair: Eigenvalue, result: EigenvaluesResult, request: Request, slack: float = 0.0) -> bool:

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from curvtool.estimators.accuracy import cosines_of_pairs, missed_top, top_within
+from curvtool.estimators.accuracy.norms import cosines_of_pairs, missed_top, top_within
 from curvtool.linalg.batched_lanczos import BatchedTop, largest_eigenvalues
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.jacobian import InputJacobian

@@ -10,7 +10,7 @@ import torch
 
 from curvtool.cluster.solo import Solo
 from curvtool.errors import OutOfMemory
-from curvtool.estimators.accuracy import NormEstimates, floored
+from curvtool.estimators.accuracy.norms import NormEstimates, floored
 from curvtool.estimators.jacobian_batches import Batch, exact_batch
 from curvtool.operators.jacobian import InputJacobian
 

@@ -11,7 +11,7 @@ import torch
 
 from curvtool.cluster.solo import Solo
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of
-from curvtool.estimators.accuracy import (
+from curvtool.estimators.accuracy.norms import (
     NormEstimates,
     NormSummary,
     exact_norms,

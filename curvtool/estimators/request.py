@@ -36,6 +36,9 @@ class Request:
     locked: torch.Tensor | None = None
     basis: Basis = "auto"
     couplings: bool = True  # whether those with the locked vectors count as errors
+    independent_start: bool = False  # whether the start owes nothing to the seed
+    noise: float = 0.0  # the relative error of a product
+    failure: float = 5e-4  # the probability that what the random start excludes is there
 
     @property
     def tolerance(self) -> Tolerance:

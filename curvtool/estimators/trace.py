@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
-from curvtool.estimators.accuracy import NOISE_OF_TRACES, noise_of
+from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES, noise_of
 from curvtool.estimators.by_probes import Blocks, BlockTrace, ProbeSearch
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.known_space import KnownSpace, known_space
@@ -92,7 +92,7 @@ def trace(
       less than they are, the unit vectors. Never by timing: the same seed gives the same numbers everywhere.
 
     The interval is Student's t, its 5 % spread over all looks; the variance comes from the entries of pairs of passes,
-    see `accuracy.of_groups`. What rounding may add, relative to the matrix and not to a trace that cancels, widens it.
+    see `accuracy.forms`. What rounding may add, relative to the matrix and not to a trace that cancels, widens it.
 
     Args:
         operator: the matrix, a sum of terms.

@@ -10,7 +10,7 @@ import torch
 
 from curvtool.critical import undisturbed
 from curvtool.errors import not_finite
-from curvtool.estimators.accuracy import NOISE_OF_TRACES, Estimate
+from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES, Estimate
 from curvtool.estimators.observer import Observer
 from curvtool.linalg.intervals import Interval
 from curvtool.operators.base import LinearOperator

@@ -79,6 +79,7 @@ class Lanczos:
         self.num_steps = 0
         self.num_closed = 0  # times that nothing new came and a random direction was taken
         self.scale = 0.0  # a lower estimate of ||A||: the largest magnitude seen, also of what a restart gave up
+        self.is_chain = self.block_size == 1  # whether T is the recurrence of the start's own Krylov space still
         for i in range(self.waiting):
             given = start is not None and i < len(start)
             vector = start[i].clone() if start is not None and given else self._drawn()
@@ -96,6 +97,7 @@ class Lanczos:
             "arrays": [self.projected, self.part_projected, self.leak, self.sketched, self.part_sketched],
             "counts": [self.max_basis, self.size, self.waiting, self.num_steps, self.num_closed, self.num_drawn],
             "scale": self.scale,
+            "chain": [self.is_chain, self.block_size],
             "has_parts": self._has_parts,
         }
 
@@ -104,6 +106,7 @@ class Lanczos:
         self.projected, self.part_projected, self.leak, self.sketched, self.part_sketched = state["arrays"]
         self.max_basis, self.size, self.waiting, self.num_steps, self.num_closed, self.num_drawn = state["counts"]
         self.scale = state["scale"]
+        self.is_chain, self.block_size = state["chain"]
         room = self.max_basis + self.block_size
         if len(self.basis) != room:
             self.basis = self.basis.new_empty(room, self.basis.shape[1])
@@ -181,6 +184,35 @@ class Lanczos:
         return pairs
 
     @property
+    def recurrence(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Diagonal and off-diagonal of the start's recurrence, shape (j,) each; None after a restart or of a block."""
+        if not self.is_chain or not self.size:
+            return None
+        steps = np.arange(self.size)
+        return self.projected[steps, steps].copy(), self.projected[steps + 1, steps].copy()
+
+    def join(self, vector: torch.Tensor, keep: Keep) -> bool:
+        """A direction more to grow from, as wide as the block is made by it; whether there was room.
+
+        Args:
+            vector: in the complement of the locked vectors; overwritten.
+            keep: which pairs survive a restart that is needed for it.
+        """
+        if self.size + self.waiting >= self.dim or self.max_basis < 2:
+            return False
+        if self.size >= self.max_basis - 1:
+            self._restart(keep)
+        if self.size >= self.max_basis - 1:
+            return False
+        known = self.size + self.waiting
+        self._orthogonalize(vector, known)
+        with undisturbed():
+            self._put(known, vector, self.space.norm(vector))
+            self.waiting, self.block_size, self.max_basis = self.waiting + 1, self.block_size + 1, self.max_basis - 1
+            self.is_chain = False
+        return True
+
+    @property
     def coupling(self) -> np.ndarray:
         """C, shape (waiting, size): what the products hold of the waiting vectors."""
         return self.projected[self.size : self.size + self.waiting, : self.size]
@@ -204,6 +236,11 @@ class Lanczos:
         inside = pairs.coefficients[:, index] @ (weights * pairs.values[index])
         column = self._to_device(np.concatenate([inside, self.coupling @ mixed]))
         return self.space.combined(column, self.basis[: self.size + self.waiting])
+
+    def inside(self, vector: torch.Tensor) -> np.ndarray:
+        """The vector's inner products with the basis: shape (size,)."""
+        products = self.space.coefficients(self.basis[: self.size], vector)
+        return products.to(device="cpu", dtype=torch.float64).numpy()
 
     def leaks(self, pairs: RitzPairs, index: np.ndarray) -> np.ndarray:
         """||L A y|| of the Ritz vectors of these indices: how far they are coupled with the locked vectors L, which
@@ -261,7 +298,7 @@ class Lanczos:
             if attempt:
                 half_way = self.space.norm(vector)
             if self.locked is not None:
-                vector.sub_(self.space.coefficients(self.locked, vector) @ self.locked)
+                vector.sub_(self.space.combined(self.space.coefficients(self.locked, vector), self.locked))
             column = self.space.coefficients(basis, vector)
             vector.sub_(self.space.combined(column, basis))
             total = total + column
@@ -270,6 +307,7 @@ class Lanczos:
     def _replace_exhausted_direction(self, place: int) -> None:
         """Nothing new came: go on from a random vector orthogonal to all, which is coupled to nothing."""
         self.num_closed += 1
+        self.is_chain = False
         vector = self._drawn()
         self._orthogonalize(vector, place)
         self._put(place, vector, self.space.norm(vector))
@@ -277,6 +315,7 @@ class Lanczos:
     def _restart(self, keep: Keep) -> None:
         """Keeps about half of the Ritz vectors and the waiting vectors; the space stays a Krylov space."""
         pairs = self.ritz_pairs()
+        self.is_chain = False
         size, waiting = self.size, self.waiting
         index = keep(pairs, max(self.max_basis // 2, 1))
         count = len(index)

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from curvtool.estimators.accuracy import NormEstimates, OverData, Population
+from curvtool.estimators.accuracy.norms import NormEstimates
+from curvtool.estimators.accuracy.population import OverData, Population
 from curvtool.estimators.by_probes import BlockTrace
 from curvtool.estimators.cost import Cost
 from curvtool.estimators.density_result import DensityResult, Mass
 from curvtool.estimators.diagonal import DiagonalResult
-from curvtool.estimators.eigenpairs import Eigenvalue, EigenvaluesResult
+from curvtool.estimators.eigenpairs import Certificate, Eigenvalue, EigenvaluesResult
 from curvtool.estimators.jacobian_norms import JacobianNormsResult
 from curvtool.estimators.trace import TraceResult
 from curvtool.linalg.quadrature import Quadrature
@@ -24,8 +25,8 @@ from curvtool.pipeline.shared import KnownPairs
 _CLASSES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        BlockTrace, Cost, DensityResult, DiagonalResult, Eigenvalue, EigenvaluesResult, JacobianNormsResult, Mass,
-        KnownPairs, NormEstimates, OverData, Population, Preflight, Quadrature, TraceResult,
+        BlockTrace, Certificate, Cost, DensityResult, DiagonalResult, Eigenvalue, EigenvaluesResult,
+        JacobianNormsResult, KnownPairs, Mass, NormEstimates, OverData, Population, Preflight, Quadrature, TraceResult,
     )
 }  # fmt: skip
 Put = Callable[[torch.Tensor | np.ndarray], Any]

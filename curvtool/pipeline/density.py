@@ -10,7 +10,7 @@ import torch
 
 from curvtool.config.analyses import DensityConfig, EigsConfig
 from curvtool.errors import STOPPING, cause_of
-from curvtool.estimators.accuracy import NOISE_OF_PAIRS, noise_of
+from curvtool.estimators.accuracy.noise import noise_of
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.density import density, is_small
 from curvtool.estimators.density_result import DensityResult, Mass, Spectrum
@@ -66,7 +66,7 @@ def run_density(stage: Stage, analysis: DensityConfig) -> report.Density | repor
         search = _search(stage, analysis, operator)
         if stage.stopped is not None and search is not None:
             return _alone(stage, analysis, operator, search)
-        outliers = _kept(stage, search)
+        outliers = _kept(search)
     try:
         result = stage.estimate(
             "density",
@@ -126,12 +126,13 @@ def _search(stage: Stage, analysis: DensityConfig, operator: CurvatureOperator) 
             which="lm",
             memory_budget=stage.budget // 2,
             seed=stage.config.compute.seed,
+            noise=stage.noise,
             observer=stage.observer,
         ),
     )
 
 
-def _kept(stage: Stage, search: EigenvaluesResult | None) -> _Outliers:
+def _kept(search: EigenvaluesResult | None) -> _Outliers:
     """Those to place exactly; the ones that did not converge stay with the rest."""
     if search is None:
         return _Outliers()
@@ -139,7 +140,7 @@ def _kept(stage: Stage, search: EigenvaluesResult | None) -> _Outliers:
     pairs = [search.eigenvalues[i] for i in kept]
     return _Outliers(
         tuple(pair.value for pair in pairs),
-        tuple(max(pair.error_bound, NOISE_OF_PAIRS * stage.noise * abs(pair.value)) for pair in pairs),
+        tuple(pair.error_bound for pair in pairs),
         search.vectors[kept],
     )
 

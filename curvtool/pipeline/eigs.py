@@ -13,7 +13,6 @@ import torch
 
 from curvtool.config.analyses import EigsConfig
 from curvtool.errors import LoadError
-from curvtool.estimators.accuracy import NOISE_OF_PAIRS
 from curvtool.estimators.eigenpairs import Eigenvalue, EigenvaluesResult
 from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.operators.curvature import CurvatureOperator
@@ -35,6 +34,7 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
     """Extreme eigenvalues of the chosen matrix, their vectors and each layer's where asked for."""
     if analysis.vectors is not None:
         stage.cluster.first(lambda: check_writable(Path(str(analysis.vectors))))
+    from_gradient = False
     lr = learning_rate(analysis, stage.config.model.checkpoint, stage.config.model.trust)
     start = _load(stage, analysis.start)
     locked = _load(stage, analysis.deflate)
@@ -48,7 +48,10 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
     if start is None and analysis.method == "lanczos":
         start = stage.shared.start
     if start is None and gradient is not None and analysis.method == "lanczos" and analysis.block_size == 1:
-        start = gradient[None]  # it leans towards the leading eigenvectors; a random part is mixed in
+        start, from_gradient = (
+            gradient[None],
+            True,
+        )  # it leans towards the leading eigenvectors; a random part is mixed in
     del gradient
     result = stage.estimate(
         "eigenvalues",
@@ -70,6 +73,8 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
             start=start,
             locked=locked,
             check=analysis.check,
+            noise=stage.noise,
+            independent_start=from_gradient,
             observer=stage.observer,
         ),
     )
@@ -107,7 +112,7 @@ def _share(stage: Stage, analysis: EigsConfig, result: EigenvaluesResult) -> Non
     """The pairs that converged, for the analyses after this one."""
     kept = [i for i, pair in enumerate(result.eigenvalues) if pair.converged and pair.value]
     if kept and analysis.deflate is None:
-        pairs = [eigenvalue_record(result.eigenvalues[i], stage.noise) for i in kept]
+        pairs = [result.eigenvalues[i] for i in kept]
         values, errors = (tuple(float(getattr(p, name)) for p in pairs) for name in ("value", "error_bound"))
         vectors = result.vectors
         if len(kept) < len(vectors):
@@ -184,10 +189,11 @@ def _per_layer(stage: Stage, analysis: EigsConfig, layers: dict[str, report.Laye
             max_passes=analysis.max_passes,
             memory_budget=stage.budget // 2,
             seed=stage.config.compute.seed,
+            noise=stage.noise,
             observer=stage.observer,
         )
         result = stage.observer.remembered(f"layer {name}", operator, find)
-        pair = eigenvalue_record(result.eigenvalues[0], stage.noise)
+        pair = eigenvalue_record(result.eigenvalues[0])
         layers[name] = report.LayerEigenvalue(
             value=pair.value,
             error_bound=pair.error_bound,
@@ -205,7 +211,7 @@ def eigs_record(
     layers: dict[str, report.LayerEigenvalue] | None,
     lr: float | None,
 ) -> report.Eigs:
-    """The record; no error below the noise floor is claimed."""
+    """The record, with the errors as the search made them."""
     unavailable = {}
     if layers is None:
         unavailable["per_layer"] = "not asked for"
@@ -213,11 +219,13 @@ def eigs_record(
         full, each = result.num_missed is not None, result.cost.check_hvps > 1
         made = "a full check was made" if full else "a product with every pair was made" if each else None
         unavailable["check_discrepancy"] = made or "no closing product was made"
+    if result.certificate is None:
+        unavailable["certificate"] = "no random start was made, or its vectors were rounded"
     if result.num_missed is None:
-        unavailable["num_missed"] = "--check fast"
+        unavailable["num_missed"] = f"--check {analysis.check}"
     if analysis.vectors is None:
         unavailable["vectors_file"] = "not asked for"
-    pairs = [eigenvalue_record(pair, stage.noise) for pair in result.eigenvalues]
+    pairs = [eigenvalue_record(pair) for pair in result.eigenvalues]
     stability = stability_of(lr, result.which, pairs)
     if stability is None:
         unavailable["stability"] = "no --lr" if analysis.lr is None else "needs the largest eigenvalue"
@@ -232,16 +240,28 @@ def eigs_record(
         eigenvalues=pairs,
         check_discrepancy=result.check_discrepancy,
         num_missed=result.num_missed,
+        certificate=_certificate_record(result),
         stability=stability,
         vectors_file=analysis.vectors,
         per_layer=layers,
-        history=[
-            (n, value, max(error, NOISE_OF_PAIRS * stage.noise * abs(value)) if math.isfinite(error) else None)
-            for n, value, error in result.history
-        ],
+        history=[(n, value, error if math.isfinite(error) else None) for n, value, error in result.history],
         cost=cost_record(result.cost, peak_bytes(stage.problem.device)),
         unavailable=unavailable,
     )
+
+
+def _certificate_record(result: EigenvaluesResult) -> report.Certificate | None:
+    made = result.certificate
+    if made is None or (made.above is None and made.below is None):
+        return None
+    unavailable = {}
+    for name, end in (("above", "largest"), ("below", "smallest")):
+        if getattr(made, name) is None:
+            unavailable[name] = f"the {end} were not looked for"
+    return report.Certificate(
+        above=made.above, below=made.below, probability=1 - made.failure, check_hvps=made.check_hvps,
+        unavailable=unavailable,
+    )  # fmt: skip
 
 
 def learning_rate(analysis: EigsConfig, name: str | None, trust: bool) -> float | None:
@@ -261,16 +281,14 @@ def learning_rate(analysis: EigsConfig, name: str | None, trust: bool) -> float 
 
 def stability_of(lr: float | None, which: str, pairs: list[report.Eigenvalue]) -> report.Stability | None:
     """lambda_max times the learning rate: gradient descent on the quadratic model is stable below 2."""
-    if lr is None or which == "sa" or not pairs:
+    if lr is None or which not in {"la", "be"} or not pairs:  # of the largest magnitudes none need be the largest
         return None
     top = max(pairs, key=lambda pair: pair.value)
     return report.Stability(lr=lr, sharpness_times_lr=top.value * lr, error=top.error_bound * lr)
 
 
-def eigenvalue_record(pair: Eigenvalue, noise: float) -> report.Eigenvalue:
-    """One eigenvalue, its errors not below the noise floor."""
-    floor = max(NOISE_OF_PAIRS * noise * abs(pair.value), pair.rounding)
-    pair = dataclasses.replace(pair, residual_norm=max(pair.residual_norm, floor), rounding=floor)
+def eigenvalue_record(pair: Eigenvalue) -> report.Eigenvalue:
+    """One eigenvalue, its errors as the search made them."""
     unavailable: dict[str, str] = {}
     over = pair.over_data
     if over is None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from curvtool.config.analyses import JacnormConfig
-from curvtool.estimators.accuracy import NormSummary
+from curvtool.estimators.accuracy.norms import NormSummary
 from curvtool.estimators.jacobian_norms import JacobianNormsResult
 from curvtool.pipeline.records import cost_record
 from curvtool.report import model as report

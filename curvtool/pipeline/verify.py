@@ -43,10 +43,14 @@ def run_verify(stage: Stage, analysis: VerifyConfig) -> report.Verify:
     budget = stage.budget // 2
     k = fitting(stage, analysis.k, operator.space.dim)
     options: dict[str, Any] = {"memory_budget": budget, "seed": seed, "observer": stage.observer}
-    found = stage.estimate("eigenvalues", operator, lambda: eigenvalues(operator, k, rtol=analysis.rtol, **options))
+    found = stage.estimate(
+        "eigenvalues",
+        operator,
+        lambda: eigenvalues(operator, k, rtol=analysis.rtol, noise=stage.noise, **options),
+    )
     operator.execution.release()
     total = stage.estimate("trace", operator, lambda: trace(operator, rtol=_TRACE_RTOL, noise=stage.noise, **options))
-    pairs = [eigenvalue_record(pair, stage.noise) for pair in found.eigenvalues]
+    pairs = [eigenvalue_record(pair) for pair in found.eigenvalues]
     half = (total.ci95[1] - total.ci95[0]) / 2 if total.ci95 is not None else math.inf
     cost = meter.cost(found.cost.check_hvps)
     ways = [

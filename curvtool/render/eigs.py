@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from curvtool.render.charts import Chart, Series, spans_decades
-from curvtool.render.numbers import count, number, percent, to_digits_of, with_error
+from curvtool.render.numbers import count, counted, number, percent, to_digits_of, with_error
 from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables
 from curvtool.report.model import Eigenvalue, Eigs, PopulationValue, Stability
 from curvtool.report.numbers import ranks
@@ -36,13 +37,16 @@ def verdict(eigs: Eigs) -> list[str]:
             told.append(_of_the_smallest(pair))
     if not eigs.converged:
         told.append("not converged: some values may still move by more than asked for")
+    is_negative = any(pair.value < -pair.error_bound for pair in eigs.eigenvalues)
     if eigs.stability is not None:
-        told.append(_of_stability(eigs.stability))
+        told.append(_of_stability(eigs.stability, is_negative))
+    elif is_negative:
+        told.append("an eigenvalue is negative: gradient descent on the quadratic model diverges at any learning rate")
     elif eigs.operator == "hessian" and eigs.which in {"la", "be"} and eigs.eigenvalues[0].value > 0:
         first = eigs.eigenvalues[0]
         edge = 2 / first.value
         told.append(
-            f"gradient descent on the quadratic model is stable at learning rates below "
+            f"gradient descent on the quadratic model bears learning rates below "
             f"{number(edge, 3)} (2 / largest eigenvalue)"
         )
     return [f"{text[0].upper()}{text[1:]}." for text in told]
@@ -62,7 +66,7 @@ def _of_the_smallest(pair: Eigenvalue) -> str:
     return "it is zero to within its error"
 
 
-def _of_stability(stability: Stability) -> str:
+def _of_stability(stability: Stability, is_negative: bool) -> str:
     product, error = stability.sharpness_times_lr, stability.error
     off = product / stability.threshold - 1
     if abs(product - stability.threshold) <= error:
@@ -74,7 +78,9 @@ def _of_stability(stability: Stability) -> str:
     elif product > stability.threshold:
         meaning = "sharp: above 2, where gradient descent on the quadratic model diverges"
     else:
-        meaning = "below 2, where gradient descent on the quadratic model is stable"
+        meaning = "below 2, the most that gradient descent on the quadratic model bears"
+    if is_negative:
+        meaning += "; along an eigenvector of a negative eigenvalue it diverges at any learning rate"
     return f"largest eigenvalue x learning rate {stability.lr:g} = {with_error(product, error)}: {meaning}"
 
 
@@ -91,7 +97,7 @@ def show(eigs: Eigs, console: Console) -> None:
         "data s.e.": [number(pair.data_stderr, 2) for pair in pairs],
     }
     if unmet:
-        columns["met"] = ["yes" if pair.converged else "no" for pair in pairs]
+        columns["met"] = [_met(pair, eigs) for pair in pairs]
     title = f"Eigenvalues of the {MATRICES[eigs.operator]} ({_WHICH[eigs.which]})"
     print_tables([filled_table(title, columns, console), *_layer_table(eigs, console)], console)
     for text in notes(eigs):
@@ -101,7 +107,13 @@ def show(eigs: Eigs, console: Console) -> None:
 def notes(eigs: Eigs) -> list[str]:
     """What the errors are, and what they do not cover."""
     found = []
-    if not all(pair.converged for pair in eigs.eigenvalues):
+    met = {_met(pair, eigs) for pair in eigs.eigenvalues}
+    if "unsettled" in met:
+        found.append(
+            "unsettled: the error is within the tolerance, but the search or its check ended before it was sure of the "
+            "rank; another eigenvalue may still emerge."
+        )
+    if "no" in met:
         found.append(
             "not met: the tolerance was not reached; the error is then the distance to some eigenvalue, which need not "
             "be the one of that rank."
@@ -115,18 +127,40 @@ def notes(eigs: Eigs) -> list[str]:
         "quadratic": "residual^2/gap, not below a quarter of the residual",
         "noise": "rounding noise",
     }
-    looked = (
-        " (--check full looks for such)." if eigs.num_missed is None else ": a fresh start beside them looked for it."
-    )
-    text = (
-        f"error: estimated by {', '.join(told[kind] for kind in kinds)}; a pair that the iteration missed shows in none"
-    )
+    text = f"error: estimated by {', '.join(told[kind] for kind in kinds)}; a pair that was missed shows in none."
+    looked = _certified(eigs)
     if any(pair.data_stderr is not None for pair in eigs.eigenvalues):
         looked += " data s.e.: what another sample of as many data would change."
     found.append(text + looked)
     if eigs.vectors_file:
         found.append(f"vectors: {eigs.vectors_file}")
     return found
+
+
+def _met(pair: Eigenvalue, eigs: Eigs) -> str:
+    if pair.converged:
+        return "yes"
+    return "unsettled" if pair.error_bound <= max(eigs.rtol * abs(pair.value), eigs.atol) else "no"
+
+
+def _certified(eigs: Eigs) -> str:
+    """Beyond what no eigenvalue was missed."""
+    made = eigs.certificate
+    if made is None:
+        return " --check full looks for such." if eigs.num_missed is None else ""
+    ends = (("above", made.above), ("below", made.below))
+    limits = [f"{name} {_outward(limit, name == 'above')}" for name, limit in ends
+              if limit is not None]  # fmt: skip
+    text = f" No eigenvalue {' or '.join(limits)} was missed, with probability {percent(made.probability, 3)}"
+    text += f" over the random start ({counted(round(made.check_hvps), 'product')})"
+    return text + ("." if eigs.num_missed is not None else "; --check full brings that nearer.")
+
+
+def _outward(limit: float, up: bool) -> str:
+    """Four digits, rounded away from the eigenvalues listed: what is said holds of the rounded number too."""
+    unit = 10.0 ** (math.floor(math.log10(abs(limit))) - 3) if limit else 0.0
+    rounded = (math.ceil(limit / unit) if up else math.floor(limit / unit)) * unit if unit else 0.0
+    return number(rounded, 4)
 
 
 def _relative(pair: Eigenvalue) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field
 from curvtool.report.analyses import (
     Analysis,
     BlockTrace,
+    Certificate,
     Check,
     ClassNorms,
     Density,
@@ -36,6 +37,7 @@ __all__ = [
     "Analysis",
     "BlockTrace",
     "BytesOnRank",
+    "Certificate",
     "Check",
     "ClassNorms",
     "Cost",

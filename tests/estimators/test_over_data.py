@@ -8,7 +8,7 @@ import torch
 
 from curvtool import Problem
 from curvtool.cluster.solo import Solo
-from curvtool.estimators.accuracy import over_data
+from curvtool.estimators.accuracy.population import over_data
 from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.linalg.draws import shuffled
 from curvtool.linalg.sketch import Sketch

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from curvtool.estimators.accuracy import missed_top, top_within
+from curvtool.estimators.accuracy.norms import missed_top, top_within
 from curvtool.linalg.batched_lanczos import largest_eigenvalues
 
 

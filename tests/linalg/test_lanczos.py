@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from curvtool import MatrixOperator, eigenvalues
-from curvtool.estimators.by_lanczos import keep_for
+from curvtool.estimators.steering import keep_for
 from curvtool.linalg.lanczos import Lanczos
 
 

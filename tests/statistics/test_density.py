@@ -10,7 +10,7 @@ from oracles import dense_hessian
 from scipy import stats
 
 from curvtool import Hessian, MatrixOperator, density
-from curvtool.estimators.accuracy import Form, share_interval
+from curvtool.estimators.accuracy.shares import Form, share_interval
 from curvtool.estimators.density_result import smoothed
 from curvtool.linalg.intervals import beta_probability
 from curvtool.linalg.quadrature import Quadrature

@@ -5,7 +5,7 @@ import torch
 from networks import network
 
 from curvtool import GaussNewton, Hessian, Problem, eigenvalues
-from curvtool.estimators.accuracy import NOISE_OF_PAIRS, noise_of
+from curvtool.estimators.accuracy.noise import NOISE_OF_PAIRS, noise_of
 
 SMALLEST = torch.finfo(torch.float32).tiny  # a matrix below it is zero
 

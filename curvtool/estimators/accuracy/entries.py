@@ -1,0 +1,102 @@
+"""Errors of the entries of a diagonal, each from the same passes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from curvtool.estimators.accuracy.forms import ALIKE, FEW_SIGNS, PASSES_OF_FEW_SIGNS, chi_square
+from curvtool.estimators.accuracy.noise import NOISE_OF_PAIRS
+
+if TYPE_CHECKING:
+    from curvtool.linalg.space import VectorSpace
+
+_MOST_PRIOR = 1000.0  # degrees of freedom, where all entries have one variance
+
+
+@dataclass(frozen=True)
+class EntryErrors:
+    """What the passes say of a diagonal's errors.
+
+    Attributes:
+        stderr: of every entry, a vector; never below the rounding.
+        degrees: degrees of freedom of these.
+        total: the sum of the entries' variances, those of the mean over the passes.
+        is_enough: whether the passes, or the entries that make up that sum, are enough for it to be believed.
+    """
+
+    stderr: torch.Tensor
+    degrees: float
+    total: float
+    is_enough: bool
+
+
+def of_entries(
+    space: VectorSpace, mean: torch.Tensor, squares: torch.Tensor, forms: np.ndarray, noise: float
+) -> EntryErrors:
+    """The standard errors of the means of n passes, each entry's variance moderated by those of all entries.
+
+    A sample variance s_i^2 of a few passes is 0 where they fall alike by chance. With the prior d0 s0^2 / chi^2(d0) for
+    the true variances, d0 and s0 from the mean and the spread of log s_i^2 over the entries, the estimate is
+    (d0 s0^2 + d s_i^2) / (d0 + d) with d0 + d degrees of freedom, d = n - 1 (Smyth 2004, Stat. Appl. Genet. Mol. Biol.
+    3(1), article 3). Where the entries' variances differ by orders of magnitude d0 is small, and little changes.
+    Entries whose passes are all exactly zero are taken for rows of zeros.
+
+    Args:
+        space: of the vectors.
+        mean: mean of the passes' z * (A z), a vector.
+        squares: sums of their squared deviations.
+        forms: of every group and pass, the sum of z * (A_t z), shape (n, T): a group whose forms are alike may still
+            dominate, see `of_groups`.
+        noise: relative error of a product.
+    """
+    num_passes = len(forms)
+    d = num_passes - 1
+    variances = squares / d
+    rows = mean.square() + variances  # sum_j A_ij^2, as estimated
+    seen = variances > (ALIKE * noise) ** 2 * rows
+    logs = torch.where(seen, variances, torch.ones_like(variances)).log()
+    facts = [space.total(x) for x in (seen.to(logs.dtype), logs, logs.square(), variances, variances.square())]
+    count, first, second, total, fourth = torch.stack(facts).to("cpu", torch.float64).tolist()
+    prior, degrees = 0.0, 0.0
+    if count >= 2:
+        center = first / count
+        degrees, prior = _prior(center, max(second / count - center**2, 0.0) * count / (count - 1), d)
+    moderated = variances if degrees == 0.0 else (degrees * prior + d * variances) / (degrees + d)
+    # a row whose small spread was seen is given no more than that leaves open, at 1 %
+    moderated = torch.where(seen, torch.minimum(moderated, variances * (d / chi_square(d, -2.326))), moderated)
+    zero = (mean == 0) & (squares == 0)
+    moderated = torch.where(zero, torch.zeros_like(moderated), moderated)
+    floor = (NOISE_OF_PAIRS * noise) ** 2 * rows
+    alike = np.ptp(forms, axis=0) <= ALIKE * noise * np.abs(forms).max(axis=0)
+    alone = total**2 <= FEW_SIGNS * fourth or bool(alike.any())
+    return EntryErrors(
+        (moderated / num_passes + floor).sqrt(),
+        degrees + d,
+        total / num_passes + float(space.total(floor)),
+        num_passes >= PASSES_OF_FEW_SIGNS or not alone,
+    )
+
+
+def _prior(center: float, spread: float, d: int) -> tuple[float, float]:
+    """d0 and s0^2 from the mean and the variance of the logarithms of variances with d degrees of freedom each."""
+
+    def polygamma(order: int, x: float) -> float:
+        return float(torch.special.polygamma(order, torch.tensor(x, dtype=torch.float64)))
+
+    beyond = spread - polygamma(1, d / 2)
+    location = center - polygamma(0, d / 2) + math.log(d / 2)
+    if beyond <= polygamma(1, _MOST_PRIOR / 2):
+        return _MOST_PRIOR, math.exp(location)
+    low, high = 1e-3, _MOST_PRIOR / 2
+    for _ in range(60):  # the trigamma function falls
+        half = math.sqrt(low * high)
+        low, high = (half, high) if polygamma(1, half) > beyond else (low, half)
+    return 2 * low, math.exp(location + polygamma(0, low) - math.log(low))
+
+
+# --- forms v^T f(A) v with random unit vectors: shares of the eigenvalues, traces, a smoothed density ---

@@ -1,0 +1,117 @@
+"""Errors of traces by random signs, a probe for every group of samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES
+
+PASSES_OF_FEW_SIGNS = 16  # before a spread is believed where the forms of a group may depend on a few signs
+FEW_SIGNS = 6  # entries that a difference of two passes is spread over, below which forms may fall alike by chance
+_SHARE = 0.1  # of the whole variance, below which groups of few signs do not matter
+_DEGREES_WANTED = 16  # of the variance at the first look
+ALIKE = 16  # noises by which two products may differ and still count as alike
+
+
+@dataclass(frozen=True)
+class GroupSpread:
+    """What the passes say of their spread.
+
+    Attributes:
+        variance: the estimated variance of a pass.
+        degrees: degrees of freedom of that estimate.
+        scale: the sum of the groups' Frobenius norms, as estimated.
+        is_enough: whether that rests on enough groups and signs for a few passes to tell.
+    """
+
+    variance: float
+    degrees: float
+    scale: float
+    is_enough: bool
+
+
+def of_groups(forms: np.ndarray, pairs: np.ndarray, noise: float) -> GroupSpread:
+    """The variance of a pass, sum_t 2 (||A_t||_F^2 - sum_i (A_t)_ii^2), from pairs of passes.
+
+    The entries d = z * (A_t z) of a pass have the diagonal as their mean, and the variance of d_i is
+    sum_{j != i} (A_t)_ij^2. So ||d - d'||^2 of two independent passes has the wanted variance as its mean, and P
+    entries say it where the two forms sum(d) and sum(d') are a single difference. For A_t of rank one it is as good as
+    a chi-square of two degrees of freedom, and better for all others; Satterthwaite (1946) adds up the groups.
+
+    The forms of a group that depends on a few signs fall alike now and then. A polynomial of degree two in signs that
+    is not constant differs from any constant with a probability of a quarter at least (Schwartz 1980), so that 16
+    passes are all alike in one run of a hundred at most. Before, such groups count with the bound 2 ||A_t||_F^2;
+    later, with the forms' own sample variance where that is larger.
+
+    Args:
+        forms: the sums of d, shape (n, T).
+        pairs: shape (n // 2, T, 3): ||d - d'||^2, ||d||^2 + ||d'||^2, and the sum of the fourth powers of
+            (d - d') / ||d - d'||.
+        noise: relative error of a product.
+    """
+    spreads, lengths, fourth = np.moveaxis(pairs, 2, 0)
+    num_pairs = len(pairs)
+    variances = spreads.mean(axis=0)
+    bounds = lengths.mean(axis=0)
+    scale = float(np.sqrt(bounds / 2).sum())
+    hidden = (spreads <= (ALIKE * noise) ** 2 * lengths).all(axis=0)  # nothing was seen of the group's spread yet
+    sparse = np.where(spreads > 0, fourth, 0.0) > 1.0 / FEW_SIGNS
+    few = sparse.any(axis=0)
+    is_clear = not bool(hidden.any()) and (spreads * sparse).sum() <= _SHARE * spreads.sum()
+    if len(forms) >= PASSES_OF_FEW_SIGNS:
+        bounds = forms.var(axis=0, ddof=1)
+    variances = np.where(np.full_like(few, not is_clear) & (hidden | few), np.maximum(variances, bounds), variances)
+    total = float(variances.sum())
+    if total == 0.0:
+        return GroupSpread(0.0, math.inf, scale, is_clear)
+    degrees = 2 * num_pairs * total**2 / float((variances**2).sum())
+    if is_clear:
+        degrees = max(degrees, _degrees_seen(spreads.sum(axis=1)))
+    return GroupSpread(total, degrees, scale, is_clear and degrees >= _DEGREES_WANTED)
+
+
+def _degrees_seen(totals: np.ndarray) -> float:
+    """Degrees of freedom of a mean of positive numbers as an estimate of its own mean, from their spread: a 90 % lower
+    bound; 0 where they are fewer than four."""
+    num = len(totals)
+    if num < 4:
+        return 0.0
+    d = num - 1
+    relative = float(totals.var(ddof=1) / totals.mean() ** 2) * d / chi_square(d, -1.2816)
+    return 2 * num / max(relative, 1e-9)
+
+
+def chi_square(degrees: int, deviate: float) -> float:
+    """A quantile of chi-square by the normal deviate of its probability (Wilson and Hilferty 1931), 1e-3 at least."""
+    root = 1 - 2 / (9 * degrees) + deviate * math.sqrt(2 / (9 * degrees))
+    return max(degrees * max(root, 0.0) ** 3, 1e-3)
+
+
+def of_blocks(
+    sums: np.ndarray, squares: np.ndarray, spreads: np.ndarray, num_passes: int, noise: float
+) -> list[tuple[float, float, float]]:
+    """The standard error of every diagonal block's trace, its degrees of freedom, and what rounding may add.
+
+    The variance U = sum of the block's ||d - d'||^2 counts couplings with other blocks twice: the true one lies between
+    U / 2 and U, and the forms' own sample variance, of few degrees, says where.
+
+    Args:
+        sums: of the blocks' forms over the passes, shape (T, B).
+        squares: of their squares, likewise.
+        spreads: of ||d - d'||^2 over the pairs of passes, likewise.
+        num_passes: n >= 2.
+        noise: relative error of a product.
+    """
+    num_pairs = num_passes // 2
+    sampled = np.maximum(squares - sums**2 / num_passes, 0.0).sum(axis=0) / (num_passes - 1)
+    each = spreads / num_pairs
+    upper = each.sum(axis=0)
+    variances = np.clip(sampled, upper / 2, upper)
+    fourth = (each**2).sum(axis=0)
+    degrees = np.where(fourth > 0, 2 * num_pairs * upper**2 / np.where(fourth > 0, fourth, 1.0), math.inf)
+    values = np.abs(sums.sum(axis=0)) / num_passes
+    arithmetic = NOISE_OF_TRACES * noise * np.maximum(values, np.sqrt(each).sum(axis=0))
+    return list(zip(np.sqrt(variances / num_passes).tolist(), degrees.tolist(), arithmetic.tolist(), strict=True))
