@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import curvtool
-from curvtool import CurvtoolError, Hessian, Monitor, Problem, eigenvalues
+from curvtool import CurvtoolError, Hessian, Monitor, Problem, eigenvalues, preflight
 
 INPUTS = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.randint(0, 3, (60,), generator=torch.Generator().manual_seed(1))
@@ -161,7 +161,9 @@ def test_a_report_as_records(tmp_path):
     found = run(resolve("eigs", {"num_samples": 40, "k": 2, "device": "cpu"}, environment={})).report
     (tmp_path / "r.json").write_text(found.model_dump_json())
     table = pandas.DataFrame(curvtool.numbers(curvtool.load_report(tmp_path / "r.json")))
-    assert list(table.columns) == ["analysis", "name", "value", "error", "error_kind", "data_stderr"]
+    assert list(table.columns) == [
+        "analysis", "name", "value", "error", "error_kind", "degrees_of_freedom", "low", "high", "data_stderr"
+    ]  # fmt: skip
     assert table[table.name == "eigenvalue 1"].value.item() == found.analyses[0].eigenvalues[0].value
 
 
@@ -218,6 +220,7 @@ def test_the_monitor_states_the_error_of_the_search_and_of_the_record():
     model, data = torch.nn.Linear(5, 3), (torch.randn(60, 5), torch.randint(0, 3, (60,)))
     monitor = Monitor(data, "cross-entropy", with_trace=False)
     logged = monitor.measure(model)
-    pair = eigenvalues(Hessian(Problem(model, data)), 1, rtol=1e-2, noise=monitor._noise).eigenvalues[0]
+    problem = Problem(model, data)
+    pair = eigenvalues(Hessian(problem), 1, rtol=1e-2, noise=preflight(problem).noise_floor).eigenvalues[0]
     assert logged["curvature/lambda_max_error"] == pytest.approx(pair.error_bound, rel=0.2)
     assert eigenvalue_record(pair).error_bound == pair.error_bound

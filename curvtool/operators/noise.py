@@ -47,7 +47,7 @@ def num_drawn(kind: type[CurvatureOperator], problem: Problem, memory_budget: in
 
 def _has_images(problem: Problem) -> bool:
     """Whether the model convolves images on a CPU, which is slow in float64."""
-    return problem.device.type == "cpu" and problem.rewritable(range(1))["channels-last"]
+    return problem.device.type == "cpu" and problem.rewritable(problem.first(1))["channels-last"]
 
 
 def distance(

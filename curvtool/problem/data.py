@@ -93,7 +93,7 @@ class Data:
             places = slice(start - num, stop - num)
 
             def gathered(tensor: torch.Tensor) -> torch.Tensor:
-                return _computable(tensor.index_select(0, rows_in_order(num, tensor.device)[places]))
+                return _computable(tensor[rows_in_order(num, tensor.device)[places]])
 
             return map_tensors(gathered, self.inputs), map_tensors(gathered, self.targets)
         pick = partial(map_tensors, lambda t: _computable(t[start:stop]))
