@@ -346,15 +346,19 @@ class Problem:
     def sampled(self, wanted: int) -> Problem:
         """The same problem on so many samples over all the data, to try something out; W stays that of all.
 
-        Where batches have statistics: on whole batches.
+        Where batches have statistics: on a whole batch in the middle.
         """
-        rows = self.spread(wanted)
-        if self.statistics_batch is not None:
-            rows = whole_batches(rows, self.statistics_batch, self.num_samples)
+        rows = self.spread(wanted) if self.statistics_batch is None else self._middle_batches(1)
         other = copy.copy(self)
         other.data = self.data.take(rows)
         other.is_part = self.is_part or other.num_samples < self.num_samples
         return other
+
+    def _middle_batches(self, num: int) -> Sequence[int]:
+        """So many consecutive batches with statistics, as far from the ends of the data as they can be."""
+        size = self.statistics_batch or 1
+        start = max(self.num_samples // size - num, 0) // 2 * size
+        return range(start, min(start + num * size, self.num_samples))
 
     def copied(self) -> Problem:
         """The same problem with parameters of its own, which may be changed."""

@@ -45,6 +45,9 @@ class StackedProblem(Problem):
         """As many as make groups of one size."""
         return super().sampled(len(self.first(wanted)))
 
+    def _middle_batches(self, num: int) -> Sequence[int]:
+        return super()._middle_batches(num * self.num_groups)
+
     def forward(self, parameters: Mapping[str, torch.Tensor], inputs: Tree) -> torch.Tensor:
         """The predictions of all groups, the first dimension theirs together."""
 

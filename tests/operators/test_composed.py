@@ -60,6 +60,7 @@ def test_estimators_take_them():
     assert trace(block, rtol=0.01).value == pytest.approx(float(matrix.diagonal()[:10].sum()))
     operator = MatrixOperator([matrix / 4] * 4)  # parts enough for a standard error over the data
     both = SumOperator([operator, operator])
+    assert both.noise >= both.space.eps  # measured once, by products of its own
     before = both.num_products
     spread = eigenvalues(both, 1, rtol=1e-8)
     assert spread.cost.num_hvps == both.num_products - before > 0

@@ -260,7 +260,7 @@ def test_batches_of_small_models_are_large_and_as_many_as_parts():
         data = torch.randn(num, 6), torch.randint(0, 3, (num,))
         operator = Hessian(Problem(model, data))
         sizes.append((operator.batch_size, len(operator.batches)))
-    assert sizes == [(13, 8), (512, 8), (2000, 32)]
+    assert sizes == [(13, 8), (512, 8), (2048, 32)]
 
 
 def test_plain_products_need_no_calibration():

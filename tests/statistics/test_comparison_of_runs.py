@@ -58,7 +58,7 @@ def by_diagonal(operator, seed):
 
 def by_eigenvalues(operator, seed):
     pairs = eigenvalues(operator, 3, rtol=1e-3, seed=seed).eigenvalues
-    records = [eigenvalue_record(pair, 1e-15) for pair in pairs]
+    records = [eigenvalue_record(pair) for pair in pairs]
     return {f"eigenvalue {i}": numbers.bound(each.value, each.error_bound) for i, each in enumerate(records)}
 
 
