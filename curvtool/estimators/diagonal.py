@@ -145,7 +145,7 @@ class _Run:
             while True:
                 planned = self._planned()
                 if method == "auto" and self.num_passes and not self.is_decided:
-                    if exact <= _WORTH * (planned - self.num_passes):
+                    if exact <= min(_WORTH * (planned - self.num_passes), self.max_passes):
                         self.reason = f"{planned} passes were foretold, and {exact} give it exactly"
                         return self._exact()
                     self.reason = f"{planned} passes were foretold, and {exact} would give it exactly"
