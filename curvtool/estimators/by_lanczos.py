@@ -34,8 +34,11 @@ from curvtool.operators.base import LinearOperator
 SETTLED = 0.08  # of the tolerance, to which the solver's error falls before a search ends: where no gap opens it falls
 # slowly, and a pair may still emerge; where one does, it costs a product or two. At the whole tolerance, and four
 # successive products, 1 of 34 runs on spectra without outliers, clusters and small networks missed a rank
+EMERGED = 0.1  # of the tolerance, by which a fresh start moves a value that hides another: one that is half seen after
+# few products moves it by less than the whole
 _MOST_JOINED = 4  # directions that fresh starts may add
-_LONGEST_FRESH = 0.1  # of the search's products, for a fresh start that comes near the last wanted value
+_LEAST_FRESH = 6  # products that a fresh start may take, however short the search was
+_LONGEST_FRESH = 0.2  # of the search's products, as long as `DOUBT` is left about the last wanted value
 
 
 def by_lanczos(
@@ -265,13 +268,13 @@ class _Run:
         else:
             rows, inside = torch.cat([request.locked, lanczos.vectors(pairs, index)]), np.diag(pairs.values[index])
         room = request.max_passes - self.num_products
-        most = int(min(max(NUM_STEPS, math.ceil(_LONGEST_FRESH * lanczos.num_steps)), room,
+        most = int(min(max(_LEAST_FRESH, math.ceil(_LONGEST_FRESH * lanczos.num_steps)), room,
                        lanczos.dim - len(inside)))  # fmt: skip
         if most < 1:
             return None, None
         fresh = FreshStart(self.operator, rows, inside, most, (request.seed, self.num_joined))
         found = self._eigenvalues(pairs)
-        slacks = np.array([max(pair.error_bound, request.tolerance.of(pair.value)) for pair in found])
+        slacks = np.array([max(pair.error_bound, EMERGED * request.tolerance.of(pair.value)) for pair in found])
         values = pairs.values[index]
         signs = signs_of(request.which)
         for step in range(most):
@@ -286,7 +289,7 @@ class _Run:
         return fresh, None
 
     def _is_near(self, reach: float, sign: float, found: tuple[Eigenvalue, ...]) -> bool:
-        """Whether the complement reaches past the last wanted value of that end."""
+        """Whether the complement may hold a value past the last wanted one of that end."""
         k, which = self.request.k, self.request.which
         values = [sign * pair.value for pair in found]
         if which == "lm":

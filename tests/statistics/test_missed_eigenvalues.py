@@ -43,7 +43,7 @@ def network(seed, relu):
 
 def spectra():
     rng, made = np.random.default_rng(0), {}
-    for n in (100, 300):
+    for n in (80, 120):
         steps = np.arange(1, n + 1.0)
         made |= {f"power {a} {n}": steps**-a for a in (0.3, 0.5, 1, 2)}
         made |= {f"geometric {q} {n}": q**steps for q in (0.99, 0.95, 0.9, 0.7)}
@@ -60,50 +60,71 @@ def spectra():
         made[f"cluster {n}"] = np.r_[wishart(n - 5, rng, 4), 9 + 0.01 * np.arange(5)]
         made[f"triple {n}"] = np.r_[np.linspace(0, 1, n - 5), 9, 9, 9, 5, 4]
     found = {name: (np.sort(values), None) for name, values in made.items()}
-    for seed in range(12):
+    for seed in range(24):
         found[f"network {seed}"] = network(seed, relu=seed % 2 == 0)
     return found
 
 
-def run(values, gradient, number):
-    """Whether a value is off its rank by more than its error and the tolerance, and whether a certificate is wrong."""
+def case(kinds, number, rtol):
+    """The arguments of one run: the matrix's name, k, which, the start and the seed."""
     rng = np.random.default_rng([5, number])
-    which, k = ("la", "la", "sa", "be")[rng.integers(4)], int(rng.integers(1, 6))
-    rtol = (1e-3, 1e-3, 1e-2, 1e-1)[rng.integers(4)]
+    name = list(kinds)[number % len(kinds)]
+    gradient = kinds[name][1]
+    which, k = ("la", "la", "sa", "be")[rng.integers(4)], (5, int(rng.integers(1, 6)))[rng.integers(2)]
     start = gradient[None] if gradient is not None and rng.random() < 0.5 else None
+    return name, k, {"which": which, "rtol": rtol, "start": start, "seed": int(rng.integers(2**31))}
+
+
+def run(kinds, number, rtol=1e-3, **options):
+    """Whether a value is off its rank by more than its error and the tolerance, and whether a certificate is wrong."""
+    name, k, arguments = case(kinds, number, rtol)
+    values, which = kinds[name][0], arguments["which"]
     operator = MatrixOperator(torch.diag(torch.as_tensor(values.copy())))
-    result = eigenvalues(
-        operator, k, which=which, rtol=rtol, start=start, independent_start=True, seed=int(rng.integers(2**31))
-    )
+    result = eigenvalues(operator, k, **arguments, **options)
     true = {"la": values[::-1][:k], "sa": values[:k], "be": np.r_[values[::-1][:k], values[:k][::-1]]}[which]
-    allowed = [max(pair.error_bound, rtol * abs(value)) + 1e-12
-               for pair, value in zip(result.eigenvalues, true, strict=True)]  # fmt: skip
     missed = any(
-        pair.converged and abs(pair.value - value) > most
-        for pair, value, most in zip(result.eigenvalues, true, allowed, strict=True)
+        pair.converged and abs(pair.value - value) > max(pair.error_bound, rtol * abs(value)) + 1e-12
+        for pair, value in zip(result.eigenvalues, true, strict=True)
     )
-    wrong = False
-    for sign, limit in ((1, result.certificate.above), (-1, result.certificate.below)):
+    return name, missed, is_wrong(result, values, k, rtol), result
+
+
+def is_wrong(result, values, k, rtol):
+    """Whether an eigenvalue lies beyond the certificate's limit and is not listed at its rank."""
+    limits = getattr(result, "certificate", None)
+    for sign, limit in ((1, limits.above), (-1, limits.below)) if limits is not None else ():
         if limit is None:
             continue
         beyond = [v for v in np.sort(sign * values)[::-1] if v > sign * limit + 1e-9]
-        listed = sorted((sign * pair.value for pair in result.eigenvalues), reverse=True)[:k]
-        wrong |= len(beyond) > len(listed)
-        pairs = sorted(result.eigenvalues, key=lambda pair: -sign * pair.value)
+        pairs = sorted(result.eigenvalues, key=lambda pair: -sign * pair.value)[:k]
+        if len(beyond) > len(pairs):
+            return True
         for value, pair in zip(beyond, pairs, strict=False):
-            wrong |= abs(value - sign * pair.value) > max(pair.error_bound, rtol * abs(pair.value)) + 1e-9
-    return missed, wrong
+            if abs(value - sign * pair.value) > max(pair.error_bound, rtol * abs(pair.value)) + 1e-9:
+                return True
+    return False
 
 
+def most(expected):
+    """What a count with that mean exceeds in less than 1 of 1,000 cases."""
+    total, term, number = 0.0, np.exp(-expected), 0
+    while total + term < 0.999:
+        total, number = total + term, number + 1
+        term *= expected / number
+    return number
+
+
+# the target at defaults: fewer missed ranks than 1 in 2,000. Looser tolerances have none, and a limit that a change for
+# the worse would pass. A certificate fails with a probability of 1 in 1,000 at most. Beyond these is allowed
+# what chance alone brings in 999 of 1,000 cases
 @pytest.mark.slow
-def test_ranks_are_hardly_ever_missed():
-    kinds = spectra()
-    names, missed, wrong = list(kinds), [], 0
+@pytest.mark.parametrize(("rtol", "target"), [(1e-3, 1 / 2000), (1e-2, 1 / 200), (1e-1, 1 / 200)])
+def test_ranks_are_hardly_ever_missed(rtol, target):
+    kinds, missed, wrong = spectra(), [], 0
     for number in range(RUNS):
-        name = names[number % len(names)]
-        miss, false = run(*kinds[name], number)
+        name, miss, false, _ = run(kinds, number, rtol, independent_start=True)
         wrong += false
         missed += [name] if miss else []
-    print(f"{RUNS} runs on {len(names)} spectra: {len(missed)} missed ranks {missed}, {wrong} wrong certificates")
-    assert len(missed) <= RUNS / 200 + 2
-    assert wrong <= 1e-3 * RUNS + 3 * (1e-3 * RUNS) ** 0.5
+    print(f"{RUNS} runs on {len(kinds)} matrices, rtol {rtol}: {len(missed)} missed {missed}, {wrong} certificates")
+    assert len(missed) <= most(target * RUNS)
+    assert wrong <= most(1e-3 * RUNS)
