@@ -30,6 +30,7 @@ CHOICES = [
         r"# % lie below zero(?: \(# % to # %\))?",
     ),
     ("SHARE", SHARE),
+    ("SHARE", "SHARE to SHARE"),
     ("METHOD", r"method [\w+]+: [^.]*"),
     ("#", r"#(?:, #)+"),  # a list, as long as it is
 ]

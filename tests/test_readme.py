@@ -119,8 +119,8 @@ def test_every_command_runs(run, folder, monkeypatch):
 # of a value, relative to the README's: training at the edge of stability magnifies rounding
 _VALUES = {
     "eigenvalue": 0.1,
-    "lambda_max": 0.1,
-    "x lr": 0.1,
+    "lambda_max": 0.2,
+    "x lr": 0.2,
     "trace": 0.15,
     "mean": 0.1,
     "median": 0.1,
@@ -156,26 +156,29 @@ def test_the_structure_of_what_is_printed_is_no_more_than_its_words():
     """Words that rounding chooses may change, a sentence, a table or a column may not."""
     shown = "".join(blocks("console"))
     last_bits = [
-        ("estimated by rounding noise;", "estimated by the residual norm, rounding noise;"),
-        ("near the edge of stability, 0.0069\n% above 2, the most that gradient descent on the quadratic model bears",
+        (r"estimated by rounding noise[^;]*;", "estimated by the residual norm, rounding noise;"),
+        (r"near the edge of stability, [^;.]*\.\d+ %\n(above|below) 2, the most that[^.]*bears",
          "at the edge of\nstability, to within the error"),
-        ("between 1.4 % and 92 % lie\nbelow zero (more --steps would tell)", "76.2 % lie below zero (72 % to 80 %)"),
-        ("4.00027446", "3.9871"), ("Layer 3 holds 34 %", "Layer 5 holds 36.5 %"), ("1,056", "956"),
+        (r"between [\d.]+ % and [\d.]+ % lie\nbelow zero \(more --steps would tell\)",
+         "76.2 % lie below zero (72 % to 80 %)"),
+        (r"value 4\.\d+", "value 3.9871"), (r"Layer \d holds \d+ %", "Layer 5 holds 36.5 %"), ("1,056", "956"),
     ]  # fmt: skip
     for old, new in last_bits:
-        assert old in shown
-        printed.assert_alike(shown.replace(old, new), shown)
+        changed, num = re.subn(old, new, shown)
+        assert num, old
+        printed.assert_alike(changed, shown)
     for old, new in (
-        ("a pair that the iteration missed shows in none\n", ""),
+        (r"a pair that was missed shows in none\. ", ""),
         ("95 % interval", "interval"),
-        ("Layer 3 holds", "Layer 3 has"),
-        ("  1            2,080   12.91      0.65       0.00621\n", ""),
-        ("estimated by rounding noise;", "estimated by guessing;"),
-        ("noise floor 9.2e-08\n", "\n"),
+        (r"Layer \d holds", "Layer 3 has"),
+        (r"  1            2,080 .*\n", ""),
+        (r"estimated by rounding noise[^;]*;", "estimated by guessing;"),
+        (r"noise floor [\d.e-]+\n", "\n"),
     ):
-        assert old in shown
+        changed, num = re.subn(old, new, shown, count=1)
+        assert num, old
         with pytest.raises(AssertionError):
-            printed.assert_alike(shown.replace(old, new), shown)
+            printed.assert_alike(changed, shown)
 
 
 def test_init_finds_the_worked_example(run, tmp_path, monkeypatch):

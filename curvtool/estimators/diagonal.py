@@ -218,7 +218,8 @@ class _Run:
         size = max(abs(whole), float(space.total(found.abs())))
         return DiagonalResult(
             diagonal=found,
-            stderr=found.abs() * relative,
+            # a small entry of a large row carries the row's rounding
+            stderr=(found.square() + space.inner(found, found) / space.dim).sqrt() * relative,
             entry_degrees=math.inf,
             relative_error=relative if size else 0.0,
             sum=whole,

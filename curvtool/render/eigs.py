@@ -151,6 +151,8 @@ def _certified(eigs: Eigs) -> str:
     ends = (("above", made.above), ("below", made.below))
     limits = [f"{name} {_outward(limit, name == 'above')}" for name, limit in ends
               if limit is not None]  # fmt: skip
+    if not limits:  # every eigenvalue is listed, or nothing is excluded
+        return ""
     text = f" No eigenvalue {' or '.join(limits)} was missed, with probability {percent(made.probability, 3)}"
     text += f" over the random start ({counted(round(made.check_hvps), 'product')})"
     return text + ("." if eigs.num_missed is not None else "; --check full brings that nearer.")
