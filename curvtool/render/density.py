@@ -69,7 +69,8 @@ def show(density: Density, console: Console) -> None:
 def notes(density: Density) -> list[str]:
     """The shares with their bounds, the trace, the outliers, and how all of it was made."""
     near = number(density.near, 2)
-    shares = ((f"below 0 by more than rounding ({number(density.threshold, 2)})", density.below_zero), (f"below -{near}", density.below_near),
+    rounding = f"below 0 by more than rounding ({number(density.threshold, 2)})"
+    shares = ((rounding, density.below_zero), (f"below -{near}", density.below_near),
               (f"within {near} of 0", density.near_zero))  # fmt: skip
     told = [*(f"{name}: {_share(share)}" for name, share in shares), _traces(density)]
     if density.outliers:
