@@ -163,15 +163,16 @@ class _Run:
         if not self.num_passes:
             return min(_PILOT, self.max_passes)
         error = self._relative_error()
+        least = self.num_passes
         if self.num_passes > 1 and not self._errors().is_enough:
-            return PASSES_OF_FEW_SIGNS
+            least = PASSES_OF_FEW_SIGNS
         self._told = (
             "not told from its noise" if error is None else f"relative error {error:.2g} after {self.num_passes} passes"
         )
         if error is None or error <= self.rtol:
-            return self.num_passes
+            return least
         wanted = min(self.num_passes * (error / self.rtol) ** 2, 1e9)
-        return max(self.num_passes + 1, math.ceil(wanted))
+        return max(self.num_passes + 1, least, math.ceil(wanted))
 
     def _draw(self, until: int) -> None:
         operator = self.operator
