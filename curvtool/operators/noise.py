@@ -17,6 +17,7 @@ from curvtool.errors import CurvtoolError, OutOfMemory
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.calibration import CALIBRATION_SAMPLES
 from curvtool.operators.execution import DIFFERENCES
+from curvtool.operators.kinks import rows_at_kinks
 from curvtool.problem.tree import num_bytes
 
 if TYPE_CHECKING:
@@ -90,6 +91,45 @@ def distance(
     return max(_ratio([(gap, size) for gap, _ in pairs]), _ratio(beside))
 
 
+def beyond_kinks(working: CurvatureOperator, problem: Problem, vector: torch.Tensor, image: torch.Tensor) -> float:
+    """What the samples that rounding moves across a kink (`rows_at_kinks`) add to the noise: by few of all samples.
+
+    Args:
+        working: the matrix of a part of the data, in the working precision.
+        problem: of all data.
+        vector: v.
+        image: fl(A v), of that part.
+    """
+    if working.problem.num_samples == problem.num_samples:  # none is left out of the noise as it was measured
+        return 0.0
+    with suppress(*FAILURES):  # a model that cannot be watched, or that has no float64
+        return _beyond_kinks(working, problem, vector, image)
+    return 0.0
+
+
+def _beyond_kinks(working: CurvatureOperator, problem: Problem, vector: torch.Tensor, image: torch.Tensor) -> float:
+    rows, of_each = rows_at_kinks(problem, working.batch_size)
+    if not rows:
+        return 0.0
+    own, precise = (
+        type(working)(problem.restricted(rows, dtype), batch_size=len(rows), **PLAINLY)
+        for dtype in (problem.dtype, torch.float64)
+    )
+    product = precise.matvec(vector.double())
+    gap = float(precise.space.norm(product - own.matvec(vector)))
+    share, size = _weight(own.problem) / _weight(problem), 1.0
+    if problem.reduction == "sum":
+        share, size = 1.0, _weight(problem) / _weight(working.problem)
+    # errors of different samples point wherever they like, and add up in quadrature
+    gap *= share * math.sqrt(of_each)
+    whole = float(working.space.norm(image * size + product * share))
+    return gap / whole if whole > 0 else math.inf if gap else 0.0
+
+
+def _weight(problem: Problem) -> float:
+    return problem.weight_of(range(problem.num_samples))
+
+
 def _apart(exact: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor) -> tuple[float, float]:
     true = exact.matvec(vector.double())
     norm = float(exact.space.norm(true))
@@ -147,7 +187,8 @@ def measured_noise(
         try:
             size = max(1, working.batch_size // 2)
             exact = kind(part.restricted(range(part.num_samples), torch.float64), batch_size=size, **PLAINLY)
-            return max(distance(working, exact, vector, image, seed), eps)
+            apart = distance(working, exact, vector, image, seed)
+            return max(math.hypot(apart, beyond_kinks(working, problem, vector, image)), eps)
         except FAILURES as error:
             if isinstance(error, OutOfMemory):
                 raise

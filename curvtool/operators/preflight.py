@@ -7,6 +7,7 @@ it agree with a central difference of gradients in float64, and how far is the w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from curvtool.operators.data_sum import split
 from curvtool.operators.execution import DIFFERENCES
 from curvtool.operators.hessian import Hessian
 from curvtool.operators.jacobian import InputJacobian
-from curvtool.operators.noise import PLAINLY, distance, num_drawn, num_small, sensitivity
+from curvtool.operators.noise import PLAINLY, beyond_kinks, distance, num_drawn, num_small, sensitivity
 from curvtool.problem.cuts import spread
 from curvtool.problem.locate import located
 
@@ -104,7 +105,9 @@ def preflight_curvature(
             exact = part.restricted(rows, torch.float64) if problem.dtype != torch.float64 else part.copied()
             exact = exact.holding_constants()  # which the differences do not move
             twin = operator(exact.restricted(rows, torch.float64), batch_size=size, **PLAINLY)
-            noise = distance(working, twin, vector, image, seed)
+            noise = math.hypot(
+                distance(working, twin, vector, image, seed), beyond_kinks(working, problem, vector, image)
+            )
             for some in (spread(num, small), few) if small > len(few) else (few,):  # of many samples some are at kinks
                 of_some = Hessian(exact.restricted(some, torch.float64), batch_size=size, **PLAINLY)
                 difference = _finite_difference(of_some, vector.double(), _STEPS, _AGREEMENT)

@@ -166,3 +166,65 @@ def test_a_nan_is_no_small_error():
     assert noise._ratio([(1.0, 1.0), (math.nan, 1.0)]) == math.inf
     assert noise._ratio([(math.nan, 1.0), (1.0, 1.0)]) == math.inf
     assert noise._ratio([(0.0, 0.0)]) == 0.0 and noise._ratio([(1.0, 0.0)]) == math.inf
+
+
+RAMPS = {
+    "relu": torch.relu,
+    "in place": lambda x: torch.relu_(x.clone()),
+    "clamp": lambda x: x.clamp(min=0.0),
+    "clamp from above": lambda x: -(-x).clamp(max=0.0),
+    "leaky": lambda x: nn.functional.leaky_relu(x, 0.01),
+    "where": lambda x: torch.where(x > 0, x, 0.01 * x),
+    "maximum": lambda x: torch.maximum(x, 0.1 * x),
+    "hardtanh": lambda x: nn.functional.hardtanh(x, 0.0, 1e3),
+    "relu6": lambda x: nn.functional.relu6(x),
+    "prelu": lambda x: nn.functional.prelu(x, x.new_tensor([0.1])),
+    "softshrink": lambda x: nn.functional.softshrink(x + 0.5, 0.5),
+    "abs": lambda x: (x.abs() + x) / 2,
+    "max pool": lambda x: nn.functional.max_pool2d(torch.cat([x, 0.1 * x], 1).unflatten(1, (1, 1, 2)), (1, 2)).flatten(
+        1
+    ),
+}
+
+
+class Ramp(nn.Module):
+    """ramp(theta_1 x + theta_2 y + theta_1 z) theta_3 (1 + theta_1), of three inputs."""
+
+    def __init__(self, ramp):
+        super().__init__()
+        self.weights = nn.Parameter(torch.tensor([0.7, 0.3, 1.1]))
+        self.ramp = ramp
+
+    def forward(self, x):
+        first, second, third = self.weights
+        inner = first * x[:, :1] + second * x[:, 1:2] + first * x[:, 2:]
+        return third * self.ramp(inner) * (1 + first)
+
+
+def on_a_kink(ramp, num=400, row=233):
+    """Samples far from the kink, and one on one side of it in float32 and on the other in float64."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(num, 3, generator=generator)
+    x = x.sign() * (1 + x.abs()) * torch.tensor([3.0, 1.0, 1.0])
+    model = Ramp(ramp)
+    first, second, _ = model.weights.detach()
+    tried = torch.randn(20000, 3, generator=generator)
+    tried[:, 2] = -(first * tried[:, 0] + second * tried[:, 1]) / first
+    inner = [
+        (a * tried[:, 0].to(a) + b * tried[:, 1].to(a) + a * tried[:, 2].to(a)).double()
+        for a, b in ((first, second), (first.double(), second.double()))
+    ]
+    x[row] = tried[(inner[0] * inner[1]).argmin()]
+    assert (inner[0] * inner[1]).min() < 0
+    return Problem(model, (x, torch.ones(num, 1)), "mse")
+
+
+@pytest.mark.parametrize("name", RAMPS)
+def test_one_sample_of_many_across_a_kink(name, monkeypatch):
+    """It is found although samples are dear, so that only some of them are drawn."""
+    monkeypatch.setattr(noise, "num_small", lambda operator: 1)
+    problem = on_a_kink(RAMPS[name])
+    wanted = true_noise(problem)
+    assert wanted > 1e-5, wanted
+    assert wanted / 3 <= Hessian(problem).noise <= 30 * wanted
+    assert preflight_curvature(problem).noise_floor >= wanted / 3
