@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from curvtool.cluster.solo import Solo
-from curvtool.errors import OutOfMemory
+from curvtool.errors import CurvtoolError, OutOfMemory
 from curvtool.estimators.accuracy.norms import NormEstimates, floored
 from curvtool.estimators.jacobian_batches import Batch, exact_batch
 from curvtool.operators.jacobian import InputJacobian
+from curvtool.operators.kinks import rows_at_kinks
 
 _AT_A_TIME = 8  # examples recomputed between two looks at the list
 _LOOKED_AT = 8  # examples over the data whose norms are compared with float64, beside the listed ones
@@ -80,6 +81,34 @@ def recompute_largest(
                 vjps, jvps = vjps + found.num_vjps * share, jvps + found.num_jvps * share
         count += len(turn)
     return count, vjps, jvps
+
+
+def settle_kinks(jacobian: InputJacobian, estimates: dict[str, NormEstimates], norm: str) -> tuple[float, float]:
+    """Exact norms in float64 of the examples that rounding moves across a kink (`rows_at_kinks`): few of all, and off
+    by far more than rounding.
+
+    Returns:
+        Vector-Jacobian and Jacobian-vector products over the data that it took.
+    """
+    try:
+        rows = rows_at_kinks(jacobian.problem, jacobian.batch_size).across
+        if not rows:
+            return 0.0, 0.0
+        problem = jacobian.problem.restricted(rows, torch.float64)
+        wide = InputJacobian(problem, batch_size=1, memory_budget=jacobian.memory_budget, form="torch")
+        true = exact_batch(wide, range(len(rows)), norm)
+    except (
+        CurvtoolError,
+        TypeError,
+        RuntimeError,
+        NotImplementedError,
+    ):  # no float64, or a model that cannot be watched
+        return 0.0, 0.0
+    for name, estimate in estimates.items():
+        estimate.exact[rows] = getattr(true, name)
+        estimate.bounds[:, rows] = estimate.reach[:, rows] = estimate.exact[rows]
+    share = len(rows) / jacobian.problem.num_samples
+    return true.num_vjps * share, true.num_jvps * share
 
 
 def noise_over_data(

@@ -21,7 +21,7 @@ from curvtool.estimators.accuracy.norms import (
 )
 from curvtool.estimators.cost import Cost
 from curvtool.estimators.jacobian_batches import NUM_PROBES, Batch, estimated_batch, exact_batch
-from curvtool.estimators.jacobian_listing import exchanged, largest, noise_over_data, recompute_largest
+from curvtool.estimators.jacobian_listing import exchanged, largest, noise_over_data, recompute_largest, settle_kinks
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.jacobian import InputJacobian
 
@@ -286,6 +286,8 @@ class _Run:
         self.observer.begin("the listed examples in float64")
         key = self.estimates.get("spectral", self.estimates.get("frobenius"))
         assert key is not None
+        if self.exact:
+            self.vjps, self.jvps = settle_kinks(self.jacobian, self.estimates, self.norm)
         self.measured = noise_over_data(self.jacobian, self.estimates, self.norm, largest(key, self.top))
         if self.measured is not None:
             self.noise = noise_of_norms(self.measured, self.eps)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -148,10 +149,24 @@ class _Watch(TorchDispatchMode):
         return None
 
 
-def rows_at_kinks(problem: Problem, batch_size: int) -> tuple[list[int], float]:
-    """The samples nearest to a kink, where one of them lies on another side of it in the working precision than in
-    float64; and how many samples each stands for. In a call of other samples beside it rounding may spare it: what they
-    do is to be looked at in one call of them all.
+@dataclass(frozen=True)
+class Near:
+    """Samples near a kink.
+
+    Attributes:
+        rows: the nearest ones; none where none of them is across. Beside other samples rounding may spare one: what
+            they do is to be looked at in one call of them all.
+        across: those of them that lie on another side in the working precision than in float64.
+        of_each: how many samples of the data each stands for.
+    """
+
+    rows: list[int]
+    across: list[int]
+    of_each: float = 1.0
+
+
+def rows_at_kinks(problem: Problem, batch_size: int) -> Near:
+    """Looks for samples that rounding moves across a kink.
 
     Nothing is found where batches have statistics of their own, or parameters are cut among ranks.
 
@@ -160,7 +175,7 @@ def rows_at_kinks(problem: Problem, batch_size: int) -> tuple[list[int], float]:
         batch_size: samples in a call.
     """
     if problem.statistics_batch is not None or problem.sharded is not None or problem.dtype == torch.float64:
-        return [], 1.0
+        return Near([], [])
     batches = problem.ranges(batch_size)
     looked = [batches[place] for place in spread(len(batches), max(1, _WATCHED // batch_size))]
     rows = [row for some in looked for row in some]
@@ -168,21 +183,26 @@ def rows_at_kinks(problem: Problem, batch_size: int) -> tuple[list[int], float]:
     near, order = nearest.sort()
     chosen = sorted(rows[place] for place in order[: min(_CANDIDATES, int((near < _NEAR).sum()))].tolist())
     if not chosen:
-        return [], 1.0
+        return Near([], [])
     sides = []
     for dtype in (problem.dtype, torch.float64):
         few = problem.restricted(chosen, dtype)
         watch = _Watch(len(chosen), keeps_sides=True)
         _called(few, range(len(chosen)), watch)
         sides.append(watch.sides)
-    if all(torch.equal(one, other) for one, other in zip(*sides, strict=True)):
-        return [], 1.0
-    return chosen, problem.num_samples / len(rows)
+    apart = torch.zeros(len(chosen), dtype=torch.bool, device=problem.device)
+    for one, other in zip(*sides, strict=True):
+        apart |= (one != other).any(1)
+    across = [chosen[place] for place in torch.nonzero(apart).flatten().tolist()]
+    return Near(chosen if across else [], across, problem.num_samples / len(rows))
 
 
 def _called(problem: Problem, rows: range, watch: _Watch) -> torch.Tensor:
     """By sample, how near a kink it comes."""
     batch = problem.batch(rows)
     with problem.context(), torch.no_grad(), watch:
-        problem.loss_sum(problem.parameters, batch)
+        if problem.loss is None:
+            problem.forward(problem.parameters, batch[0])
+        else:
+            problem.loss_sum(problem.parameters, batch)
     return torch.full((len(rows),), math.inf) if watch.nearest is None else watch.nearest.cpu()

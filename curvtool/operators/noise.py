@@ -108,11 +108,11 @@ def beyond_kinks(working: CurvatureOperator, problem: Problem, vector: torch.Ten
 
 
 def _beyond_kinks(working: CurvatureOperator, problem: Problem, vector: torch.Tensor, image: torch.Tensor) -> float:
-    rows, of_each = rows_at_kinks(problem, working.batch_size)
-    if not rows:
+    near = rows_at_kinks(problem, working.batch_size)
+    if not near.rows:
         return 0.0
     own, precise = (
-        type(working)(problem.restricted(rows, dtype), batch_size=len(rows), **PLAINLY)
+        type(working)(problem.restricted(near.rows, dtype), batch_size=len(near.rows), **PLAINLY)
         for dtype in (problem.dtype, torch.float64)
     )
     product = precise.matvec(vector.double())
@@ -121,7 +121,7 @@ def _beyond_kinks(working: CurvatureOperator, problem: Problem, vector: torch.Te
     if problem.reduction == "sum":
         share, size = 1.0, _weight(problem) / _weight(working.problem)
     # errors of different samples point wherever they like, and add up in quadrature
-    gap *= share * math.sqrt(of_each)
+    gap *= share * math.sqrt(near.of_each)
     whole = float(working.space.norm(image * size + product * share))
     return gap / whole if whole > 0 else math.inf if gap else 0.0
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from cases import CASES
@@ -15,12 +16,15 @@ from curvtool import (
     Fisher,
     GaussNewton,
     Hessian,
+    InputJacobian,
     MatrixOperator,
     Problem,
     ScaledOperator,
     SumOperator,
+    jacobian_norms,
 )
 from curvtool.operators import noise
+from curvtool.operators.kinks import _Watch
 from curvtool.operators.preflight import preflight_curvature
 from curvtool.problem.cuts import spread
 
@@ -228,3 +232,33 @@ def test_one_sample_of_many_across_a_kink(name, monkeypatch):
     assert wanted > 1e-5, wanted
     assert wanted / 3 <= Hessian(problem).noise <= 30 * wanted
     assert preflight_curvature(problem).noise_floor >= wanted / 3
+
+
+def test_the_jacobian_norm_of_an_example_across_a_kink():
+    problem = on_a_kink(torch.relu)
+    found = jacobian_norms(InputJacobian(problem), top=3)
+    exact = InputJacobian(problem.restricted(range(400), torch.float64)).materialize()
+    true = exact.flatten(1).norm(dim=1).numpy()
+    plain = InputJacobian(problem).materialize().double().flatten(1).norm(dim=1).numpy()
+    assert abs(plain - true)[233] > 0.1 * true[233]
+    assert np.all(abs(found.frobenius - true) <= found.noise * true.max()) and found.noise < 1e-4
+
+
+def test_examples_along_the_second_dimension_or_in_rows_of_their_own():
+    """A recurrent model's (time, sample, feature), and (sample x time, feature)."""
+    watch = _Watch(4)
+    with watch:
+        torch.relu(torch.tensor([[1.0, 1e-9, 1.0, 1.0], [1.0, 1.0, 2.0, 1.0], [1.0, 1.0, 1.0, 1.0]])[:, :, None])
+        torch.relu(torch.tensor([1.0] * 6 + [-1e-9, 1.0])[:, None])
+        torch.relu(torch.tensor([1e-9, 1.0, 1.0]))  # of no sample
+    assert (watch.nearest < 1).tolist() == [False, True, False, True]
+    assert _Watch(2).nearest is None
+
+
+def test_a_model_that_cannot_be_watched_has_its_noise_measured(monkeypatch):
+    def fails(*_, **__):
+        raise NotImplementedError("no dispatch")
+
+    monkeypatch.setattr(noise, "num_small", lambda operator: 1)
+    monkeypatch.setattr("curvtool.operators.kinks._called", fails)
+    assert 1e-8 < Hessian(on_a_kink(torch.relu)).noise < 1e-5
