@@ -19,7 +19,7 @@ NUM_STEPS = 3  # products of a fresh start that shows nothing, at least; with tw
 SEED = 31  # with which fresh starts are drawn, so that they owe nothing to any other
 # the probability that a fresh start hides a missed pair, at which it may end; the search hides one rarely by itself,
 # and both together more rarely. Where it is not reached soon, something may hold the start up: a missed pair
-DOUBT = 0.15
+DOUBT = 0.12
 NEXT = 3  # unwanted values that are watched; those further in move with every product
 # of its way to the last wanted value, that an unwanted one may rise in a fresh start: a missed eigenvector of which the
 # search holds a part stands as a Ritz value too low, and a random start lifts it without reaching its place
