@@ -42,7 +42,7 @@ _LEAST_FRESH = 6  # products that a fresh start may take, however short the sear
 _LONGEST_FRESH = 0.15  # of the search's products, as long as `DOUBT` is left about the last wanted value
 # of the search's products, by which it goes on where a fresh start leaves something open. An eigenvector that the
 # search holds by half is coupled to the rest through the search's own next vectors alone: these show it within a fifth
-# of the products made so far, where a random start needs more. About 1 run in 15 goes on
+# of the products made so far, where a random start needs more. About 1 run in 10 goes on
 _GOING_ON = 0.3
 
 
