@@ -44,7 +44,9 @@ class EigsConfig(Section):
     max_passes: int = setting(300, "Products after which to stop unconverged.", minimum=1)
     operator: OperatorName = setting("hessian", "Which matrix; ggn: Gauss-Newton.")
     check: Check = setting(
-        "fast", "Closing check: none; fast, a few products; full makes true residuals and looks for missed pairs."
+        "fast",
+        "Closing check: none; fast, a few products, some of which look for missed pairs (not for power iteration or a "
+        "bfloat16 basis); full makes true residuals and looks for missed pairs.",
     )
     per_layer: bool = setting(False, "The leading eigenvalue of every layer's own block too.")
     lr: str | None = setting(

@@ -22,6 +22,7 @@ from curvtool.estimators.fresh_start import (
     FreshStart,
     certificate,
     ends_of,
+    has_risen,
     signs_of,
 )
 from curvtool.estimators.observer import Observer
@@ -36,9 +37,13 @@ SETTLED = 0.08  # of the tolerance, to which the solver's error falls before a s
 # successive products, 1 of 34 runs on spectra without outliers, clusters and small networks missed a rank
 EMERGED = 0.1  # of the tolerance, by which a fresh start moves a value that hides another: one that is half seen after
 # few products moves it by less than the whole
-_MOST_JOINED = 4  # directions that fresh starts may add
+_MOST_SHOWN = 4  # times that missed pairs may be shown
 _LEAST_FRESH = 6  # products that a fresh start may take, however short the search was
-_LONGEST_FRESH = 0.2  # of the search's products, as long as `DOUBT` is left about the last wanted value
+_LONGEST_FRESH = 0.15  # of the search's products, as long as `DOUBT` is left about the last wanted value
+# of the search's products, by which it goes on where a fresh start leaves something open. An eigenvector that the
+# search holds by half is coupled to the rest through the search's own next vectors alone: these show it within a fifth
+# of the products made so far, where a random start needs more. About 1 run in 10 goes on
+_GOING_ON = 0.3
 
 
 def by_lanczos(
@@ -85,7 +90,7 @@ class _Run:
         self.history: list[tuple[float, float, float]] = []
         self.is_settled = False
         self.from_start: Ends | None = None
-        self.num_joined, self.num_fresh, self.is_unsure = 0, 0.0, False
+        self.num_shown, self.num_fresh, self.is_unsure = 0, 0.0, False
         observer.resume("basis", operator, self)
 
     def state(self) -> dict[str, Any]:
@@ -93,7 +98,7 @@ class _Run:
         return {
             "lanczos": self.lanczos.state(), "in_a_row": self.in_a_row, "last": self.last, "storage": self.storage,
             "history": [list(each) for each in self.history], "settled": self.is_settled,
-            "fresh": [self.num_joined, self.num_fresh],
+            "fresh": [self.num_shown, self.num_fresh],
             "ends": None if self.from_start is None else [[sign, end] for sign, end in self.from_start.items()],
         }  # fmt: skip
 
@@ -102,7 +107,7 @@ class _Run:
         self.lanczos.restore(state["lanczos"])
         self.in_a_row, self.last = state["in_a_row"], state["last"]
         self.history = [(products, value, error) for products, value, error in state["history"]]
-        self.is_settled, (self.num_joined, self.num_fresh) = state["settled"], state["fresh"]
+        self.is_settled, (self.num_shown, self.num_fresh) = state["settled"], state["fresh"]
         self.from_start = None if state["ends"] is None else dict(state["ends"])
         if state["storage"] == "bfloat16":  # its rounding is in the vectors, wherever they lie now
             self.storage = "bfloat16"
@@ -141,34 +146,41 @@ class _Run:
         return self._result(discrepancy, (0.0 if discrepancy is None else 1.0) + self.num_fresh, limits)
 
     def _iterate(self) -> None:
-        request, lanczos = self.request, self.lanczos
-        keep, trend = keep_for(request.k, request.which), Trend(request.rtol, PASSES_IN_A_ROW * lanczos.block_size)
-        self.observer.begin(f"eigenvalues ({request.which})")
+        trend = self._trend()
+        self.observer.begin(f"eigenvalues ({self.request.which})")
         while not self.is_done:
-            if lanczos.size == lanczos.max_basis:
-                self._note_ends()
-            self.pairs = lanczos.step(keep)
-            found = self._eigenvalues(self.pairs)
-            self.history.append((float(lanczos.num_steps), found[0].value, found[0].error_bound))
-            # without Ritz values beyond the wanted ones there is no estimate of a gap
-            seen = len(found) == request.num_wanted and lanczos.size > request.num_wanted
-            still = seen and all(e.converged for e in found)
-            if still and self.last is not None:  # another copy of a multiple eigenvalue moves those after it
-                still = all(abs(e.value - o.value) <= e.error_bound + o.error_bound + request.tolerance.of(e.value)
-                            for e, o in zip(found, self.last, strict=True))  # fmt: skip
-            self.in_a_row = self.in_a_row + 1 if still else 0
-            self.is_settled = all(
-                e.solver_error <= max(SETTLED * request.tolerance.of(e.value), e.rounding)
-                or e.residual_norm <= self.errors.floor(lanczos.scale)
-                for e in found
-            )
-            self.last = found if seen else None
-            worst = max(e.error_bound / max(abs(e.value), 1e-300) for e in found)
-            self.observer.advance(
-                lanczos.num_steps,
-                f"lambda {found[0].value:.5g}, worst relative error {worst:.1e}",
-                trend.remaining(lanczos.num_steps, worst) if seen else None,
-            )
+            self._advance(trend)
+
+    def _trend(self) -> Trend:
+        return Trend(self.request.rtol, PASSES_IN_A_ROW * self.lanczos.block_size)
+
+    def _advance(self, trend: Trend) -> None:
+        """One product, and what it shows."""
+        request, lanczos = self.request, self.lanczos
+        if lanczos.size == lanczos.max_basis:
+            self._note_ends()
+        self.pairs = lanczos.step(keep_for(request.k, request.which))
+        found = self._eigenvalues(self.pairs)
+        self.history.append((float(lanczos.num_steps), found[0].value, found[0].error_bound))
+        # without Ritz values beyond the wanted ones there is no estimate of a gap
+        seen = len(found) == request.num_wanted and lanczos.size > request.num_wanted
+        still = seen and all(e.converged for e in found)
+        if still and self.last is not None:  # another copy of a multiple eigenvalue moves those after it
+            still = all(abs(e.value - o.value) <= e.error_bound + o.error_bound + request.tolerance.of(e.value)
+                        for e, o in zip(found, self.last, strict=True))  # fmt: skip
+        self.in_a_row = self.in_a_row + 1 if still else 0
+        self.is_settled = all(
+            e.solver_error <= max(SETTLED * request.tolerance.of(e.value), e.rounding)
+            or e.residual_norm <= self.errors.floor(lanczos.scale)
+            for e in found
+        )
+        self.last = found if seen else None
+        worst = max(e.error_bound / max(abs(e.value), 1e-300) for e in found)
+        self.observer.advance(
+            lanczos.num_steps,
+            f"lambda {found[0].value:.5g}, worst relative error {worst:.1e}",
+            trend.remaining(lanczos.num_steps, worst) if seen else None,
+        )
 
     def _result(
         self, discrepancy: float | None, check_hvps: float, limits: Certificate | None = None
@@ -239,29 +251,48 @@ class _Run:
             )
 
     def _look_beside(self) -> Certificate | None:
-        """Fresh starts beside the basis, as long as they show missed pairs; the search then goes on with these too."""
+        """Fresh starts beside the basis, as long as these or going on show missed pairs; the search then goes on."""
         while True:
-            fresh, emerged = self._fresh_start()
-            if emerged is None:
-                return self._certificate(fresh)
-            self.num_joined += 1
-            joined = self.num_joined <= _MOST_JOINED and all(
-                self.lanczos.join(vector, keep_for(self.request.k, self.request.which)) for vector in emerged
+            fresh, emerged, is_open = self._fresh_start()
+            limits = self._certificate(fresh)  # Ritz values only near the eigenvalues later, so it holds for these too
+            if emerged is None and (not is_open or self._goes_on_unmoved()):
+                return limits
+            self.num_shown += 1
+            goes_on = self.num_shown <= _MOST_SHOWN and all(
+                self.lanczos.join(vector, keep_for(self.request.k, self.request.which)) for vector in emerged or []
             )
             self.in_a_row, self.is_settled, self.last = 0, False, None
-            if not joined or self.is_done:
+            if not goes_on or self.is_done:
                 self.is_unsure = True
-                return self._certificate(fresh)
+                return limits
             del fresh, emerged
             self._iterate()
 
-    def _fresh_start(self) -> tuple[FreshStart | None, list[torch.Tensor] | None]:
-        """A fresh start, and the directions in which it shows values beyond those found; None where it shows none."""
+    def _goes_on_unmoved(self) -> bool:
+        """Goes on with the search where a fresh start left something open; whether the values stay where they are."""
+        assert self.pairs is not None
+        before, trend = self._eigenvalues(self.pairs), self._trend()
+        for _ in range(math.ceil(_GOING_ON * self.lanczos.num_steps)):
+            if self.lanczos.exhausted or self.num_products >= self.request.max_passes:
+                break
+            self._advance(trend)
+            moves = np.abs([e.value - o.value for e, o in zip(self._eigenvalues(self.pairs), before, strict=True)])
+            if (moves > self._slacks(before)).any():
+                return False
+        return self._is_enough
+
+    def _slacks(self, found: tuple[Eigenvalue, ...]) -> np.ndarray:
+        """By how much each value may move where nothing was missed."""
+        return np.array([max(pair.error_bound, EMERGED * self.request.tolerance.of(pair.value)) for pair in found])
+
+    def _fresh_start(self) -> tuple[FreshStart | None, list[torch.Tensor] | None, bool]:
+        """A fresh start, the directions in which it shows values beyond those found (None where it shows none), and
+        whether it leaves open that there are some: where `DOUBT` is left at its end, or an unwanted value rises."""
         assert self.pairs is not None
         lanczos, request, pairs = self.lanczos, self.request, self.pairs
         index = pairs.wanted(request.k, request.which)
         if lanczos.exhausted or self.storage == "bfloat16" or lanczos.dim == lanczos.size:
-            return None, None
+            return None, None, False
         if request.locked is None:
             rows, inside = lanczos.basis[: lanczos.size], lanczos.projected[: lanczos.size, : lanczos.size]
             inside = np.tril(inside) + np.tril(inside, -1).T
@@ -271,10 +302,10 @@ class _Run:
         most = int(min(max(_LEAST_FRESH, math.ceil(_LONGEST_FRESH * lanczos.num_steps)), room,
                        lanczos.dim - len(inside)))  # fmt: skip
         if most < 1:
-            return None, None
-        fresh = FreshStart(self.operator, rows, inside, most, (request.seed, self.num_joined))
+            return None, None, False
+        fresh = FreshStart(self.operator, rows, inside, most, (request.seed, self.num_shown))
         found = self._eigenvalues(pairs)
-        slacks = np.array([max(pair.error_bound, EMERGED * request.tolerance.of(pair.value)) for pair in found])
+        slacks = self._slacks(found)
         values = pairs.values[index]
         signs = signs_of(request.which)
         for step in range(most):
@@ -283,10 +314,14 @@ class _Run:
             joint = fresh.joint_pairs()
             now = joint.values[joint.wanted(request.k, request.which)][: len(values)]
             if (np.abs(now - values) > slacks).any():
-                return fresh, [fresh.leading(sign) for sign in signs]
-            if step + 1 >= NUM_STEPS and not any(self._is_near(fresh.reach(sign), sign, found) for sign in signs):
+                return fresh, [fresh.leading(sign) for sign in signs], False
+            if step + 1 < NUM_STEPS:
+                continue
+            if has_risen(pairs, joint, request.k, request.which, float(slacks.min())):
                 break
-        return fresh, None
+            if not any(self._is_near(fresh.reach(sign), sign, found) for sign in signs):
+                return fresh, None, False
+        return fresh, None, True
 
     def _is_near(self, reach: float, sign: float, found: tuple[Eigenvalue, ...]) -> bool:
         """Whether the complement may hold a value past the last wanted one of that end."""
@@ -308,7 +343,7 @@ class _Run:
         if lanczos.exhausted:
             rest = dict.fromkeys(signs, -math.inf)
         elif fresh is not None:
-            rest = fresh.ends(signs, FAILURE / 4 / 2**self.num_joined)  # any of them may fail
+            rest = fresh.ends(signs, FAILURE / 4 / 2**self.num_shown)  # any of them may fail
         if not rest and not self.from_start:
             return None
         return certificate(

@@ -220,7 +220,9 @@ def eigs_record(
         made = "a full check was made" if full else "a product with every pair was made" if each else None
         unavailable["check_discrepancy"] = made or "no closing product was made"
     if result.certificate is None:
-        unavailable["certificate"] = "no random start was made, or its vectors were rounded"
+        unavailable["certificate"] = (
+            "no random start was made (--check none, power iteration), or its vectors were rounded"
+        )
     if result.num_missed is None:
         unavailable["num_missed"] = f"--check {analysis.check}"
     if analysis.vectors is None:
