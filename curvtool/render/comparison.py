@@ -13,6 +13,7 @@ from curvtool.render.numbers import number, percent, percents, with_error
 from curvtool.render.tables import MATRICES, markdown_table, new_table
 from curvtool.report.comparison import ComparedQuantity, Comparison, Difference
 from curvtool.report.numbers import ComparedValue
+from curvtool.words import counted
 
 _SHORT = 20
 _KINDS = {
@@ -55,7 +56,8 @@ def verdict(comparison: Comparison) -> list[str]:
         made = [d for q in comparison.quantities if (d := q.differences[place]) is not None]
         beyond = sum(d.exceeds for d in made)
         told.append(
-            f"{name}: {beyond} of {len(made)} numbers differ from {comparison.names[0]}'s by more than the errors."
+            f"{name}: {beyond} of {counted(len(made), 'number')} {'differs' if beyond == 1 else 'differ'} from "
+            f"{comparison.names[0]}'s by more than the errors."
         )
     return told
 
