@@ -202,6 +202,7 @@ def _per_layer(stage: Stage, analysis: EigsConfig, layers: dict[str, report.Laye
             num_params=operator.space.dim,
             num_hvps=result.cost.num_hvps,
             converged=pair.converged,
+            certificate=_certificate_record(result),
         )
 
 

@@ -12,7 +12,7 @@ from curvtool.render.charts import Chart, Series, spans_decades
 from curvtool.render.numbers import count, number, percent, to_digits_of, with_error
 from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables
 from curvtool.report.model import Eigenvalue, Eigs, PopulationValue, Stability
-from curvtool.report.numbers import ranks
+from curvtool.report.ranks import ranks
 from curvtool.words import counted
 
 _NEAR = 0.05  # of the edge of stability: as near as training is seen to hover about it
