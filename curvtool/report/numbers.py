@@ -149,7 +149,7 @@ def _of_eigs(eigs: Eigs) -> Iterator[Number]:
     for name, layer in (eigs.per_layer or {}).items():
         tag = _of_matrix(eigs.operator, f"layers/{name}/{_FIRST[eigs.which]}")
         value = bound(layer.value, layer.error_bound)
-        yield Number(label, f"layer {name}", value.model_copy(update={"rank": rank_of_layer(layer, eigs.which)}), tag)
+        yield Number(label, f"layer {name}", value.model_copy(update={"rank": rank_of_layer(eigs, layer)}), tag)
 
 
 def _of_summary(summary: Summary, name: str, spread: float | None, noise: float, drawn: bool) -> ComparedValue:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from curvtool.report.analyses import Certificate, Eigs, LayerEigenvalue
+from curvtool.report.analyses import Certificate, Eigenvalue, Eigs, LayerEigenvalue
 from curvtool.report.record import Record
 
 if TYPE_CHECKING:
@@ -26,8 +27,13 @@ class Rank(Record):
     end: End = Field(description="of the spectrum, from which the ranks count")
     limit: float = Field(
         description="the eigenvalue of this rank lies no farther out: the value with its error, or what the "
-        "certificate leaves open; without a certificate the value before it, as if one were missed at most. Of "
-        "`smallest` with the other sign, of `magnitude` the magnitude"
+        "certificate leaves open; without a certificate the value before it, as if one were missed at most, and the "
+        "first within the tolerance. Of `smallest` with the other sign, of `magnitude` the magnitude"
+    )
+    apart: float = Field(
+        default=0.0,
+        description="nearer than that two eigenvalues may be listed as one, now the one, now the other: without a "
+        "certificate the tolerance",
     )
 
 
@@ -47,21 +53,29 @@ def ranks_of(eigs: Eigs) -> Iterator[Rank]:
     """Of its eigenvalues, in their order."""
     pairs = dict(zip(ranks(eigs), eigs.eigenvalues, strict=True))
     for place, pair in pairs.items():
-        end = _end_of(eigs.which, below=place < 0)
-        reach = outward(pair.value, end) + pair.error_bound
-        known = _limit(eigs.certificate, end)
-        if known is None:
-            before = pairs.get(place - 1 if place > 0 else place + 1)
-            known = reach if before is None else outward(before.value, end) + before.error_bound
-        yield Rank(end=end, limit=max(reach, known))
+        before = pairs.get(place - 1 if place > 0 else place + 1)
+        yield _rank(eigs, _end_of(eigs.which, below=place < 0), pair, before, eigs.certificate)
 
 
-def rank_of_layer(layer: LayerEigenvalue, which: str) -> Rank:
+def rank_of_layer(eigs: Eigs, layer: LayerEigenvalue) -> Rank:
     """Of a layer's leading eigenvalue."""
-    end = _end_of(which)
-    reach = outward(layer.value, end) + layer.error_bound
-    known = _limit(layer.certificate, end)
-    return Rank(end=end, limit=reach if known is None else max(reach, known))
+    return _rank(eigs, _end_of(eigs.which), layer, None, layer.certificate)
+
+
+def _rank(
+    eigs: Eigs,
+    end: End,
+    pair: Eigenvalue | LayerEigenvalue,
+    before: Eigenvalue | None,
+    certificate: Certificate | None,
+) -> Rank:
+    reach = outward(pair.value, end) + pair.error_bound
+    known = _limit(certificate, end)
+    if known is not None:
+        return Rank(end=end, limit=max(reach, known))
+    apart = max(eigs.rtol * abs(pair.value), eigs.atol, pair.error_bound)
+    ahead = -math.inf if before is None else outward(before.value, end) + before.error_bound
+    return Rank(end=end, limit=max(outward(pair.value, end) + apart, ahead), apart=apart)
 
 
 def may_be_the_same(
@@ -70,7 +84,7 @@ def may_be_the_same(
     """Whether values of a rank that lie apart may be two eigenvalues of one matrix, of which one list lacks the outer.
 
     Then the inner one's list leaves the outer one open, and the outer one's list goes on with the inner value, or ends
-    before it.
+    before it, or lacks it too, where the two are a close pair that the searches may have seen as one.
 
     Args:
         first: a value of the first list.
@@ -86,6 +100,8 @@ def may_be_the_same(
         inner, outer, beside = other, first, firsts
     if inner.rank is None or outward(outer.value, end) - outer.error > inner.rank.limit:
         return False
+    if abs(outer.value - inner.value) <= inner.rank.apart:
+        return True
     last = min(outward(each.value, end) + each.error for each in beside)
     is_past = outward(inner.value, end) - inner.error <= last
     return is_past or any(abs(each.value - inner.value) <= each.error + inner.error for each in beside)

@@ -104,7 +104,7 @@ def of_list(made, values, which="la", limits=(None, None), error=0.01):
         eigs = content["analyses"][0]
         pair = {**eigs["eigenvalues"][0], "error_bound": error}
         eigs["eigenvalues"] = [{**pair, "value": value} for value in values]
-        eigs["which"] = which
+        eigs.update(which=which, rtol=0.01)
         above, below = limits
         known = {"above": above, "below": below, "probability": 0.999, "check_hvps": 3}
         eigs["certificate"] = None if above is None and below is None else known
@@ -117,7 +117,9 @@ LISTS = [  # which, the limits of both, the lists, what is said of each rank
     ("la", 7.0, [9, 6, 5, 3], [9, 6, 3, 2], "  ??"),  # one lacks the third
     ("la", 4.0, [9, 6, 5, 3], [9, 6, 3, 2], "  !?"),
     ("la", None, [9, 6, 5, 3], [9, 6, 3, 2], "  ??"),
-    ("la", None, [9, 6], [9.1, 6.1], "!?"),
+    ("la", None, [9, 6, 3], [9.1, 6.1, 3.1], "!!?"),
+    ("la", None, [9, 6, 3], [9.08, 6.05, 3], "?? "),  # closer than the tolerance
+    ("la", 9.04, [9, 6, 3], [9.08, 6.05, 3], "!! "),
     ("la", 7.0, [9, 6, 5, 3], [9.1, 6.1, 5.1, 3.1], "!!!?"),
     ("la", 7.0, [9, 6, 5, 3], [9, 6, 4, 3], "  ! "),  # where is 5?
     ("la", 9.5, [9], [8], "?"),
@@ -150,7 +152,7 @@ def test_a_layer_by_its_own_certificate(made):
         }  # fmt: skip
         return changed(made, lambda c: c["analyses"][0].update(per_layer={"0": layer}))
 
-    for above, exceeds in ((9.5, False), (8.5, True), (None, True)):
+    for above, exceeds in ((9.5, False), (8.5, True), (None, True)):  # a tenth is more than the tolerance
         known = above and {"above": above, "below": None, "probability": 0.999, "check_hvps": 3}
         found = compare([with_layer(9, known), with_layer(8, known)], "ab")
         (difference,) = named(found, "layer 0", "eigs hessian la").differences
