@@ -103,7 +103,7 @@ def compare(reports: Sequence[Report], names: Sequence[str]) -> Comparison:
             for other, reason in zip(values[1:], apart, strict=True)
         ]
         quantities.append(ComparedQuantity(analysis=key[0], name=key[1], values=values, differences=differences))
-    _look_for_missed(quantities)
+    look_for_missed(quantities)
     shared = [q for q in quantities if any(d is not None for d in q.differences)]
     analyses = dict.fromkeys(q.analysis for q in quantities if q not in shared and q.analysis != "problem")
     refused += [
@@ -160,8 +160,8 @@ def difference_of(first: ComparedValue, other: ComparedValue) -> Difference:
     )
 
 
-def _look_for_missed(quantities: Sequence[ComparedQuantity]) -> None:
-    """Takes back what a list's missing eigenvalue would explain."""
+def look_for_missed(quantities: Sequence[ComparedQuantity]) -> None:
+    """Takes back the differences that an eigenvalue which one of the lists lacks would explain (`may_be_the_same`)."""
     for analysis in dict.fromkeys(q.analysis for q in quantities):
         ranked = [q for q in quantities if q.analysis == analysis and any(v and v.rank for v in q.values)]
         for quantity in ranked:
