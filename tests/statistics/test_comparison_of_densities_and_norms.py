@@ -4,6 +4,7 @@ import functools
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from pairs_of_runs import MOST_ALARMS, measured
