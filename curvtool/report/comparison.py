@@ -196,6 +196,8 @@ def _side(value: ComparedValue, upward: bool) -> _Side:
     degrees = math.inf if value.degrees_of_freedom is None else value.degrees_of_freedom
     fixed = value.most - value.value if upward else value.value - value.least
     reach = value.high - value.most if upward else value.least - value.low
+    if reach or value.stderr:  # up to the next whole one the law's own end lies anywhere: by half a step on average
+        reach += value.step / 2
     if value.error_kind == "interval":
         return _Side(fixed, max(reach / quantile(LEVEL, degrees), value.stderr), degrees)
     return _Side(fixed, value.stderr, degrees)

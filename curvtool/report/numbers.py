@@ -45,6 +45,7 @@ class ComparedValue(Record):
     )
     rank: Rank | None = Field(default=None, description="of an eigenvalue: what its list leaves open")
     share: Share | None = Field(default=None, description="of a share of the eigenvalues: its interval")
+    step: float = Field(default=0.0, description="of a share: one eigenvalue; its interval ends at whole ones")
     population: tuple[float, float] | None = Field(
         default=None, description="95 % interval for the population that the data are a sample of, where it is known"
     )
@@ -101,7 +102,7 @@ def _numbers_of(analysis: Analysis, noise: float) -> Iterator[Number]:
                 ("share below zero", "share_below_zero", analysis.below_zero),
                 (f"share within {analysis.near:.4g} of zero", "share_near_zero", analysis.near_zero),
             ):
-                value = share_of(share, noise)
+                value = share_of(share, noise, analysis.num_dims)
                 yield Number(label, name, value, _of_matrix(analysis.operator, tag))
             tag = _of_matrix(analysis.operator, "trace_by_density")
             rounding = noise * abs(analysis.trace)
@@ -281,11 +282,11 @@ def half_width_of(record: Trace | BlockTrace | Diag, num_passes: int) -> float:
     return half_width(stderr, degrees_of(record, num_passes), record.arithmetic_error)
 
 
-def share_of(share: Share, noise: float) -> ComparedValue:
+def share_of(share: Share, noise: float, num_dims: int) -> ComparedValue:
     """A share of the eigenvalues: what the steps leave possible, and beyond that the probes' error."""
     fixed = min(share.least, share.value - noise), max(share.most, share.value + noise)
     found = interval(share.value, (share.low, share.high), fixed, stderr=share.stderr)
-    return found.model_copy(update={"share": share})
+    return found.model_copy(update={"share": share, "step": 1 / num_dims})
 
 
 def _estimate(
