@@ -12,7 +12,7 @@ from pydantic import Field
 from curvtool.errors import UsageError
 from curvtool.linalg.student import quantile, two_sided
 from curvtool.report.model import Report
-from curvtool.report.numbers import LEVEL, ComparedValue, Number, numbers_of
+from curvtool.report.numbers import LEVEL, ComparedValue, Number, is_layer, numbers_of
 from curvtool.report.ranks import may_be_the_same
 from curvtool.report.record import Record
 
@@ -165,7 +165,9 @@ def look_for_missed(quantities: Sequence[ComparedQuantity]) -> None:
     for analysis in dict.fromkeys(q.analysis for q in quantities):
         ranked = [q for q in quantities if q.analysis == analysis and any(v and v.rank for v in q.values)]
         for quantity in ranked:
-            mates = ranked if quantity.name.startswith("eigenvalue") else [quantity]  # a layer's list has one value
+            mates = [quantity]  # a layer's list has one value
+            if not is_layer(quantity.name):
+                mates = [q for q in ranked if not is_layer(q.name)]
             first = quantity.values[0]
             for place, (difference, other) in enumerate(zip(quantity.differences, quantity.values[1:], strict=True)):
                 if difference is None or not difference.exceeds or not first or not other or not first.rank:

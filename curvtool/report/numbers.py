@@ -153,6 +153,11 @@ def _of_eigs(eigs: Eigs) -> Iterator[Number]:
         yield Number(label, f"layer {name}", value.model_copy(update={"rank": rank_of_layer(eigs, layer)}), tag)
 
 
+def is_layer(name: str) -> bool:
+    """Whether a number of this name is of a layer's own block."""
+    return name.startswith("layer ")
+
+
 def _of_summary(summary: Summary, name: str, spread: float | None, noise: float, drawn: bool) -> ComparedValue:
     """A statistic over examples with its own interval; of older reports, with the worst example's error.
 

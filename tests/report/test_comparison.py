@@ -145,7 +145,7 @@ def test_an_eigenvalue_that_a_list_may_lack_makes_no_difference(made, which, lim
 
 
 def test_a_layer_by_its_own_certificate(made):
-    def with_layer(value, certificate):
+    def with_layer(value, certificate, made=made):
         layer = {
             "value": value, "error_bound": 0.01, "bound_kind": "linear", "num_params": 9, "num_hvps": 3,
             "converged": True, "certificate": certificate,
@@ -157,6 +157,9 @@ def test_a_layer_by_its_own_certificate(made):
         found = compare([with_layer(9, known), with_layer(8, known)], "ab")
         (difference,) = named(found, "layer 0", "eigs hessian la").differences
         assert (difference.exceeds, difference.missed) == (exceeds, not exceeds)
+    # nor is a layer's value one of the whole matrix's list
+    reports = [with_layer(4, None, of_list(made, values, "la", (7, None))) for values in ([9, 6, 5, 3], [9, 6, 4, 3])]
+    assert named(compare(reports, "ab"), "eigenvalue 3").differences[0].exceeds
 
 
 def test_estimates_by_probes_are_tested(made):
