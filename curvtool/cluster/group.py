@@ -20,6 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 from curvtool.cluster.place import Place, place_of
 from curvtool.cluster.solo import Solo
 from curvtool.errors import EXIT_RANK_LOST, CurvtoolError, RankLost, from_data, is_out_of_memory, to_data
+from curvtool.words import counted
 
 Result = TypeVar("Result")
 TIMEOUT_SECONDS = 600.0
@@ -207,7 +208,7 @@ class ProcessGroup(Solo):
             return RankLost(
                 "CT060",
                 "another rank has gone away without a word",
-                expected=f"all {self.size} ranks",
+                expected=f"all {counted(self.size, 'rank')}",
                 received=_first_line(error),
                 remedy="look at the other ranks' logs: killed for memory, or its machine went down?",
             )

@@ -18,6 +18,7 @@ from curvtool.estimators.observer import SILENT, Observer
 from curvtool.linalg.quadrature import Quadrature, QuadraturesInStep
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.base import LinearOperator
+from curvtool.words import counted
 
 Method = Literal["auto", "probes", "exact"]
 _WORTH = 1.5  # times the probes' products: what knowing all eigenvalues may cost
@@ -161,7 +162,7 @@ def _exactly(
     observer.begin("the whole matrix", float(dim))
     try:
         matrix = operator.materialize(
-            memory_budget, lambda done: observer.advance(done, f"{dim} columns in all", dim - done)
+            memory_budget, lambda done: observer.advance(done, f"{counted(dim, 'column')} in all", dim - done)
         )
     except STOPPING as error:
         stop = cause_of(error)

@@ -17,6 +17,7 @@ from curvtool.estimators.accuracy.noise import NOISE_OF_PAIRS, NOISE_OF_TRACES, 
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.base import LinearOperator
+from curvtool.words import counted
 
 Method = Literal["auto", "hutchinson", "exact"]
 Used = Literal["hutchinson", "exact"]
@@ -138,7 +139,7 @@ class _Run:
                 return self._exact()
             exact = self.operator.diagonal_cost
             if method == "auto" and exact <= _PILOT:
-                self.reason = f"{exact} products give it"
+                self.reason = f"it takes {counted(exact, 'product')}"
                 return self._exact()
             self.observer.begin("diagonal")
             self._draw(self.until)
@@ -146,9 +147,9 @@ class _Run:
                 planned = self._planned()
                 if method == "auto" and self.num_passes and not self.is_decided:
                     if exact <= min(_WORTH * (planned - self.num_passes), self.max_passes):
-                        self.reason = f"{planned} passes were foretold, and {exact} give it exactly"
+                        self.reason = f"the first passes foretold {planned}, and {exact} give it exactly"
                         return self._exact()
-                    self.reason = f"{planned} passes were foretold, and {exact} would give it exactly"
+                    self.reason = f"the first passes foretold {planned}, and {exact} would give it exactly"
                     self.is_decided = True
                 if planned <= self.num_passes or self.num_passes >= self.max_passes:
                     return self._result()
@@ -167,7 +168,9 @@ class _Run:
         if self.num_passes > 1 and not self._errors().is_enough:
             least = PASSES_OF_FEW_SIGNS
         self._told = (
-            "not told from its noise" if error is None else f"relative error {error:.2g} after {self.num_passes} passes"
+            "not told from its noise"
+            if error is None
+            else f"relative error {error:.2g} after {counted(self.num_passes, 'pass')}"
         )
         if error is None or error <= self.rtol:
             return least

@@ -17,6 +17,7 @@ from curvtool.estimators.observer import SILENT, Observer
 from curvtool.estimators.request import BASES, Basis, Request, storage_for
 from curvtool.linalg.ritz import WHICH, Which
 from curvtool.operators.base import LinearOperator
+from curvtool.words import counted
 
 Check = Literal["none", "fast", "full"]
 CHECKS: tuple[str, ...] = get_args(Check)
@@ -133,7 +134,7 @@ def _check_arguments(operator: LinearOperator, request: Request, method: str, ch
     free = operator.space.dim - (0 if request.locked is None else len(request.locked))
     limit = free // (2 if which == "be" else 1)
     if limit < 1:
-        raise refuse(f"the matrix is too small for {which!r}", "a larger one", f"{free} dimension(s)", "--which la")
+        raise refuse(f"the matrix is too small for {which!r}", "a larger one", counted(free, "dimension"), "--which la")
     if not 1 <= k <= limit:
         raise refuse("no such number of eigenvalues", f"1 to {limit}", k, f"-k {min(max(k, 1), limit)}")
     for name, tolerance in (("rtol", request.rtol), ("vector-rtol", request.vector_rtol)):
@@ -143,7 +144,9 @@ def _check_arguments(operator: LinearOperator, request: Request, method: str, ch
         raise refuse("no such tolerance", "atol >= 0", request.atol, "--atol 1e-6")
     least = max(2 * request.num_wanted, request.num_wanted + 1 + request.block_size)
     if request.max_basis is not None and request.max_basis < min(least, free):
-        raise refuse("the basis is too small", f"{least} vectors or more", request.max_basis, f"--max-basis {least}")
+        raise refuse(
+            "the basis is too small", f"{counted(least, 'vector')} or more", request.max_basis, f"--max-basis {least}"
+        )
     if request.block_size < 1:
         raise refuse("no such block", "1 or more", request.block_size, "--block-size 1")
     for name, vectors in (("start", request.start), ("locked", request.locked)):

@@ -13,6 +13,7 @@ from curvtool.estimators.observer import Observer
 from curvtool.linalg.lanczos import Lanczos
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.operators.base import LinearOperator
+from curvtool.words import counted
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def krylov_space(
     wanted = min(num_vectors, lanczos.dim)
     while lanczos.num_steps < wanted:
         lanczos.step(never)
-        observer.advance(lanczos.num_steps, f"a space of {wanted} vectors", wanted - lanczos.num_steps)
+        observer.advance(lanczos.num_steps, f"a space of {counted(wanted, 'vector')}", wanted - lanczos.num_steps)
     size = lanczos.size
     return lanczos.basis[:size], float(np.trace(lanczos.projected[:size, :size]))
 
@@ -78,7 +79,7 @@ def sketched_space(
     while sketch.num_drawn < num_vectors:
         sketch.add()
         left = num_vectors - sketch.num_drawn
-        observer.advance(sketch.num_drawn, f"a sketch of {num_vectors} vectors", left)
+        observer.advance(sketch.num_drawn, f"a sketch of {counted(num_vectors, 'vector')}", left)
     return sketch.basis[: len(sketch.forms)], sum(sketch.forms)
 
 

@@ -19,6 +19,7 @@ from curvtool.estimators.observer import SILENT, Observer
 from curvtool.estimators.xtrace import XTrace
 from curvtool.linalg.intervals import Interval, look_error
 from curvtool.operators.base import LinearOperator
+from curvtool.words import counted
 
 Method = Literal["auto", "hutchinson", "deflated", "hutch++", "xtrace", "exact"]
 Used = Literal["hutchinson", "deflated", "hutch++", "xtrace", "exact"]
@@ -184,7 +185,7 @@ class _Run:
         self.reason = "the first passes were enough"
         if self.given is not None:
             self.method = "deflated"
-            self.reason += f", {len(self.given.basis)} eigenvectors being known"
+            self.reason += f", {counted(len(self.given.basis), 'eigenvector')} being known"
         plain = self.probing = self._search(self.given, 0.05)
         plain.pilot()
         made = plain.num_passes
@@ -193,7 +194,7 @@ class _Run:
         remaining = plain.planned_passes - made
         affords_both = made + 2 * exact <= self.max_passes
         self.patience = exact if affords_both else None
-        foretold = f"{remaining} more passes were foretold"
+        foretold = f"{counted(remaining, 'more pass')} {'was' if remaining == 1 else 'were'} foretold"
         if exact <= remaining and made + exact <= self.max_passes:
             self.reason = f"{foretold}, and {exact} give the whole diagonal"
             return self._exact()
@@ -212,7 +213,9 @@ class _Run:
             found = self._by_probes(self._known("deflated", rank), 0.05 - look_error(0))
         if found.converged or not affords_both:
             return found
-        self.reason = f"{found.num_passes} passes were not enough, and {exact} products give the whole diagonal"
+        self.reason = (
+            f"{counted(found.num_passes, 'pass')} did not suffice; the whole diagonal takes {counted(exact, 'product')}"
+        )
         return self._exact()
 
     def _affordable(self, rank: int) -> int:
@@ -220,7 +223,7 @@ class _Run:
 
     def _known(self, method: Literal["deflated", "hutch++"], rank: int) -> KnownSpace:
         rank = min(rank, self.operator.space.dim)
-        self.observer.begin(f"a space of {rank} vectors")
+        self.observer.begin(f"a space of {counted(rank, 'vector')}")
         found = known_space(self.operator, method, rank, self.seed, self.observer)
         self.method = method
         return found

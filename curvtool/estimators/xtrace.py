@@ -14,6 +14,7 @@ from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES, Estimate
 from curvtool.estimators.observer import Observer
 from curvtool.linalg.intervals import Interval
 from curvtool.operators.base import LinearOperator
+from curvtool.words import counted
 
 _FIRST_PROBES = 16
 _RANK_SLACK = 64  # epsilons of a column's length, by which rounding makes it differ from those it depends on
@@ -156,7 +157,7 @@ class XTrace:
             triangle[: i + 1, i] = numbers
             images[i] = self.operator.matvec(basis[i])
             self._hold(i + 1, probes, basis, images, triangle)
-            self.observer.advance(2.0 * (i + 1), f"XTrace, {i + 1} probes", 2.0 * (until - i - 1))
+            self.observer.advance(2.0 * (i + 1), f"XTrace, {counted(i + 1, 'probe')}", 2.0 * (until - i - 1))
 
     def _hold(
         self, num: int, probes: torch.Tensor, basis: torch.Tensor, images: torch.Tensor, triangle: np.ndarray

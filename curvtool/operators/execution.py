@@ -31,6 +31,7 @@ from curvtool.operators.products import Parts
 from curvtool.problem.rewrites.mode import Form
 from curvtool.problem.scattering import LEAST_PARTS, part_size
 from curvtool.problem.stacked import StackedProblem
+from curvtool.words import counted
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
@@ -213,7 +214,7 @@ class Execution:
         if self.mode not in {"auto", "compiled"}:
             return self.mode
         rest = "compiled" if self._compilation.in_use else self._mode_without_graph()
-        return f"kept ({len(self._graphs)} graphs), else {rest}" if self._graphs else rest
+        return f"kept ({counted(len(self._graphs), 'graph')}), else {rest}" if self._graphs else rest
 
     def product(self, rows: range, vector: Sequence[torch.Tensor], height: int = 1, keep: bool = True) -> Parts:
         """A_b v for the matrix of these samples, summed over them, in parts.

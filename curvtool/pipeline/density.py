@@ -24,6 +24,7 @@ from curvtool.pipeline.records import cost_record
 from curvtool.pipeline.stage import Stage
 from curvtool.problem.vectors import load_vectors
 from curvtool.report import model as report
+from curvtool.words import counted
 
 _TRACE_RTOL = 0.05  # of the trace that the density's own is compared with
 _TRACE_PASSES = 40  # for it, or half of the density's own products where those are more
@@ -96,7 +97,7 @@ def run_density(stage: Stage, analysis: DensityConfig) -> report.Density | repor
     if not exact and stage.stopped is None and result.num_steps < asked:
         stage.warn(
             "CT209",
-            f"{result.num_steps} steps instead of {analysis.steps}: the memory budget holds no more "
+            f"{counted(result.num_steps, 'step')} instead of {analysis.steps}: the memory budget holds no more "
             "(a larger --memory-budget, or fewer parameters by --params)",
         )
     stage.close(operator, not any(q.nodes.any() for q in result.quadratures), 1.0)

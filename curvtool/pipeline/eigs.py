@@ -26,6 +26,7 @@ from curvtool.problem.duplicates import copies
 from curvtool.problem.vectors import load_vectors, stacked_parts, to_bytes
 from curvtool.report import model as report
 from curvtool.report.write import check_writable, write_atomic
+from curvtool.words import counted
 
 _COPIES_TOLD = 1.05  # times the standard error, from which on copied samples are worth a word
 
@@ -86,9 +87,9 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
     if zeros > 1:
         stage.warn(
             "CT214",
-            f"at least {zeros:,} of the {operator.space.dim:,} eigenvalues are exactly 0, since the data have only "
-            f"{operator.rank_bound:,} rows; Lanczos lists such a multiple one a few times at most, and what is listed "
-            "beside it is not next in rank",
+            f"at least {zeros:,} of the {operator.space.dim:,} eigenvalues are exactly 0, since the data have "
+            f"only {counted(operator.rank_bound, 'row')}; Lanczos lists such a multiple one a few times at most, and "
+            "what is listed beside it is not next in rank",
         )
     elif result.closed and result.num_missed is None:
         stage.warn(
@@ -142,8 +143,8 @@ def _warn(stage: Stage, result: EigenvaluesResult, analysis: EigsConfig) -> None
     if result.num_missed:
         stage.warn(
             "CT208",
-            f"the full check found {result.num_missed} pair(s) that the first search had missed (a multiple or "
-            "clustered eigenvalue); they are in the table. --block-size 4 sees up to four at once",
+            f"the full check found {counted(result.num_missed, 'pair')} that the first search had missed (a multiple "
+            "or clustered eigenvalue); they are in the table. --block-size 4 sees up to four at once",
         )
 
 
@@ -201,6 +202,7 @@ def _per_layer(stage: Stage, analysis: EigsConfig, layers: dict[str, report.Laye
             num_params=operator.space.dim,
             num_hvps=result.cost.num_hvps,
             converged=pair.converged,
+            certificate=_certificate_record(result),
         )
 
 

@@ -25,6 +25,7 @@ from curvtool.problem.tree import named_tensors
 from curvtool.problem.vectors import to_bytes
 from curvtool.report import model as report
 from curvtool.report.write import check_writable, write_atomic
+from curvtool.words import counted
 
 
 def run_jacnorm(stage: Stage, analysis: JacnormConfig) -> report.JacNorm:
@@ -84,10 +85,10 @@ def run_jacnorm(stage: Stage, analysis: JacnormConfig) -> report.JacNorm:
         stage.warn(
             "CT211",
             f"{result.output_dim} outputs are too many for all rows: the norms are estimates, each with its interval; "
-            f"{result.num_recomputed} of {problem.num_samples} examples were recomputed exactly",
+            f"{result.num_recomputed} of {counted(problem.num_samples, 'example')} recomputed exactly",
         )
     if result.top and result.top_rivals and not result.exact:
-        others = f"{result.top_rivals} other example" + ("" if result.top_rivals == 1 else "s")
+        others = counted(result.top_rivals, "other example")
         remedy = f"--recompute {result.num_recomputed + result.top_rivals} computes them exactly"
         if not result.top_exact:
             remedy = "no example was recomputed exactly"

@@ -14,6 +14,7 @@ from curvtool.estimators.cost import Cost
 from curvtool.pipeline.stage import Stage
 from curvtool.report import model as report
 from curvtool.report.provenance import environment
+from curvtool.words import counted
 
 
 def cost_record(cost: Cost, peak: int) -> report.Cost:
@@ -87,20 +88,20 @@ def not_converged(analysis: report.Analysis) -> report.Warning:
             )
         return report.Warning(
             code="CT201",
-            message=f"{len(unmet)} of {len(analysis.eigenvalues)} eigenvalues did not converge to rtol "
-            f"{analysis.rtol:g} in {analysis.cost.solver_hvps:g} products: {remedy}",
+            message=f"{len(unmet)} of {counted(len(analysis.eigenvalues), 'eigenvalue')} did not converge to rtol "
+            f"{analysis.rtol:g} in {counted(analysis.cost.solver_hvps, 'product', 'g')}: {remedy}",
         )
     if isinstance(analysis, report.Trace):
         return report.Warning(
             code="CT202",
-            message=f"the interval is wider than rtol {analysis.rtol:g} after {analysis.num_passes} passes: "
+            message=f"the interval is wider than rtol {analysis.rtol:g} after {counted(analysis.num_passes, 'pass')}: "
             "raise --max-passes or --rtol",
         )
     if isinstance(analysis, report.Diag):
         return report.Warning(
             code="CT202",
-            message=f"the entries' errors are larger than rtol {analysis.rtol:g} after {analysis.num_passes} passes: "
-            "raise --max-passes or --rtol",
+            message=f"the entries' errors are larger than rtol {analysis.rtol:g} after "
+            f"{counted(analysis.num_passes, 'pass')}: raise --max-passes or --rtol",
         )
     if isinstance(analysis, report.Density):
         return report.Warning(code="CT202", message="not every probe was made, or not every step")

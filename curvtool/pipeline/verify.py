@@ -16,6 +16,7 @@ from curvtool.pipeline.records import cost_record
 from curvtool.pipeline.reference import Reference, by_dense, by_pyhessian
 from curvtool.pipeline.stage import Stage
 from curvtool.report import model as report
+from curvtool.words import counted
 
 PYHESSIAN_TOLERANCE = 0.01  # of its eigenvalues: it stops at a relative change of 1e-3, which says less
 _TRACE_RTOL = 0.05
@@ -35,7 +36,7 @@ def run_verify(stage: Stage, analysis: VerifyConfig) -> report.Verify:
             "CT003",
             "verify runs as one process",
             expected="one, as the tools that it compares with",
-            received=f"{stage.cluster.size} ranks",
+            received=f"{counted(stage.cluster.size, 'rank')}",
             remedy="start it without torchrun or srun",
         )
     operator = stage.checked_operator("hessian")

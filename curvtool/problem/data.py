@@ -16,6 +16,7 @@ import torch
 from curvtool.errors import LoadError
 from curvtool.problem.scattering import rows_in_order
 from curvtool.problem.tree import Tree, map_tensors, named_tensors
+from curvtool.words import counted
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,9 @@ def choose_rows(num: int, wanted: int | None, seed: int | None) -> tuple[Sequenc
         short = wanted is not None and wanted > num
         return range(num), f"{wanted} samples were asked for, and there are {num}" if short else ""
     if seed is None:
-        return range(wanted), f"{wanted} of {num} samples, the first"
+        return range(wanted), f"{wanted} of {counted(num, 'sample', 'd')}, the first"
     order = torch.randperm(num, generator=torch.Generator().manual_seed(seed))
-    return order[:wanted].sort().values.tolist(), f"{wanted} of {num} samples, drawn by seed {seed}"
+    return order[:wanted].sort().values.tolist(), f"{wanted} of {counted(num, 'sample', 'd')}, drawn by seed {seed}"
 
 
 _PIECE_BYTES = 2**24

@@ -39,6 +39,7 @@ from curvtool.problem.sharded import ShardedState
 from curvtool.problem.sources.objects import from_object
 from curvtool.problem.statistics import check_statistics, whole_batches
 from curvtool.problem.tree import Tree, map_tensors, named_tensors, num_bytes, storage_id
+from curvtool.words import counted
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -461,6 +462,6 @@ class Problem:
             "CT040",
             f"out of memory on {self.device}" + (f" with batches of {batch_size}" if batch_size else ""),
             expected="parameters, one batch's graph and the vectors to fit",
-            received=f"{self.num_trainable:,} parameters in {self.dtype}",
+            received=f"{counted(self.num_trainable, 'parameter')} in {self.dtype}",
             remedy=remedy,
         )

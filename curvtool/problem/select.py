@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from curvtool.errors import LoadError, UsageError, suggest
+from curvtool.words import counted
 
 
 def select_parameters(
@@ -46,7 +47,7 @@ def select_parameters(
             "CT027",
             "no trainable parameter is left",
             expected="at least one parameter with requires_grad=True",
-            received=f"{len(names)} parameters, {frozen} of them frozen, after the filters none",
+            received=f"{counted(len(names), 'parameter')}, {frozen} of them frozen, after the filters none",
             remedy="unfreeze the model in the factory (model.requires_grad_(True)), or widen --params/--exclude",
         )
     return chosen

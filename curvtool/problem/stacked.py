@@ -9,6 +9,7 @@ import torch
 
 from curvtool.problem.problem import Problem
 from curvtool.problem.tree import Tree, map_tensors
+from curvtool.words import counted
 
 
 class StackedProblem(Problem):
@@ -39,7 +40,9 @@ class StackedProblem(Problem):
     def _check_whole(self, rows: range, size: int) -> None:
         """Raises RuntimeError where not every group is a batch with statistics of its own."""
         if rows.start % size or len(rows) != self.num_groups * size:
-            raise RuntimeError(f"samples {rows.start} to {rows.stop} are not {self.num_groups} batches of {size}")
+            raise RuntimeError(
+                f"samples {rows.start} to {rows.stop} are not {counted(self.num_groups, 'batch')} of {size}"
+            )
 
     def sampled(self, wanted: int) -> Problem:
         """As many as make groups of one size."""

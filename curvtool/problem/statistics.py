@@ -12,6 +12,7 @@ from curvtool.problem.checkpoints.scripted import ScriptedModule
 from curvtool.problem.losses.base import Loss
 from curvtool.problem.losses.of_model import ModelLoss
 from curvtool.problem.module import normalisers
+from curvtool.words import counted
 
 MODES = ("eval", "batch")
 
@@ -23,7 +24,7 @@ def refuse_per_sample(statistics_batch: int | None, what: str, remedy: str) -> N
             "CT003",
             f"{what} of single samples, which --batch-norm batch ties together",
             expected="--batch-norm eval",
-            received=f"statistics of batches of {statistics_batch} samples",
+            received=f"statistics of batches of {counted(statistics_batch, 'sample')}",
             remedy=remedy,
         )
 

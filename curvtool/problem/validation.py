@@ -15,6 +15,7 @@ from curvtool.problem.losses.of_model import ModelLoss
 from curvtool.problem.module import told_of_inputs
 from curvtool.problem.problem import Problem
 from curvtool.problem.tree import Tree, map_tensors, named_tensors
+from curvtool.words import counted
 
 _SAMPLES_APART = 4  # over all the data, each run alone and beside the others
 
@@ -45,7 +46,7 @@ def check_problem(problem: Problem) -> None:
             raise LoadError(
                 "CT028",
                 "the model's output has another number of rows than its input",
-                expected=f"{len(rows)} rows",
+                expected=counted(len(rows), "row"),
                 received=f"output of shape {tuple(prediction.shape)}",
                 remedy="the first dimension must be the samples'",
             )

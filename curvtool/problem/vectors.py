@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from curvtool.errors import LoadError
+from curvtool.words import counted
 
 
 def to_bytes(parts: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -57,8 +58,8 @@ def load_vectors(path: Path, shapes: Mapping[str, torch.Size]) -> torch.Tensor:
         raise LoadError(
             "CT029",
             f"the vectors in {path.name} belong to other parameters",
-            expected=f"{len(shapes)} tensors of shape (k, *shape) by parameter name",
-            received=f"{len(held)} tensors" + (f", none for {missing[0]!r}" if missing else ", of other shapes"),
+            expected=f"{counted(len(shapes), 'tensor')} of shape (k, *shape) by parameter name",
+            received=counted(len(held), "tensor") + (f", none for {missing[0]!r}" if missing else ", of other shapes"),
             remedy="take the same model and the same --params and --exclude as when they were written",
         )
     return torch.cat([held[name].flatten(1) for name in shapes], dim=1)

@@ -7,9 +7,10 @@ from typing import Any
 from rich.console import Console
 
 from curvtool.render.charts import Chart, Series
-from curvtool.render.numbers import bytes_text, counted, number, seconds_text
+from curvtool.render.numbers import bytes_text, number, seconds_text
 from curvtool.render.tables import MATRICES, markdown_table, new_table
 from curvtool.report.model import Check
+from curvtool.words import counted
 
 
 def verdict(check: Check) -> list[str]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
 
 from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import number, percent, percents, with_error
-from curvtool.render.tables import MATRICES, markdown_table, new_table
+from curvtool.render.tables import MATRICES, least_width, markdown_table, new_table
 from curvtool.report.comparison import ComparedQuantity, Comparison, Difference
 from curvtool.report.numbers import ComparedValue
+from curvtool.words import counted
 
 _SHORT = 20
 _KINDS = {
@@ -20,7 +24,7 @@ _KINDS = {
     "diag": "Diagonal", "jacnorm": "Jacobian norms",
 }  # fmt: skip
 _WHICH = {"la": "largest", "sa": "smallest", "lm": "largest in magnitude", "be": "both ends"}
-_ROOM_A_REPORT = 27  # columns of a value with its error
+_LEAST_VERDICT = 17  # columns, within which no number of a verdict is broken
 
 
 def show(comparison: Comparison, console: Console) -> None:
@@ -34,18 +38,53 @@ def show(comparison: Comparison, console: Console) -> None:
         settings.add_row(escape(name), *map(escape, values))
     if comparison.settings:
         console.print(settings)
-    narrow = console.width < _ROOM_A_REPORT * (len(comparison.names) + 2)
     for analysis in dict.fromkeys(q.analysis for q in comparison.quantities):
-        table = new_table(_title(analysis), console)
-        for name in _header(comparison):
-            table.add_column(escape(name), justify="left" if name in ("", "verdict") else "right", overflow="fold")
-        for quantity in comparison.quantities:
-            if quantity.analysis == analysis:
-                table.add_row(*(escape(_broken(cell) if narrow else cell) for cell in _row(quantity)))
-        console.print(table)
+        quantities = [q for q in comparison.quantities if q.analysis == analysis]
+        tables = (_table(comparison, analysis, quantities, console, broken) for broken in (False, True))
+        fitting = next((table for table in tables if least_width(table) <= console.width), None)
+        if fitting is not None:
+            console.print(fitting)
+        else:
+            _show_list(comparison, analysis, quantities, console)
     for text in comparison.not_compared:
         console.print(f"not compared: {text}", style="yellow", markup=False, highlight=False)
     console.print(note(comparison), style="dim", markup=False, highlight=False)
+
+
+def _table(
+    comparison: Comparison, analysis: str, quantities: Sequence[ComparedQuantity], console: Console, broken: bool
+) -> Table:
+    """A column a report; `broken`: values above their errors."""
+    table = new_table(_title(analysis), console)
+    longest_word = max(len(word) for quantity in quantities for word in quantity.name.split())
+    for name in _header(comparison):
+        if name == "" or name.endswith("verdict"):
+            least = max(_LEAST_VERDICT, len(name)) if name else longest_word
+            table.add_column(escape(name), overflow="fold", min_width=least)
+        else:
+            table.add_column(escape(name), justify="right", no_wrap=True)
+    for quantity in quantities:
+        table.add_row(*(escape(_broken(cell) if broken else cell) for cell in _row(quantity)))
+    return table
+
+
+def _show_list(comparison: Comparison, analysis: str, quantities: Sequence[ComparedQuantity], console: Console) -> None:
+    """A line a report, where a terminal has no room for a column each: a number that is broken is another number."""
+    width = max(map(len, names := _short_names(comparison)))
+    table = Table.grid(padding=(0, 0, 0, 2))
+    table.add_column(overflow="fold")
+    for quantity in quantities:
+        table.add_row(escape(quantity.name))
+        for place, (name, value) in enumerate(zip(names, quantity.values, strict=True)):
+            table.add_row(escape(f"  {name:{width}}  {_value(value)}"))
+            difference = quantity.differences[place - 1] if place else None
+            if place and difference is not None:
+                table.add_row(Padding(escape(f"{_change(difference)}: {_word(difference)}"), (0, 0, 0, 4)))
+            elif place:
+                table.add_row(Padding(_word(None), (0, 0, 0, 4)))
+    console.print(escape(_title(analysis)), style="bold")
+    console.print(table)
+    console.print()
 
 
 def verdict(comparison: Comparison) -> list[str]:
@@ -55,7 +94,8 @@ def verdict(comparison: Comparison) -> list[str]:
         made = [d for q in comparison.quantities if (d := q.differences[place]) is not None]
         beyond = sum(d.exceeds for d in made)
         told.append(
-            f"{name}: {beyond} of {len(made)} numbers differ from {comparison.names[0]}'s by more than the errors."
+            f"{name}: {beyond} of {counted(len(made), 'number')} {'differs' if beyond == 1 else 'differ'} from "
+            f"{comparison.names[0]}'s by more than the errors."
         )
     return told
 
@@ -67,7 +107,12 @@ def note(comparison: Comparison) -> str:
         if comparison.same_data
         else "different data: a difference may be theirs"
     )
-    return (
+    missed = any(d is not None and d.missed for q in comparison.quantities for d in q.differences)
+    told = (
+        "`one may be missed`: these eigenvalues differ by more than the errors, but may both be of one matrix, if a "
+        "list lacks one; the random start of the search does not exclude that, and `--check full` excludes more. "
+    )
+    return (told if missed else "") + (
         "Errors are those of the computation, at 95 % where they come from probes. Bounds must not meet. Estimates by "
         "probes are tested (Student's t with the degrees of freedom of both, 5 % for all together by Holm). "
         f"{data[0].upper()}{data[1:]}."
@@ -86,9 +131,13 @@ def _title(analysis: str) -> str:
 
 
 def _header(comparison: Comparison) -> list[str]:
-    names = [name if len(name) <= _SHORT else "…" + name[1 - _SHORT :] for name in comparison.names]
+    names = _short_names(comparison)
     per_other = ["difference", "verdict"] if len(names) == 2 else [f"{name}: verdict" for name in names[1:]]
     return ["", *names, *per_other]
+
+
+def _short_names(comparison: Comparison) -> list[str]:
+    return [name if len(name) <= _SHORT else "…" + name[1 - _SHORT :] for name in comparison.names]
 
 
 def _row(quantity: ComparedQuantity) -> list[str]:
@@ -124,7 +173,7 @@ def _change(difference: Difference) -> str:
 def _word(difference: Difference | None) -> str:
     if difference is None:
         return "not compared"
-    told = "differs" if difference.exceeds else "within the errors"
+    told = "differs" if difference.exceeds else "one may be missed" if difference.missed else "within the errors"
     if difference.p_adjusted is not None:
         told += f", p = {number(difference.p_adjusted, 2)}"
     if difference.p_data is not None:
@@ -136,7 +185,7 @@ def csv(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
     """A row a number and report."""
     header = [
         "analysis", "quantity", "report", "value", "error", "error_kind", "degrees_of_freedom", "low", "high",
-        "data_stderr", "difference", "exceeds", "p_value", "p_adjusted", "p_data",
+        "data_stderr", "difference", "exceeds", "missed", "p_value", "p_adjusted", "p_data",
     ]  # fmt: skip
     rows: list[list[Any]] = []
     for quantity in comparison.quantities:
@@ -144,7 +193,7 @@ def csv(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
             if value is None:
                 continue
             d = quantity.differences[place - 1] if place else None
-            told = ["", "", "", "", ""] if d is None else [d.difference, d.exceeds, d.p_value, d.p_adjusted, d.p_data]
+            told = [""] * 6 if d is None else [d.difference, d.exceeds, d.missed, d.p_value, d.p_adjusted, d.p_data]
             rows.append(
                 [
                     quantity.analysis,

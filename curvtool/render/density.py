@@ -13,6 +13,7 @@ from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import count, number, percent, percents, with_error
 from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables, width_of
 from curvtool.report.model import Density, Share
+from curvtool.words import counted
 
 _BINS = 18
 _SHORTEST, _LONGEST, _MARGIN = 8, 80, 4  # of the bars, in characters
@@ -22,12 +23,17 @@ def verdict(density: Density) -> list[str]:
     """What the numbers say, in words."""
     near, below = density.near_zero, density.below_zero
     told = [
-        f"Of the {count(density.num_dims)} eigenvalues {_quoted(near)} lie within {number(density.near, 2)} of zero, "
-        f"and {_quoted(below)} lie below zero{_remedy(below)}."
+        f"Of the {counted(density.num_dims, 'eigenvalue')} {_quoted(near)} lie within {number(density.near, 2)} of "
+        f"zero, and {_quoted(below)} lie below zero{_remedy(below)}."
     ]
     if density.outliers:
         values = [outlier.value for outlier in density.outliers]
-        told.append(f"The {len(values)} outliers reach from {number(min(values), 3)} to {number(max(values), 3)}.")
+        ends = f"from {number(min(values), 3)} to {number(max(values), 3)}"
+        told.append(
+            f"The {len(values)} outliers reach {ends}."
+            if len(values) > 1
+            else f"An outlier lies at {number(values[0], 3)}."
+        )
     return told
 
 
@@ -78,11 +84,11 @@ def notes(density: Density) -> list[str]:
         worst = max(outlier.error_bound for outlier in density.outliers)
         told.append(f"outliers, found beforehand: {found} (estimated errors up to {number(worst, 2)})")
     if density.method == "exact":
-        how = f"All {density.num_dims} eigenvalues were computed; rounding remains (the noise floor). "
+        how = f"Every eigenvalue was computed ({count(density.num_dims)}); rounding remains (the noise floor). "
     else:
         how = (
-            f"{density.num_probes} random vectors of {density.num_steps} Lanczos steps. Intervals, 95 % for the "
-            "matrix: what the vectors and the steps leave open. "
+            f"{counted(density.num_probes, 'random vector')} of {counted(density.num_steps, 'Lanczos step')}. "
+            "Intervals, 95 % for the matrix: what the vectors and the steps leave open. "
         )
     return [*told, f"{how}Smoothed over {number(density.width, 2)}: what is narrower is not resolved."]
 
@@ -143,7 +149,7 @@ def charts(density: Density) -> list[Chart]:
         found.append(Series("outlier, found beforehand", "points", places, [max(one, floor)] * len(places)))
     caption = f"Smoothed over {number(density.width, 2)}: narrower features are not resolved."
     if density.method != "exact":
-        caption += f" Band: 95 % over {density.num_probes} random vectors, pointwise; not of the steps."
+        caption += f" Band: 95 % over {counted(density.num_probes, 'random vector')}, pointwise; not of the steps."
     caption += " The axis begins at a tenth of one eigenvalue's height."
     title = f"Spectral density of the {MATRICES[density.operator]}"
     return [Chart(title, "eigenvalue", "density", tuple(found), caption, log_y=True)]

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from curvtool.render.numbers import number, seconds_text
 from curvtool.report.model import Report
+from curvtool.words import counted
 
 
 def print_details(report: Report, console: Console) -> None:
@@ -26,7 +27,7 @@ def _details(report: Report) -> list[tuple[str, str]]:
         ("timed on a few samples", ", ".join(f"{way} {seconds_text(seconds)}" for way, seconds in compared)),
         ("left out", "; ".join(f"{way}: {reason}" for way, reason in prov.left_out.items())),
         ("attention", prov.attention_backend),
-        ("device", f"{prov.device_name}, {prov.num_threads} threads, torch {prov.torch}"),
+        ("device", f"{prov.device_name}, {counted(prov.num_threads, 'thread')}, torch {prov.torch}"),
         ("seed", str(prov.seed)),
         ("checkpoint's sha256", prov.checkpoint_sha256 or ""),
         ("data's fingerprint", prov.data_fingerprint),

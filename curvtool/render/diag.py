@@ -7,10 +7,11 @@ from typing import Any
 from rich.console import Console
 
 from curvtool.render.charts import Chart, Series
-from curvtool.render.numbers import count, counted, number, percent, with_error
+from curvtool.render.numbers import count, number, percent, with_error
 from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables
 from curvtool.report.model import Diag
 from curvtool.report.numbers import half_width_of
+from curvtool.words import counted
 
 _COLUMNS = ("parameter", "entries", "mean", "min", "max", "below 0")
 
@@ -18,7 +19,7 @@ _COLUMNS = ("parameter", "entries", "mean", "min", "max", "below 0")
 def verdict(diag: Diag) -> list[str]:
     """What the numbers say, in words."""
     largest = max(diag.per_parameter, key=lambda name: diag.per_parameter[name].mean, default=None)
-    told = [f"{percent(diag.summary.negative)} of the {count(diag.summary.num)} entries are below zero."]
+    told = [f"{percent(diag.summary.negative)} of {counted(diag.summary.num, 'entry')} below zero."]
     if largest is not None:
         mean = number(diag.per_parameter[largest].mean, 3)
         told.append(f"Largest on average in {largest}: {mean} an entry, {number(diag.summary.mean, 3)} overall.")
@@ -43,7 +44,7 @@ def notes(diag: Diag) -> list[str]:
     if diag.method == "exact":
         told = "every entry was computed (rounding remains)"
     else:
-        told = f"{diag.num_passes} passes, a probe for each of {counted(diag.num_terms, 'group')} of samples"
+        told = f"{counted(diag.num_passes, 'pass')}, a probe for each of {counted(diag.num_terms, 'group')} of samples"
         if diag.relative_error is not None:
             told += f"; relative error {number(diag.relative_error, 2)} (norm of all standard errors over the norm)"
     where = f"entries: {diag.file}" if diag.file else "entries by parameter name: --out diagonal.safetensors"

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from curvtool.render.numbers import bytes_text
 from curvtool.report.model import Doctor, OperationVerdict
+from curvtool.words import counted
 
 
 def print_doctor(found: Doctor, console: Console, *, all_operations: bool = False) -> None:
@@ -56,8 +57,8 @@ def _counts(operations: list[OperationVerdict]) -> str:
         return ", ".join(f"{count} {verdict}" for verdict, count in Counter(verdicts).most_common())
 
     return (
-        f"{len(operations)} operations; reverse twice: {told([o.reverse for o in operations])}; forward over reverse: "
-        f"{told([o.forward for o in operations])}"
+        f"{counted(len(operations), 'operation')}; reverse twice: {told([o.reverse for o in operations])}; "
+        f"forward over reverse: {told([o.forward for o in operations])}"
     )
 
 

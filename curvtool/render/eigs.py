@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from curvtool.render.charts import Chart, Series, spans_decades
-from curvtool.render.numbers import count, counted, number, percent, to_digits_of, with_error
+from curvtool.render.numbers import count, number, percent, to_digits_of, with_error
 from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables
 from curvtool.report.model import Eigenvalue, Eigs, PopulationValue, Stability
-from curvtool.report.numbers import ranks
+from curvtool.report.ranks import ranks
+from curvtool.words import counted
 
 _NEAR = 0.05  # of the edge of stability: as near as training is seen to hover about it
 _WHICH = {"la": "largest", "sa": "smallest", "lm": "largest in magnitude", "be": "both ends"}
@@ -120,7 +121,7 @@ def notes(eigs: Eigs) -> list[str]:
         )
     if eigs.per_layer:
         products = round(sum(layer.num_hvps for layer in eigs.per_layer.values()))
-        found.append(f"the layers took {products} products with their blocks.")
+        found.append(f"the layers took {counted(products, 'product')} with their blocks.")
     kinds = sorted({pair.bound_kind for pair in eigs.eigenvalues})
     told = {
         "linear": "the residual norm",

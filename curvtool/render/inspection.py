@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from curvtool.render.numbers import bytes_text, count
+from curvtool.render.numbers import bytes_text
 from curvtool.report.model import Inspection
+from curvtool.words import counted
 
 _SHOWN = 12
 
@@ -24,7 +25,7 @@ def print_inspection(found: Inspection, console: Console, *, all_tensors: bool =
         console.print(f"weights under {found.weights_under!r}{others}", markup=False, highlight=False)
     if found.num_params is not None:
         console.print(
-            f"{count(len(found.tensors))} tensors, {count(found.num_params)} numbers (parameters and buffers)"
+            f"{counted(len(found.tensors), 'tensor')}, {counted(found.num_params, 'number')} (parameters and buffers)"
         )
     for note in found.notes:
         console.print(note, markup=False, highlight=False)

@@ -12,6 +12,7 @@ from curvtool.render.numbers import count, number
 from curvtool.render.tables import Listing, filled_table, markdown_table, print_tables
 from curvtool.report.analyses import Summary
 from curvtool.report.model import JacNorm
+from curvtool.words import counted
 
 
 def verdict(jac: JacNorm) -> list[str]:
@@ -50,7 +51,7 @@ def _doubt(jac: JacNorm) -> list[str]:
 
 def show(jac: JacNorm, console: Console) -> None:
     """The distribution over the examples, and the largest ones."""
-    title = f"Input-output Jacobian, {count(jac.output_dim)} outputs x {count(jac.input_dim)} inputs an example"
+    title = f"Input-output Jacobian, {counted(jac.output_dim, 'output')} x {counted(jac.input_dim, 'input')} an example"
     named = {
         "spectral": jac.spectral,
         "Frobenius": jac.frobenius,
@@ -99,8 +100,8 @@ def notes(jac: JacNorm) -> list[str]:
             parts.append(f"spectral by Lanczos, error up to {number(jac.spectral_max_error, 2)}")
         told = "; ".join(parts)
         if jac.top_exact and jac.top:
-            told += f"; {count(jac.num_recomputed)} examples recomputed exactly, those listed among them"
-    found = [f"{told}. {count(jac.num_examples)} examples."]
+            told += f"; {counted(jac.num_recomputed, 'example')} recomputed exactly, those listed among them"
+    found = [f"{told}. {counted(jac.num_examples, 'example')}."]
     if jac.directions_file:
         found.append(f"singular vectors: {jac.directions_file}")
     if jac.by_embeddings:
@@ -134,7 +135,8 @@ def charts(jac: JacNorm) -> list[Chart]:
         middles = [(a + b) / 2 for a, b in itertools.pairwise(edges)]
         bars = Series("examples", "bars", middles, [float(count) for count in counts])
         caption = (
-            f"{count(jac.num_examples)} examples, median {number(summary.median)}, 95 % below {number(summary.p95)}."
+            f"{counted(jac.num_examples, 'example')}, median {number(summary.median)}, "
+            f"95 % below {number(summary.p95)}."
         )
         found.append(
             Chart(

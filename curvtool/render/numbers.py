@@ -43,11 +43,6 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
-def counted(value: int, noun: str) -> str:
-    """`1 sample`, `1,797 samples`."""
-    return f"{count(value)} {noun}" + ("" if value == 1 else "s")
-
-
 def bytes_text(value: float) -> str:
     """In binary units."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 
 from curvtool.render.analyses import RENDERERS
-from curvtool.render.numbers import bytes_text, count, counted, number, seconds_text
+from curvtool.render.numbers import bytes_text, count, number, seconds_text
 from curvtool.render.tables import new_table
 from curvtool.report.model import Cost, Plan, PreflightChecks, RanksForecast, Report
+from curvtool.words import counted
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -40,7 +41,7 @@ def _print_preflight(checks: PreflightChecks, console: Console) -> None:
 def _print_problem(report: Report, cost: Cost, console: Console) -> None:
     problem, prov = report.problem, report.provenance
     lines = [
-        f"{problem.model}: {count(problem.num_trainable)} of {count(problem.num_params)} parameters, "
+        f"{problem.model}: {count(problem.num_trainable)} of {counted(problem.num_params, 'parameter')}, "
         f"{counted(problem.num_samples, 'sample')}"
     ]
     if problem.loss is not None:
@@ -53,9 +54,9 @@ def _print_problem(report: Report, cost: Cost, console: Console) -> None:
     noise = problem.preflight.noise_floor
     lines.append(f"{prov.dtype} on {prov.device}" + (f", noise floor {number(noise, 2)}" if noise else ""))
     hvps, passes = round(cost.num_hvps, 1), round(cost.data_passes, 1)
-    products = f"{hvps:g} product{'' if hvps == 1 else 's'}" if hvps else ""
+    products = counted(hvps, "product", "g") if hvps else ""
     products += f" ({cost.check_hvps:g} of them the check), " if cost.check_hvps else ", " if hvps else ""
-    told = f"{passes:g} pass{'' if passes == 1 else 'es'}, " if passes else ""
+    told = f"{counted(passes, 'pass', 'g')}, " if passes else ""
     lines.append(f"{products}{told}{seconds_text(cost.seconds)}, peak {bytes_text(cost.peak_bytes)}")
     console.print("\n".join(lines), style="dim", markup=False, highlight=False)
 
@@ -88,7 +89,7 @@ def print_plan(plan: Plan, console: Console) -> None:
 def _rows_of_ranks(forecast: RanksForecast) -> list[tuple[str, str]]:
     seconds, held = forecast.seconds_per_product, forecast.bytes_per_rank
     return [
-        (f"on {forecast.ranks} ranks, one product (computed)", seconds_text(seconds.total)),
+        (f"on {counted(forecast.ranks, 'rank')}, one product (computed)", seconds_text(seconds.total)),
         (f"  its part of the samples, {count(forecast.samples_per_rank)}", seconds_text(seconds.compute)),
         (f"  traffic at {bytes_text(forecast.bandwidth)}/s", seconds_text(seconds.traffic)),
         ("  latency of the collectives", seconds_text(seconds.latency)),

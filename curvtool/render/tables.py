@@ -87,7 +87,7 @@ def print_tables(tables: Sequence[Table], console: Console) -> None:
     needed = sum(map(width_of, tables)) + _GAP * (len(tables) - 1)
     if console.width < _WIDE or needed > console.width or len(tables) < 2:
         for table in tables:
-            if _least_width(table) <= console.width:
+            if least_width(table) <= console.width:
                 console.print(table)
             else:
                 _print_list(table, console)
@@ -97,12 +97,12 @@ def print_tables(tables: Sequence[Table], console: Console) -> None:
     console.print(beside)
 
 
-def _least_width(table: Table) -> int:
+def least_width(table: Table) -> int:
     """What it takes with its words broken and no number cut."""
     spared = 0
     for column in table.columns:
         if column.overflow == "fold":
-            longest = max((len(str(cell)) for cell in column.cells), default=0)
+            longest = max((len(line) for cell in column.cells for line in str(cell).splitlines()), default=0)
             spared += max(longest - max(column.min_width or 0, _LEAST_WORDS), 0)
     return width_of(table) - spared
 

@@ -6,6 +6,7 @@ from curvtool.render.analyses import RENDERERS
 from curvtool.render.tables import csv_text
 from curvtool.report.model import Report
 from curvtool.report.numbers import numbers
+from curvtool.words import counted
 
 
 def to_csv(report: Report) -> str:
@@ -23,7 +24,7 @@ def to_markdown(report: Report) -> str:
         lines += [*RENDERERS[analysis.kind].markdown(analysis), ""]
     problem, prov = report.problem, report.provenance
     lines.append(
-        f"{problem.model}, {problem.num_trainable:,} parameters, {problem.num_samples:,} samples, "
+        f"{problem.model}, {counted(problem.num_trainable, 'parameter')}, {counted(problem.num_samples, 'sample')}, "
         f"loss {problem.loss or 'none'}; {prov.dtype} on {prov.device}, seed {prov.seed}; "
         f"curvtool {prov.tool_version}, status {report.status}."
     )

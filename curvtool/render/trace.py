@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from curvtool.render.charts import Chart, Series
-from curvtool.render.numbers import count, counted, number, percent, with_error
+from curvtool.render.numbers import count, number, percent, with_error
 from curvtool.render.tables import MATRICES, Listing, filled_table, markdown_table, print_tables
 from curvtool.report.model import BlockTrace, Trace
 from curvtool.report.numbers import degrees_of, half_width, half_width_of
+from curvtool.words import counted
 
 
 def verdict(trace: Trace) -> list[str]:
@@ -95,9 +96,9 @@ def _how(trace: Trace) -> str:
     if trace.method == "exact":
         return "every diagonal entry was computed (rounding remains)"
     if trace.method == "xtrace":
-        return f"{trace.num_passes} probes, each exchanged for the space of the others"
-    told = f"{trace.num_passes} passes, a probe for each of {counted(trace.num_terms, 'group')} of samples"
-    return told + (f", in the complement of {trace.rank} vectors whose part is exact" if trace.rank else "")
+        return f"{counted(trace.num_passes, 'probe')}, each exchanged for the space of the others"
+    told = f"{counted(trace.num_passes, 'pass')}, a probe for each of {counted(trace.num_terms, 'group')} of samples"
+    return told + (f", in the complement of {counted(trace.rank, 'vector')} whose part is exact" if trace.rank else "")
 
 
 def _cells(block: BlockTrace, num_passes: int) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from curvtool.render.numbers import number, with_error
 from curvtool.render.tables import MATRICES, csv_text, filled_table, markdown_table, print_tables, width_of
 from curvtool.report.model import Analysis, Density, Diag, Eigs, JacNorm, Trace, TrackRow
 from curvtool.report.numbers import half_width_of
+from curvtool.words import counted
 
 _SHOWN = 1e-5  # relative; more digits are in the file
 
@@ -29,7 +30,7 @@ def row_line(row: TrackRow) -> str:
             told.append(f"x lr {_times_lr(analysis)}")
     path = PurePath(row.checkpoint)
     where = PurePath(path.parent.name) / path.name
-    return f"{where}: {'; '.join(told)} ({_products(row):g} products, {row.start} start)"
+    return f"{where}: {'; '.join(told)} ({counted(_products(row), 'product', 'g')}, {row.start} start)"
 
 
 def verdict(rows: Sequence[TrackRow]) -> list[str]:
@@ -48,7 +49,7 @@ def verdict(rows: Sequence[TrackRow]) -> list[str]:
         known = [e.stability for row in own if isinstance(e := row.analyses[0], Eigs) and e.stability is not None]
         if known:
             above = sum(each.sharpness_times_lr - each.error > each.threshold for each in known)
-            text += f"; above 2 / learning rate at {above} of {len(known)} checkpoints"
+            text += f"; above 2 / learning rate at {above} of {counted(len(known), 'checkpoint')}"
         told.append(f"{text}.")
     return told
 

@@ -47,6 +47,15 @@ class Eigenvalue(Record):
     converged: bool
 
 
+class Certificate(Record):
+    """Beyond what no eigenvalue was missed: by the random starts, with a probability."""
+
+    above: float | None = Field(description="above it every eigenvalue is listed, to within its error or the tolerance")
+    below: float | None = Field(description="below it every eigenvalue is listed, likewise")
+    probability: float = Field(description="over the random starts, that this is so")
+    check_hvps: float = Field(description="the products it took, beside those of the search")
+
+
 class LayerEigenvalue(Record):
     """The leading eigenvalue of one layer's diagonal block."""
 
@@ -55,6 +64,7 @@ class LayerEigenvalue(Record):
     bound_kind: Literal["linear", "quadratic", "noise"]
     num_params: int
     num_hvps: float = Field(description="products with the layer's block")
+    certificate: Certificate | None = Field(default=None, description="of the block, as of the whole matrix")
     converged: bool
 
 
@@ -65,15 +75,6 @@ class Stability(Record):
     sharpness_times_lr: float
     error: float
     threshold: float = 2.0
-
-
-class Certificate(Record):
-    """Beyond what no eigenvalue was missed: by the random starts, with a probability."""
-
-    above: float | None = Field(description="above it every eigenvalue is listed, to within its error or the tolerance")
-    below: float | None = Field(description="below it every eigenvalue is listed, likewise")
-    probability: float = Field(description="over the random starts, that this is so")
-    check_hvps: float = Field(description="the products it took, beside those of the search")
 
 
 class Eigs(Record):

@@ -12,7 +12,8 @@ from pydantic import Field
 from curvtool.errors import UsageError
 from curvtool.linalg.student import quantile, two_sided
 from curvtool.report.model import Report
-from curvtool.report.numbers import LEVEL, ComparedValue, Number, numbers_of
+from curvtool.report.numbers import LEVEL, ComparedValue, Number, is_layer, numbers_of
+from curvtool.report.ranks import may_be_the_same
 from curvtool.report.record import Record
 
 # what a number means hangs on these; another value of them makes it another quantity
@@ -25,14 +26,19 @@ class Difference(Record):
     difference: float
     relative: float | None = Field(description="over the first one's magnitude")
     exceeds: bool = Field(description="more than the computation's errors explain")
+    missed: bool = Field(
+        default=False,
+        description="of eigenvalues: more than the errors, but both may be of one matrix if one list lacks an "
+        "eigenvalue, which no certificate excludes",
+    )
     p_value: float | None = Field(
         default=None, description="two-sided, of so large a difference by the probes alone; null between bounds"
     )
     p_adjusted: float | None = Field(default=None, description="Holm's, over all such tests of the comparison")
     p_data: float | None = Field(
         default=None,
-        description="two-sided, of so large a difference between independent samples of data; conservative where both "
-        "are of the same data",
+        description="two-sided, of so large a difference between independent samples of data, by Student's t; "
+        "conservative where both are of the same data",
     )
 
 
@@ -59,7 +65,8 @@ class Comparison(Record):
 def compare(reports: Sequence[Report], names: Sequence[str]) -> Comparison:
     """The first report beside the others.
 
-    Numbers with bounds differ where the bounds do not meet. Between estimates from random probes the difference, less
+    Numbers with bounds differ where the bounds do not meet; eigenvalues of a rank only where no eigenvalue that one of
+    the lists lacks explains it (`may_be_the_same`). Between estimates from random probes the difference, less
     what rounding may add to either, is tested with Student's t and both sides' degrees of freedom (Welch 1947);
     intervals likewise, by the sides that face each other. The level is 5 % for all such tests together (Holm 1979).
 
@@ -96,6 +103,7 @@ def compare(reports: Sequence[Report], names: Sequence[str]) -> Comparison:
             for other, reason in zip(values[1:], apart, strict=True)
         ]
         quantities.append(ComparedQuantity(analysis=key[0], name=key[1], values=values, differences=differences))
+    look_for_missed(quantities)
     shared = [q for q in quantities if any(d is not None for d in q.differences)]
     analyses = dict.fromkeys(q.analysis for q in quantities if q not in shared and q.analysis != "problem")
     refused += [
@@ -144,12 +152,32 @@ def difference_of(first: ComparedValue, other: ComparedValue) -> Difference:
         exceeds = False  # the tests' outcome is known when all are made
     p_data: float | None = None
     if first.data_stderr and other.data_stderr:
-        p_data = two_sided(abs(change) / math.hypot(first.data_stderr, other.data_stderr), math.inf)
+        p_data = _p_value(abs(change), [_over_data(first.data_stderr, first), _over_data(other.data_stderr, other)])
     relative = change / abs(first.value) if first.value else None
     unavailable = {} if relative is not None else {"relative": "the first value is zero"}
     return Difference(
         difference=change, relative=relative, exceeds=exceeds, p_value=p_value, p_data=p_data, unavailable=unavailable
     )
+
+
+def look_for_missed(quantities: Sequence[ComparedQuantity]) -> None:
+    """Takes back the differences that an eigenvalue which one of the lists lacks would explain (`may_be_the_same`)."""
+    for analysis in dict.fromkeys(q.analysis for q in quantities):
+        ranked = [q for q in quantities if q.analysis == analysis and any(v and v.rank for v in q.values)]
+        for quantity in ranked:
+            mates = [quantity]  # a layer's list has one value
+            if not is_layer(quantity.name):
+                mates = [q for q in ranked if not is_layer(q.name)]
+            first = quantity.values[0]
+            for place, (difference, other) in enumerate(zip(quantity.differences, quantity.values[1:], strict=True)):
+                if difference is None or not difference.exceeds or not first or not other or not first.rank:
+                    continue
+                lists = [
+                    [v for q in mates if (v := q.values[report]) and v.rank and v.rank.end == first.rank.end]
+                    for report in (0, place + 1)
+                ]
+                difference.missed = may_be_the_same(first, other, *lists)
+                difference.exceeds = not difference.missed
 
 
 @dataclass(frozen=True)
@@ -170,9 +198,15 @@ def _side(value: ComparedValue, upward: bool) -> _Side:
     degrees = math.inf if value.degrees_of_freedom is None else value.degrees_of_freedom
     fixed = value.most - value.value if upward else value.value - value.least
     reach = value.high - value.most if upward else value.least - value.low
+    if reach or value.stderr:  # up to the next whole one the law's own end lies anywhere: by half a step on average
+        reach += value.step / 2
     if value.error_kind == "interval":
         return _Side(fixed, max(reach / quantile(LEVEL, degrees), value.stderr), degrees)
     return _Side(fixed, value.stderr, degrees)
+
+
+def _over_data(stderr: float, value: ComparedValue) -> _Side:
+    return _Side(0.0, stderr, math.inf if value.data_degrees is None else value.data_degrees)
 
 
 def _p_value(change: float, sides: Sequence[_Side]) -> float:

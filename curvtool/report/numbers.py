@@ -13,11 +13,13 @@ from pydantic import Field
 from curvtool.linalg.student import quantile
 from curvtool.report.analyses import BlockTrace, Density, Diag, Eigs, JacNorm, Share, Summary, Trace
 from curvtool.report.model import Analysis, Report, TrackRow
+from curvtool.report.ranks import Rank, rank_of_layer, ranks, ranks_of
 from curvtool.report.record import Record
 
 ErrorKind = Literal["bound", "stderr", "interval"]
 LEVEL = 0.05  # of the intervals
 _ROUNDING = 1e-12  # relative, of numbers in float64
+_LEAST_PARTS = 4  # of the data: of fewer no standard error over them is stated
 
 
 class ComparedValue(Record):
@@ -38,7 +40,12 @@ class ComparedValue(Record):
     most: float = Field(description="upper end of the same")
     high: float = Field(description="upper end of the interval")
     data_stderr: float | None = Field(default=None, description="standard error over the data, where it is known")
+    data_degrees: float | None = Field(
+        default=None, description="of freedom of data_stderr: parts of the data, or examples, less one"
+    )
+    rank: Rank | None = Field(default=None, description="of an eigenvalue: what its list leaves open")
     share: Share | None = Field(default=None, description="of a share of the eigenvalues: its interval")
+    step: float = Field(default=0.0, description="of a share: one eigenvalue; its interval ends at whole ones")
     population: tuple[float, float] | None = Field(
         default=None, description="95 % interval for the population that the data are a sample of, where it is known"
     )
@@ -74,17 +81,7 @@ def numbers_of(report: Report | TrackRow) -> Iterator[Number]:
 def _numbers_of(analysis: Analysis, noise: float) -> Iterator[Number]:
     match analysis:
         case Eigs():
-            label = f"eigs {analysis.operator} {analysis.which}"
-            for place, pair in zip(ranks(analysis), analysis.eigenvalues, strict=True):
-                known = pair.population
-                value = bound(pair.value, pair.error_bound, pair.data_stderr).model_copy(
-                    update={"population": None if known is None else (known.low, known.high)}
-                )
-                tag = _tag_of_pair(analysis, place)
-                yield Number(label, f"eigenvalue {place}", value, _of_matrix(analysis.operator, tag))
-            for name, layer in (analysis.per_layer or {}).items():
-                tag = _of_matrix(analysis.operator, f"layers/{name}/{_FIRST[analysis.which]}")
-                yield Number(label, f"layer {name}", bound(layer.value, layer.error_bound), tag)
+            yield from _of_eigs(analysis)
         case Trace():
             label, tag = f"trace {analysis.operator}", _of_matrix(analysis.operator, "trace")
             if analysis.stderr == 0.0 and analysis.ci95 is not None:  # every entry was computed
@@ -105,7 +102,7 @@ def _numbers_of(analysis: Analysis, noise: float) -> Iterator[Number]:
                 ("share below zero", "share_below_zero", analysis.below_zero),
                 (f"share within {analysis.near:.4g} of zero", "share_near_zero", analysis.near_zero),
             ):
-                value = share_of(share, noise)
+                value = share_of(share, noise, analysis.num_dims)
                 yield Number(label, name, value, _of_matrix(analysis.operator, tag))
             tag = _of_matrix(analysis.operator, "trace_by_density")
             rounding = noise * abs(analysis.trace)
@@ -131,11 +128,34 @@ def _numbers_of(analysis: Analysis, noise: float) -> Iterator[Number]:
                     drawn = name == "Frobenius" and bool(spread)  # the error of the other is a bound
                     tag = f"jacobian_{name.lower()}_norm"
                     mean = _of_summary(summary, "mean", spread, noise, drawn).model_copy(
-                        update={"data_stderr": over_data}
+                        update={"data_stderr": over_data, "data_degrees": max(analysis.num_examples - 1.0, 1.0)}
                     )
                     yield Number("jacnorm", f"mean {name} norm", mean, f"{tag}_mean")
                     largest = _of_summary(summary, "max", spread, noise, drawn)
                     yield Number("jacnorm", f"largest {name} norm", largest, f"{tag}_max")
+
+
+def _of_eigs(eigs: Eigs) -> Iterator[Number]:
+    label = f"eigs {eigs.operator} {eigs.which}"
+    known = [pair.population for pair in eigs.eigenvalues]
+    degrees = next((float(each.degrees) for each in known if each is not None), _LEAST_PARTS - 1.0)
+    for place, rank, pair in zip(ranks(eigs), ranks_of(eigs), eigs.eigenvalues, strict=True):
+        value = bound(pair.value, pair.error_bound, pair.data_stderr, degrees).model_copy(
+            update={
+                "rank": rank,
+                "population": None if pair.population is None else (pair.population.low, pair.population.high),
+            }
+        )
+        yield Number(label, f"eigenvalue {place}", value, _of_matrix(eigs.operator, _tag_of_pair(eigs, place)))
+    for name, layer in (eigs.per_layer or {}).items():
+        tag = _of_matrix(eigs.operator, f"layers/{name}/{_FIRST[eigs.which]}")
+        value = bound(layer.value, layer.error_bound)
+        yield Number(label, f"layer {name}", value.model_copy(update={"rank": rank_of_layer(eigs, layer)}), tag)
+
+
+def is_layer(name: str) -> bool:
+    """Whether a number of this name is of a layer's own block."""
+    return name.startswith("layer ")
 
 
 def _of_summary(summary: Summary, name: str, spread: float | None, noise: float, drawn: bool) -> ComparedValue:
@@ -158,12 +178,15 @@ def _of_summary(summary: Summary, name: str, spread: float | None, noise: float,
     return bound(value, max(high - value, value - low, rounding))
 
 
-def bound(value: float, error: float, data_stderr: float | None = None) -> ComparedValue:
+def bound(
+    value: float, error: float, data_stderr: float | None = None, data_degrees: float | None = None
+) -> ComparedValue:
     """A number that lies within its error, as far as that is known."""
     low, high = value - error, value + error
     return ComparedValue(
-        value=value, error=error, error_kind="bound", low=low, least=low, most=high, high=high, data_stderr=data_stderr
-    )
+        value=value, error=error, error_kind="bound", low=low, least=low, most=high, high=high,
+        data_stderr=data_stderr, data_degrees=None if data_stderr is None else data_degrees,
+    )  # fmt: skip
 
 
 def estimate(value: float, stderr: float, degrees: float | None, arithmetic: float = 0.0) -> ComparedValue:
@@ -248,13 +271,6 @@ def _tag_of_pair(eigs: Eigs, place: int) -> str:
     return f"{name}_{abs(place)}"
 
 
-def ranks(eigs: Eigs) -> list[int]:
-    """1, 2, … in the order of `which`; of both ends the lower half as …, -2, -1, counted from the smallest."""
-    num = len(eigs.eigenvalues)
-    above = -(-num // 2) if eigs.which == "be" else num
-    return [*range(1, above + 1), *range(above - num, 0)]
-
-
 def _of_matrix(operator: str, tag: str) -> str:
     """The Hessian's numbers have no prefix."""
     return tag if operator == "hessian" else f"{operator}/{tag}"
@@ -271,11 +287,11 @@ def half_width_of(record: Trace | BlockTrace | Diag, num_passes: int) -> float:
     return half_width(stderr, degrees_of(record, num_passes), record.arithmetic_error)
 
 
-def share_of(share: Share, noise: float) -> ComparedValue:
+def share_of(share: Share, noise: float, num_dims: int) -> ComparedValue:
     """A share of the eigenvalues: what the steps leave possible, and beyond that the probes' error."""
     fixed = min(share.least, share.value - noise), max(share.most, share.value + noise)
     found = interval(share.value, (share.low, share.high), fixed, stderr=share.stderr)
-    return found.model_copy(update={"share": share})
+    return found.model_copy(update={"share": share, "step": 1 / num_dims})
 
 
 def _estimate(

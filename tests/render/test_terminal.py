@@ -1,16 +1,20 @@
 """What a terminal shows: narrow, wide, in ASCII."""
 
 import io
+import json
 import re
 
 import pytest
 from rich.console import Console
 
+from curvtool.render.comparison import show
 from curvtool.render.details import print_details
-from curvtool.render.numbers import with_error
+from curvtool.render.numbers import number, with_error
 from curvtool.render.table import print_report
 from curvtool.render.tables import filled_table, print_tables
 from curvtool.render.track import print_rows
+from curvtool.report.comparison import compare
+from curvtool.report.model import Report
 
 
 def shown(render, width, encoding="utf-8"):
@@ -28,6 +32,28 @@ def test_everything_fits_and_nothing_is_cut(whole, rows, width, encoding):
         text = shown(render, width, encoding)
         assert max(map(len, text.splitlines())) <= width
         assert "…" not in text
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("a", "b", "c"), ("a_run_of_many_letters", "and_another_one_as_long")])
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_a_comparison_breaks_no_number(whole, width, names):
+    """Values of ten digits, errors and shares, whatever the form that has room."""
+    content = json.loads(whole.model_dump_json())
+    for analysis in content["analyses"]:
+        for pair in analysis.get("eigenvalues", []) if analysis["kind"] == "eigs" else []:
+            pair.update(value=-pair["value"] * 1.23456789e-4, error_bound=1e-9 * abs(pair["value"]))
+    comparison = compare([whole, *[Report.model_validate(content)] * (len(names) - 1)], names)
+    text = shown(lambda c: show(comparison, c), width)
+    assert max(map(len, text.splitlines())) <= width
+    words = text.split()
+    for quantity in comparison.quantities:
+        for value in quantity.values:
+            told = with_error(value.value, max(value.high - value.value, value.value - value.low))
+            assert value.share is not None or told in words
+        for difference in quantity.differences:
+            told = number(difference.difference, 3)
+            assert any(word.lstrip("+") == told for word in words) or len(names) > 2
+            assert difference.p_data is None or any(word.strip(";,") == number(difference.p_data, 2) for word in words)
 
 
 def test_points_below_each_other():

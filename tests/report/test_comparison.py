@@ -72,8 +72,94 @@ def test_bounds_that_do_not_meet(made):
 
         (difference,) = named(compare([made, changed(made, change)], "ab"), "eigenvalue 1").differences
         assert difference.exceeds == exceeds and difference.p_value is None
-        wanted = 2 * stats.norm.sf(times * pair.error_bound / math.hypot(pair.data_stderr, pair.data_stderr))
+        degrees = 2 * pair.population.degrees  # of both together, which are as large
+        wanted = 2 * stats.t.sf(times * pair.error_bound / math.hypot(pair.data_stderr, pair.data_stderr), degrees)
         assert difference.p_data == pytest.approx(wanted)
+
+
+def test_over_few_parts_of_the_data_a_difference_says_less(made):
+    """Without degrees in the record the fewest with which a standard error is stated."""
+
+    def p_data(degrees):
+        def facts(content):
+            for pair in content["analyses"][0]["eigenvalues"]:
+                known = pair["population"]
+                pair["population"] = known and degrees and {**known, "degrees": degrees}
+
+        def moved(content):
+            facts(content)
+            content["analyses"][0]["eigenvalues"][0]["value"] += 3 * made.analyses[0].eigenvalues[0].data_stderr
+
+        found = compare([changed(made, facts), changed(made, moved)], "ab")
+        return named(found, "eigenvalue 1").differences[0].p_data
+
+    assert p_data(None) == p_data(3) == pytest.approx(2 * stats.t.sf(3 / math.sqrt(2), 6))
+    assert p_data(3) > p_data(40) == pytest.approx(2 * stats.t.sf(3 / math.sqrt(2), 80))
+
+
+def of_list(made, values, which="la", limits=(None, None), error=0.01):
+    """The report with another list of eigenvalues."""
+
+    def change(content):
+        eigs = content["analyses"][0]
+        pair = {**eigs["eigenvalues"][0], "error_bound": error}
+        eigs["eigenvalues"] = [{**pair, "value": value} for value in values]
+        eigs.update(which=which, rtol=0.01)
+        above, below = limits
+        known = {"above": above, "below": below, "probability": 0.999, "check_hvps": 3}
+        eigs["certificate"] = None if above is None and below is None else known
+
+    return changed(made, change)
+
+
+LISTS = [  # which, the limits of both, the lists, what is said of each rank
+    ("la", 1.0, [9, 6, 5, 3], [9, 6, 5, 3.1], "   !"),
+    ("la", 7.0, [9, 6, 5, 3], [9, 6, 3, 2], "  ??"),  # one lacks the third
+    ("la", 4.0, [9, 6, 5, 3], [9, 6, 3, 2], "  !?"),
+    ("la", None, [9, 6, 5, 3], [9, 6, 3, 2], "  ??"),
+    ("la", None, [9, 6, 3], [9.1, 6.1, 3.1], "!!?"),
+    ("la", None, [9, 6, 3], [9.08, 6.05, 3], "?? "),  # closer than the tolerance
+    ("la", 9.04, [9, 6, 3], [9.08, 6.05, 3], "!! "),
+    ("la", 7.0, [9, 6, 5, 3], [9.1, 6.1, 5.1, 3.1], "!!!?"),
+    ("la", 7.0, [9, 6, 5, 3], [9, 6, 4, 3], "  ! "),  # where is 5?
+    ("la", 9.5, [9], [8], "?"),
+    ("la", 8.5, [9], [8], "!"),
+    ("sa", 7.0, [9, 6, 5, 3], [9, 6, 3, 2], "  ??"),
+    ("lm", 7.0, [9, -6, 5, 3], [9, -6, 3, 2], "  ??"),
+    ("lm", 7.0, [9, 6, -5.999, 3], [9, 6, -5.999, 3], "    "),
+    ("lm", 1.0, [9, 6, -5.9, 3], [9, -6.2, 5.9, 3], " !! "),
+    ("lm", 1.0, [9, 6, -5.999, 3], [9, -5.999, 6, 3], " ?? "),  # the order of equal magnitudes
+    ("be", 7.0, [9, 6, -6, -9], [9, 5.5, -6, -9], " ?  "),
+]
+
+
+@pytest.mark.parametrize(("which", "limit", "first", "other", "told"), LISTS)
+def test_an_eigenvalue_that_a_list_may_lack_makes_no_difference(made, which, limit, first, other, told):
+    sign = -1 if which == "sa" else 1
+    limits = (None, None) if limit is None else (None if sign < 0 else limit, None if which == "la" else -limit)
+    reports = [of_list(made, [sign * v for v in values], which, limits) for values in (first, other)]
+    for pair in (reports, reports[::-1]):
+        found = [q for q in compare(pair, "ab").quantities if q.name.startswith("eigenvalue")]
+        said = ["!" if d.exceeds else "?" if d.missed else " " for q in found for d in q.differences]
+        assert "".join(said) == told.replace(".", " ")
+
+
+def test_a_layer_by_its_own_certificate(made):
+    def with_layer(value, certificate, made=made):
+        layer = {
+            "value": value, "error_bound": 0.01, "bound_kind": "linear", "num_params": 9, "num_hvps": 3,
+            "converged": True, "certificate": certificate,
+        }  # fmt: skip
+        return changed(made, lambda c: c["analyses"][0].update(per_layer={"0": layer}))
+
+    for above, exceeds in ((9.5, False), (8.5, True), (None, True)):  # a tenth is more than the tolerance
+        known = above and {"above": above, "below": None, "probability": 0.999, "check_hvps": 3}
+        found = compare([with_layer(9, known), with_layer(8, known)], "ab")
+        (difference,) = named(found, "layer 0", "eigs hessian la").differences
+        assert (difference.exceeds, difference.missed) == (exceeds, not exceeds)
+    # nor is a layer's value one of the whole matrix's list
+    reports = [with_layer(4, None, of_list(made, values, "la", (7, None))) for values in ([9, 6, 5, 3], [9, 6, 4, 3])]
+    assert named(compare(reports, "ab"), "eigenvalue 3").differences[0].exceeds
 
 
 def test_estimates_by_probes_are_tested(made):

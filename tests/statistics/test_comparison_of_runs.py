@@ -3,16 +3,15 @@
 import functools
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
+from pairs_of_runs import MOST_ALARMS, measured
 
 from curvtool import MatrixOperator, diagonal, eigenvalues, trace
 from curvtool.config.analyses import TraceConfig
 from curvtool.pipeline import trace as pipeline
 from curvtool.pipeline.eigs import eigenvalue_record
 from curvtool.report import numbers
-from curvtool.report.comparison import LEVEL, difference_of
 
 SIZES = {"first": 24, "second": 12, "third": 4}
 STAGE = SimpleNamespace(
@@ -70,30 +69,8 @@ QUANTITIES = {
 }  # fmt: skip
 
 
-def differs(first, other):
-    found = difference_of(first, other)
-    return found.exceeds if found.p_value is None else found.p_value < LEVEL
-
-
-def measured(quantity, kind, num):
-    """How often pairs of seeds are told apart, and where the true difference is three of its standard errors.
-
-    Where bounds or rounding are larger these take its place.
-    """
-    runs = [QUANTITIES[quantity](matrix(kind), seed) for seed in range(2 * num)]
-    found = {}
-    for name in runs[0]:
-        pairs = [(runs[i][name], runs[num + i][name]) for i in range(num)]
-        deviation = 2**0.5 * float(np.std([run[name].value for run in runs], ddof=1))
-        deviation = max(deviation, *(run[name].most - run[name].value for run in runs))
-        moved = [(a, shifted(b, 3 * deviation)) for a, b in pairs]
-        found[name] = (np.mean([differs(*pair) for pair in pairs]), np.mean([differs(*pair) for pair in moved]))
-    return found
-
-
-def shifted(value, by):
-    ends = ("value", "low", "least", "most", "high")
-    return value.model_copy(update={name: getattr(value, name) + by for name in ends})
+def measured_of(quantity, kind, num):
+    return measured(functools.partial(QUANTITIES[quantity], matrix(kind)), num)
 
 
 KINDS = ("decaying", "two-sided", "dominating", "few groups")
@@ -102,7 +79,7 @@ KINDS = ("decaying", "two-sided", "dominating", "few groups")
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_a_few_pairs(quantity):
     """20 pairs: five alarms of twenty come once in 400 such tests of one number."""
-    for name, (alarms, power) in measured(quantity, "decaying", 20).items():
+    for name, (alarms, power) in measured_of(quantity, "decaying", 20).items():
         assert alarms <= 0.25 and power >= 0.5, name
 
 
@@ -110,6 +87,6 @@ def test_a_few_pairs(quantity):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_pairs_of_seeds(quantity, kind):
-    for name, (alarms, power) in measured(quantity, kind, 300).items():
+    for name, (alarms, power) in measured_of(quantity, kind, 300).items():
         print(f"{kind:12s} {quantity:22s} {name:14s} {100 * alarms:5.1f} % {100 * power:5.0f} %")
-        assert alarms <= 0.05 + 3.1 * (0.05 * 0.95 / 300) ** 0.5 and power >= 0.6, name
+        assert alarms <= MOST_ALARMS and power >= 0.6, name

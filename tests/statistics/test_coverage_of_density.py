@@ -165,17 +165,20 @@ def test_the_beta_law():
     assert far[0] < 1e-9 and far[1] > 1 - 1e-9
 
 
-def p_value_of(first, other):
-    found = difference_of(share_of(first, 1e-9), share_of(other, 1e-9))
+def p_value_of(first, other, dim):
+    found = difference_of(share_of(first, 1e-9, dim), share_of(other, 1e-9, dim))
     return float(found.exceeds is False) if found.p_value is None else found.p_value
 
 
 @pytest.mark.parametrize("open_share", [0.0, 0.02])
-@pytest.mark.parametrize(("share", "dim", "num_probes"), [(0.4, 300, 4), (0.0, 300, 4), (0.01, 300, 4), (0.4, 20, 60)])
+@pytest.mark.parametrize(
+    ("share", "dim", "num_probes"),
+    [(0.4, 300, 4), (0.0, 300, 4), (0.01, 300, 4), (0.4, 20, 60), (0.4, 5, 1), (0.5, 20, 1)],
+)
 def test_one_in_twenty_comparisons_is_a_false_alarm(share, dim, num_probes, open_share):
     rng = np.random.default_rng(1)
     alarms = [
-        p_value_of(*(drawn(share, num_probes, dim, open_share, rng) for _ in range(2))) < LEVEL for _ in range(400)
+        p_value_of(*(drawn(share, num_probes, dim, open_share, rng) for _ in range(2)), dim) < LEVEL for _ in range(400)
     ]
     assert np.mean(alarms) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
 
@@ -185,7 +188,7 @@ def test_a_difference_of_three_standard_errors_is_found(open_share, least):
     rng, dim, num_probes, share = np.random.default_rng(2), 3000, 4, 0.3
     apart = 3 * math.sqrt(2) * math.sqrt(2 * share * (1 - share) / num_probes / dim)
     alarms = [
-        p_value_of(*(drawn(each, num_probes, dim, open_share, rng) for each in (share, share + apart))) < LEVEL
+        p_value_of(*(drawn(each, num_probes, dim, open_share, rng) for each in (share, share + apart)), dim) < LEVEL
         for _ in range(300)
     ]
     assert np.mean(alarms) >= least

@@ -13,6 +13,7 @@ from curvtool.problem.checkpoints.hugging_face import import_extra, load_hugging
 from curvtool.problem.checkpoints.limits import read_json, torn
 from curvtool.problem.checkpoints.read import read
 from curvtool.problem.checkpoints.sniff import ADAPTER_WEIGHTS
+from curvtool.words import counted
 
 
 def base_of(folder: Path) -> str:
@@ -82,7 +83,7 @@ def load_adapter(
         raise LoadError(
             "CT014",
             f"the adapter {folder} does not fit {place}",
-            expected=f"{len(held)} tensors as {next(iter(held), '')}",
+            expected=f"{counted(len(held), 'tensor')} as {next(iter(held), '')}",
             received=f"missing {len(missing)}, unexpected {len(unused)}: {', '.join([*missing, *unused][:3])}",
             remedy="--base-model FOLDER with the model that it was trained on",
         )

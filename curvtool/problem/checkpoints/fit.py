@@ -10,6 +10,7 @@ from torch import nn
 
 from curvtool.errors import LoadError
 from curvtool.problem.tree import storage_id
+from curvtool.words import counted
 
 # names that torch.compile, FSDP, checkpointing and DeepSpeed put within those of a model
 _WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
@@ -63,7 +64,7 @@ def fit(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> str:
         raise LoadError(
             "CT014",
             "the checkpoint's keys do not fit the model",
-            expected=f"{len(own)} tensors as {next(iter(own), '')}",
+            expected=f"{counted(len(own), 'tensor')} as {next(iter(own), '')}",
             received="; ".join(parts),
             remedy="check --factory and its -K arguments (classes, width); curvtool inspect lists the file's keys",
         )
@@ -101,7 +102,7 @@ def require_finite(weights: Mapping[str, torch.Tensor]) -> None:
             "CT025",
             f"the weights hold NaN or infinity in {bad[0]}",
             expected="finite weights",
-            received=f"{len(bad)} tensors that are not finite",
+            received=f"NaN or infinity in {counted(len(bad), 'tensor')}",
             remedy="use an earlier checkpoint",
         )
 

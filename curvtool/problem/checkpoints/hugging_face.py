@@ -19,6 +19,7 @@ from curvtool.errors import LoadError, suggest
 from curvtool.problem.checkpoints.fit import fit, require_finite
 from curvtool.problem.checkpoints.limits import read_json, too_large, torn
 from curvtool.problem.checkpoints.sharded import read_folder, weight_files
+from curvtool.words import counted
 
 _LISTED = 5
 _MAX_LAYERS, _MAX_DEPTH = 10_000, 5
@@ -126,7 +127,11 @@ def load_hugging_face(folder: Path, *, trust: bool = False, trust_remote_code: b
     if getattr(model.config, "use_cache", False):
         model.config.use_cache = False  # keys and values of former tokens, which nothing reads here
     unused = sorted(map(str, found.get("unexpected_keys", ())))
-    told = f"; {len(unused)} tensors of the folder belong to no part of it ({', '.join(unused[:3])})" if unused else ""
+    told = (
+        f"; no part of it uses {counted(len(unused), 'tensor')} of the folder ({', '.join(unused[:3])})"
+        if unused
+        else ""
+    )
     return model, f"{name} of transformers {transformers.__version__}{told}"
 
 
@@ -158,7 +163,9 @@ def _check_size(transformers: ModuleType, kind: Any, folder: Path, num_bytes: in
     except Exception:  # not every class can be made there; loading tells of what is wrong
         return
     if num_params > max(num_bytes, 1):  # a byte a number at least
-        raise too_large(folder / "config.json", f"{num_params:,} parameters for {num_bytes:,} bytes of weights")
+        raise too_large(
+            folder / "config.json", f"{counted(num_params, 'parameter')} for {counted(num_bytes, 'byte')} of weights"
+        )
 
 
 def _check_layers(path: Path, config: dict[str, Any], depth: int = 0) -> None:

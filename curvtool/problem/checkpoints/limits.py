@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from curvtool.errors import LoadError
+from curvtool.words import counted
 
 MAX_HEADER_BYTES = 32 * 2**20  # of JSON; the largest real headers take a few MiB
 _MAX_ENTRIES = 1_000_000
@@ -94,7 +95,7 @@ def read_json(path: Path) -> Any:
     try:
         require_regular(path)
         if path.stat().st_size > MAX_HEADER_BYTES:
-            raise too_large(path, f"{path.stat().st_size:,} bytes of JSON")
+            raise too_large(path, f"{counted(path.stat().st_size, 'byte')} of JSON")
         return parse_json(path.read_bytes(), path)
     except OSError as error:
         raise LoadError(

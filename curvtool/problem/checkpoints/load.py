@@ -16,6 +16,7 @@ from curvtool.problem.checkpoints.scripted import load_exported, load_script, pa
 from curvtool.problem.checkpoints.sniff import FileKind, sniff
 from curvtool.problem.checkpoints.state_dict import MODEL_KEYS, state_dict
 from curvtool.problem.nearby_code import flags_here
+from curvtool.words import counted
 
 
 def load_model(
@@ -85,7 +86,7 @@ def _load(
             "CT012",
             f"{path} holds weights alone, not the model's code",
             expected="--factory package.module:callable",
-            received=f"{len(tensors)} tensors, the first {next(iter(tensors))}",
+            received=f"{counted(len(tensors), 'tensor')}, the first {next(iter(tensors))}",
             remedy=f"--factory {factory if is_found else 'models:Net   (Net in ./models.py)'}; -K name=value for its "
             "arguments",
         )

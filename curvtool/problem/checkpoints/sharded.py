@@ -10,6 +10,7 @@ import torch
 from curvtool.errors import LoadError
 from curvtool.problem.checkpoints.limits import inner_name, read_json, torn
 from curvtool.problem.checkpoints.sniff import INDEX_NAMES, WEIGHT_NAMES
+from curvtool.words import counted
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -33,7 +34,7 @@ def weight_files(folder: Path) -> list[Path]:
             raise LoadError(
                 "CT011",
                 f"shards are missing in {folder}",
-                expected=f"{len(files)} files that {index} names",
+                expected=f"{counted(len(files), 'file')} that {index} names",
                 received=f"no {', '.join(missing[:3])}",
                 remedy="copy the whole folder again",
             )

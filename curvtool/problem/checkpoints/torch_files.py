@@ -19,6 +19,7 @@ from curvtool.errors import LoadError
 from curvtool.problem.checkpoints.inert import tensors_in
 from curvtool.problem.checkpoints.limits import require_stored, require_tree, too_large, torn
 from curvtool.problem.checkpoints.sniff import commands_among, unsafe_globals
+from curvtool.words import counted
 
 _EXPANDED = 1024  # a tensor may stand for so many times the numbers that are stored, as an expanded one does
 
@@ -81,4 +82,4 @@ def _check_claims(path: Path, content: Any) -> None:
         if tensor.layout == torch.strided and not tensor.is_quantized:
             held = tensor.untyped_storage().nbytes() // max(tensor.element_size(), 1)
             if tensor.numel() > max(held, 1) * _EXPANDED:
-                raise too_large(path, f"{name[:60]}: {tensor.numel():,} numbers, of which {held:,} are stored")
+                raise too_large(path, f"{name[:60]}: {counted(tensor.numel(), 'number')}, of which {held:,} are stored")

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from curvtool.errors import LoadError, UsageError
 from curvtool.problem.losses.base import Loss
+from curvtool.words import counted
 
 _CHUNK = 2**22  # logits that a softmax product works on at a time
 
@@ -178,7 +179,8 @@ class CrossEntropy(Loss):
             raise LoadError(
                 "CT022",
                 f"label out of range in row {where[0] + first_row} (the first row is 0)",
-                expected=f"0 to {num_classes - 1} ({num_classes} outputs), or the ignored {self.ignore_index}",
+                expected=f"0 to {num_classes - 1} ({counted(num_classes, 'output')}), or the ignored "
+                f"{self.ignore_index}",
                 received=f"{int(aligned[tuple(where)])}"
                 + (f" at position {where[1:]} of the row" if where[1:] else ""),
                 remedy="--loss bce-with-logits for one logit and labels 0 and 1, mse for real numbers"
@@ -201,7 +203,7 @@ class CrossEntropy(Loss):
             raise LoadError(
                 "CT028",
                 "there are not as many class weights as classes",
-                expected=f"{num_classes} weights, one an output",
+                expected=f"{counted(num_classes, 'weight')}, one an output",
                 received=f"{len(self.class_weights)}",
                 remedy="-L class_weights=[1,2,…] with one number a class",
             )

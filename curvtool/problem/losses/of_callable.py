@@ -9,6 +9,7 @@ import torch
 
 from curvtool.errors import LoadError
 from curvtool.problem.losses.base import Loss
+from curvtool.words import counted
 
 
 class CallableLoss(Loss):
@@ -55,8 +56,8 @@ class CallableLoss(Loss):
             raise LoadError(
                 "CT028",
                 f"the loss {self.name} returned a tensor of shape {tuple(value.shape)}",
-                expected=f"a scalar (the batch's mean) or {num_samples} numbers, one a sample",
-                received=f"{value.numel()} numbers",
+                expected=f"a scalar (the batch's mean) or {counted(num_samples, 'number')}, one a sample",
+                received=counted(value.numel(), "number"),
                 remedy="reduce over outputs and positions inside the loss",
             )
         return value

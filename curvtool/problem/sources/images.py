@@ -15,6 +15,7 @@ from curvtool.problem.checkpoints.hugging_face import import_extra
 from curvtool.problem.checkpoints.limits import read_json
 from curvtool.problem.data import Data, choose_rows
 from curvtool.problem.sources.reading import Reading, require_room
+from curvtool.words import counted
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _MAX_PIXELS = 2**28
@@ -47,14 +48,14 @@ def read_images(folder: Path, reading: Reading) -> Data:
             "CT021",
             f"{folder} holds images beside its classes' folders",
             expected="a folder a class, or images alone",
-            received=f"{len(classes)} folders and {loose[0].name}",
+            received=f"{counted(len(classes), 'folder')} and {loose[0].name}",
             remedy="move them into a folder of their class",
         )
     rows, note = choose_rows(len(files), reading.num_samples, reading.subset_seed)
     chosen = [files[row] for row in rows]
     inputs = stacked_images(pillow, [(str(file), file) for file in chosen], reading)
     labels = [classes.index(file.relative_to(folder).parts[0]) for file in chosen] if classes else None
-    told = f"{len(classes)} classes by folder: {', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}"
+    told = f"{counted(len(classes), 'class')} by folder: {', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}"
     notes = [*([told] if classes else []), *([note] if note else []), _scale_note(reading)]
     return Data(inputs, torch.tensor(labels) if labels is not None else None, tuple(notes), checked=True)
 
@@ -93,7 +94,9 @@ def stacked_images(pillow: Any, sources: Sequence[tuple[str, Any]], reading: Rea
                 remedy="remove or replace it",
             ) from error
         if result is None:
-            require_room(4 * len(sources) * pixels.size, f"{len(sources):,} images of {pixels.shape[:2]} pixels")
+            require_room(
+                4 * len(sources) * pixels.size, f"{counted(len(sources), 'image')} of {pixels.shape[:2]} pixels"
+            )
             result = torch.empty(len(sources), pixels.shape[2], *pixels.shape[:2])
         if pixels.shape[:2] != tuple(result.shape[2:]):
             raise LoadError(

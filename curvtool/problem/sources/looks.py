@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from curvtool.problem.sources import images, tables
+from curvtool.words import counted
 
 _TOKEN_SUFFIXES = {".bin", ".tokens"}
 _LONGEST_LINE = 2000
@@ -38,7 +39,7 @@ def look_at(path: Path) -> Look | None:
         return None
     if path.suffix in _TOKEN_SUFFIXES:
         size = path.stat().st_size
-        counts = f"{size // 2:,} tokens as uint16, {size // 4:,} as uint32"
+        counts = f"{counted(size // 2, 'token')} as uint16, {size // 4:,} as uint32"
         return Look("tokens", "a row of numbers (tokens?)", [counts], " --sequence-length N --token-dtype uint16")
     if path.suffix in tables.SUFFIXES:
         notes = [f"first line: {_first_line(path)}"] if path.suffix in {".csv", ".tsv", ".jsonl"} else []
@@ -57,8 +58,12 @@ def _look_at_folder(path: Path) -> Look | None:
     if not files:
         return None
     classes = sorted({file.relative_to(path).parts[0] for file in files if file.parent != path})
-    told = f", {len(classes)} classes: {', '.join(classes[:8])}{', …' if len(classes) > 8 else ''}" if classes else ""
-    return Look("images", "a folder of images", [f"{len(files):,} images{told}"], " --image-size N")
+    told = (
+        f", {counted(len(classes), 'class')}: {', '.join(classes[:8])}{', …' if len(classes) > 8 else ''}"
+        if classes
+        else ""
+    )
+    return Look("images", "a folder of images", [f"{counted(len(files), 'image')}{told}"], " --image-size N")
 
 
 def _first_line(path: Path) -> str:

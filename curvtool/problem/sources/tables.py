@@ -17,6 +17,7 @@ from curvtool.problem.sources.images import stacked_images
 from curvtool.problem.sources.objects import INPUT_KEYS, TARGET_KEYS, from_mapping
 from curvtool.problem.sources.reading import Reading, require_room
 from curvtool.problem.sources.text import tokenized
+from curvtool.words import counted
 
 SUFFIXES = {".parquet", ".csv", ".tsv", ".json", ".jsonl", ".arrow"}
 _SAVED = {"dataset_info.json", "dataset_dict.json", "state.json"}
@@ -144,7 +145,7 @@ def _numbers(column: Sequence[Any], name: str) -> torch.Tensor:
                 "CT025",
                 f"column {name!r}, row {row}: {'empty' if value is None else 'of another length'}",
                 expected="numbers in every row, lists of one length",
-                received="nothing" if value is None else f"{len(value)} numbers, {len(values[0])} in row 0",
+                received="nothing" if value is None else f"{counted(len(value), 'number')}, {len(values[0])} in row 0",
                 remedy="drop or mend that row, or pad the lists",
             )
     try:

@@ -13,6 +13,7 @@ from curvtool.problem.checkpoints.hugging_face import import_extra
 from curvtool.problem.checkpoints.limits import require_regular
 from curvtool.problem.data import Data, choose_rows
 from curvtool.problem.sources.reading import Reading, require_room
+from curvtool.words import counted
 
 DEFAULT_LENGTH, MASKED_SHARE = 128, 0.15
 
@@ -43,13 +44,16 @@ def read_text(path: Path, reading: Reading) -> Data:
         raise LoadError(
             "CT023",
             f"{path} holds no whole sequence",
-            expected=f"{length} tokens or more",
-            received=f"{len(ids):,} tokens",
+            expected=f"{counted(length, 'token', 'd')} or more",
+            received=counted(len(ids), "token"),
             remedy=f"--sequence-length {max(len(ids), 2)}",
         )
     rows, note = choose_rows(num, reading.num_samples, reading.subset_seed)
     sequences = ids[: num * length].view(num, length)[list(rows)].long()
-    told = [f"{num:,} sequences of {length} tokens, one after the other", *([note] if note else [])]
+    told = [
+        f"{counted(num, 'sequence')} of {counted(length, 'token', 'd')}, one after the other",
+        *([note] if note else []),
+    ]
     if reading.mask_tokens:
         hidden, labels = masked(sequences, torch.zeros_like(sequences, dtype=torch.bool), tokenizer, reading.seed)
         return Data(hidden, labels, (*told, _masked_note(labels, reading.seed)))
@@ -108,7 +112,7 @@ def masked(ids: torch.Tensor, special: torch.Tensor, tokenizer: Any, seed: int) 
 
 
 def _masked_note(labels: torch.Tensor, seed: int) -> str:
-    return f"{int((labels != -100).sum()):,} tokens hidden at random (seed {seed}), which are the labels"
+    return f"{counted(int((labels != -100).sum()), 'token')} hidden at random (seed {seed}), which are the labels"
 
 
 def _length(reading: Reading, tokenizer: Any) -> int:

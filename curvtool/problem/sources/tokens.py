@@ -11,6 +11,7 @@ from curvtool.problem.checkpoints.limits import require_regular
 from curvtool.problem.data import Data
 from curvtool.problem.sources.arrays import tensor_of
 from curvtool.problem.sources.reading import Reading
+from curvtool.words import counted
 
 DTYPES = ("uint16", "uint32", "int32", "int64", "uint8")
 
@@ -39,7 +40,7 @@ def read_tokens(path: Path, reading: Reading) -> Data:
             "CT021",
             f"{path} is not a whole number of {reading.token_dtype} tokens",
             expected=f"a size that {item} divides",
-            received=f"{path.stat().st_size:,} bytes",
+            received=f"{counted(path.stat().st_size, 'byte')}",
             remedy=f"--token-dtype, one of {', '.join(DTYPES)}",
         )
     num_tokens = path.stat().st_size // item
@@ -48,13 +49,13 @@ def read_tokens(path: Path, reading: Reading) -> Data:
         raise LoadError(
             "CT023",
             f"{path} holds no whole sequence",
-            expected=f"{length} tokens or more",
-            received=f"{num_tokens:,} tokens",
+            expected=f"{counted(length, 'token', 'd')} or more",
+            received=counted(num_tokens, "token"),
             remedy="a smaller --sequence-length",
         )
     row = tensor_of(np.memmap(path, np.dtype(reading.token_dtype), "r"), path.name)
     inputs = row[: num * length].view(num, length)
     targets = row[1 : num * length + 1].view(num, length) if reading.next_tokens else None
-    note = f"{num:,} sequences of {length} tokens ({reading.token_dtype}), one after the other"
+    note = f"{counted(num, 'sequence')} of {counted(length, 'token', 'd')} ({reading.token_dtype}), one after the other"
     following = (", the next tokens their targets",) if targets is not None else ("",)
     return Data(inputs, targets, (note + following[0],), mapped=True, checked=True)

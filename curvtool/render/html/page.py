@@ -13,13 +13,14 @@ from curvtool.errors import UsageError
 from curvtool.render import comparison as comparing
 from curvtool.render.analyses import RENDERERS, galleries_of, notes_of, tables_of
 from curvtool.render.charts import Chart
-from curvtool.render.numbers import bytes_text, count, counted, number, seconds_text
+from curvtool.render.numbers import bytes_text, count, number, seconds_text
 from curvtool.render.tables import Listing
 from curvtool.render.track import charts as charts_of_rows
 from curvtool.render.track import table as table_of_rows
 from curvtool.render.track import verdict as verdict_of_rows
 from curvtool.report.comparison import Comparison
 from curvtool.report.model import Analysis, ProblemSummary, Provenance, Report, TrackRow
+from curvtool.words import counted
 
 _HERE = Path(__file__).parent
 _LIBRARY = ("uplot/static/uPlot.iife.js", "uplot/static/uPlot.min.css")
@@ -156,7 +157,7 @@ def _as_script(data: Any) -> str:
 
 def _section(analysis: Analysis) -> dict[str, Any]:
     renderer, cost = RENDERERS[analysis.kind], analysis.cost
-    told = f"{cost.num_hvps:.4g} products, " if cost.num_hvps else ""
+    told = f"{counted(cost.num_hvps, 'product', '.4g')}, " if cost.num_hvps else ""
     return {
         "title": _NAMES[analysis.kind],
         "verdict": renderer.verdict(analysis),
