@@ -15,6 +15,7 @@ from curvtool.render.tables import MATRICES, filled_table, markdown_table, print
 from curvtool.report.model import Density, Share
 
 _BINS = 18
+_BELOW = "below 0 by more than rounding"  # what `below_zero` counts: nearer to zero no sign is known
 _SHORTEST, _LONGEST, _MARGIN = 8, 80, 4  # of the bars, in characters
 
 
@@ -23,12 +24,16 @@ def verdict(density: Density) -> list[str]:
     near, below = density.near_zero, density.below_zero
     told = [
         f"Of the {count(density.num_dims)} eigenvalues {_quoted(near)} lie within {number(density.near, 2)} of zero, "
-        f"and {_quoted(below)} lie below zero{_remedy(below)}."
+        f"and {_quoted(below)} lie {_BELOW}{_remedy(below)}."
     ]
     if density.outliers:
         values = [outlier.value for outlier in density.outliers]
         told.append(f"The {len(values)} outliers reach from {number(min(values), 3)} to {number(max(values), 3)}.")
     return told
+
+
+def _below(density: Density) -> str:
+    return f"{_BELOW} ({number(density.threshold, 2)})"
 
 
 def _quoted(share: Share) -> str:
@@ -69,7 +74,7 @@ def show(density: Density, console: Console) -> None:
 def notes(density: Density) -> list[str]:
     """The shares with their bounds, the trace, the outliers, and how all of it was made."""
     near = number(density.near, 2)
-    rounding = f"below 0 by more than rounding ({number(density.threshold, 2)})"
+    rounding = _below(density)
     shares = ((rounding, density.below_zero), (f"below -{near}", density.below_near),
               (f"within {near} of 0", density.near_zero))  # fmt: skip
     told = [*(f"{name}: {_share(share)}" for name, share in shares), _traces(density)]
@@ -170,6 +175,6 @@ def markdown(density: Density) -> list[str]:
     return [
         *markdown_table(["from", "to", "how many (est.)"], rows),
         "",
-        f"Below zero {_share(density.below_zero)}; within {number(density.near, 2)} of zero "
+        f"{_below(density).capitalize()}: {_share(density.below_zero)}; within {number(density.near, 2)} of zero "
         f"{_share(density.near_zero)}; {_traces(density)}.",
     ]
