@@ -13,7 +13,7 @@ from curvtool.critical import undisturbed
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
 from curvtool.estimators.accuracy.entries import EntryErrors, of_entries, rounding_of_entries
 from curvtool.estimators.accuracy.forms import PASSES_OF_FEW_SIGNS
-from curvtool.estimators.accuracy.noise import NOISE_OF_PAIRS, NOISE_OF_TRACES, least_of, noise_of
+from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES, least_of, noise_of
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.base import LinearOperator
@@ -76,7 +76,8 @@ def diagonal(
     the squares of the other entries in row i of each term. The standard error of every entry comes from the passes'
     spread, moderated by that of all entries: see `accuracy.entries`.
 
-    `exact` takes the operator's own way, P products with unit vectors or less; `auto` takes it where it is no
+    `exact` takes the operator's own way, P products with unit vectors or less, and one product for the rows' norms, to
+    which the rounding is relative; `auto` takes it where it is no
     dearer than the passes that a pilot foretells.
 
     Args:
@@ -219,18 +220,19 @@ class _Run:
         whole = float(space.total(found))
         if not math.isfinite(whole):
             raise not_finite("a diagonal entry")
-        relative = NOISE_OF_PAIRS * self.noise
         size = max(abs(whole), float(space.total(found.abs())))
         # random signs z: the mean of (A z)_i^2 is the square of row i
         image = self.operator.matvec(space.signs(self.seed, 25)[0])
         unit = _unit_of(float(space.total(found.abs())) + float(space.total(image.abs()))) or 1.0
         rows = (found / unit).square() + (image / unit).square()
         least = least_of(self.operator, size)
+        stderr = rounding_of_entries(space, rows, self.noise) * unit + least
+        relative = float(space.norm(stderr / unit) / space.norm(found / unit)) if size else 0.0
         return DiagonalResult(
             diagonal=found,
-            stderr=rounding_of_entries(space, rows, self.noise) * unit + least,
+            stderr=stderr,
             entry_degrees=math.inf,
-            relative_error=relative if size else 0.0,
+            relative_error=relative,
             sum=whole,
             sum_stderr=0.0,
             degrees=math.inf,

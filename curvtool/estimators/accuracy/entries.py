@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from curvtool.estimators.accuracy.forms import ALIKE, FEW_SIGNS, PASSES_OF_FEW_SIGNS, chi_square
-from curvtool.estimators.accuracy.noise import NOISE_OF_PAIRS
+from curvtool.estimators.accuracy.noise import NOISE_OF_ENTRIES
 
 if TYPE_CHECKING:
     from curvtool.linalg.space import VectorSpace
@@ -83,15 +83,15 @@ def of_entries(
 
 
 def rounding_of_entries(space: VectorSpace, rows: torch.Tensor, noise: float) -> torch.Tensor:
-    """What rounding may add to every entry, a vector: relative to the norm of its row, and to that of a mean row, which
-    a small row's products carry too.
+    """What rounding may add to every entry, a vector: relative to the norm of its row, and to that of a mean row,
+    whose rounding a small row's products carry too.
 
     Args:
         space: of the vectors.
         rows: sum_j A_ij^2 of every row i, or an estimate of it.
         noise: relative error of a product.
     """
-    return NOISE_OF_PAIRS * noise * (rows + space.total(rows) / space.dim).sqrt()
+    return NOISE_OF_ENTRIES * noise * (rows + space.total(rows) / space.dim).sqrt()
 
 
 def _prior(center: float, spread: float, d: int) -> tuple[float, float]:

@@ -13,6 +13,7 @@ PASSES_OF_FEW_SIGNS = 16  # before a spread is believed where the forms of a gro
 FEW_SIGNS = 6  # entries that a difference of two passes is spread over, below which forms may fall alike by chance
 _SHARE = 0.1  # of the whole variance, below which groups of few signs do not matter
 _DEGREES_WANTED = 16  # of the variance at the first look
+_OF_THE_WHOLE = 0.1  # of the rounding of the whole, that a block carries however small it is
 ALIKE = 16  # noises by which two products may differ and still count as alike
 
 
@@ -93,10 +94,10 @@ def chi_square(degrees: int, deviate: float) -> float:
 def floor_of_block(scale: float, size: int, dim: int) -> float:
     """The scale of the rounding in a block of `size` rows of a matrix of `dim` rows and that Frobenius norm.
 
-    The sum of `size` of the `dim` entries that an error of the norm noise ||A||_F is spread over: where a layer's
-    curvature is far below that of others, its products are small differences of what rounds as the others do.
+    A part of the sum of `size` of the `dim` entries that an error of the norm noise ||A||_F is spread over: where a
+    layer's curvature is far below that of others, its products are small differences of what rounds as the others do.
     """
-    return scale * math.sqrt(size / dim)
+    return _OF_THE_WHOLE * scale * math.sqrt(size / dim)
 
 
 def of_blocks(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from curvtool.operators.base import LinearOperator
 
 NOISE_OF_PAIRS = 3  # an eigenpair's noise in units of a random vector's, which is the one measured; up to 2.3 were seen
+NOISE_OF_ENTRIES = 6  # an entry's, of a row or of a mean row, likewise: the worst of all entries; up to 3.7 were seen
 NOISE_OF_TRACES = 10  # a trace's noise in units of a random vector's, which is the one measured; up to 8.3 were seen
 
 
