@@ -105,6 +105,8 @@ def preflight_curvature(
             exact = exact.holding_constants()  # which the differences do not move
             twin = operator(exact.restricted(rows, torch.float64), batch_size=size, **PLAINLY)
             noise = distance(working, twin, vector, image, seed)
+            if noise == 0.0 and problem.dtype != torch.float64 and not bool(image.any()):
+                noise, unavailable["noise_floor"] = None, "every product was zero, which has no relative error"
             for some in (spread(num, small), few) if small > len(few) else (few,):  # of many samples some are at kinks
                 of_some = Hessian(exact.restricted(some, torch.float64), batch_size=size, **PLAINLY)
                 difference = _finite_difference(of_some, vector.double(), _STEPS, _AGREEMENT)
