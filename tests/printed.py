@@ -26,8 +26,8 @@ CHOICES = [
     ),
     (
         "BELOW ZERO",
-        r"between # % and # % lie below zero \(more --steps would tell\)|"
-        r"# % lie below zero(?: \(# % to # %\))?",
+        r"between # % and # % lie below # by more than rounding \(more --steps would tell\)|"
+        r"# % lie below # by more than rounding(?: \(# % to # %\))?",
     ),
     ("SHARE", SHARE),
     ("SHARE", "SHARE to SHARE"),

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from curvtool.errors import STOPPING, Interrupted, cause_of
+from curvtool.estimators.accuracy.noise import least_of
 from curvtool.estimators.accuracy.pairs import BFLOAT16, PairErrors
 from curvtool.estimators.accuracy.population import over_data
 from curvtool.estimators.cost import Meter
@@ -81,7 +82,11 @@ class _Run:
             sketch=locked is None,
         )
         self.errors = PairErrors(
-            space.eps, request.noise, request.tolerance, coarseness=BFLOAT16 if self.storage == "bfloat16" else 0.0
+            space.eps,
+            request.noise,
+            request.tolerance,
+            coarseness=BFLOAT16 if self.storage == "bfloat16" else 0.0,
+            least=least_of(operator, 1.0),
         )
         self.shift = 0.0  # of the values, as a product in float64 showed it
         self.pairs: RitzPairs | None = None
@@ -190,6 +195,8 @@ class _Run:
         index = pairs.wanted(self.request.k, self.request.which)
         if discrepancy is not None:
             self.errors = replace(self.errors, discrepancy=discrepancy, shift=self.shift)
+        if self.lanczos.scale == 0.0:
+            self.errors = replace(self.errors, least=least_of(self.operator, 0.0))
         done = self._is_enough and not self.is_unsure
         found = self._eigenvalues(pairs, may_converge=done and len(index) == self.request.num_wanted)
         found = self._over_data(pairs, index, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from curvtool.errors import STOPPING, Interrupted, cause_of
+from curvtool.estimators.accuracy.noise import least_of
 from curvtool.estimators.accuracy.pairs import PairErrors
 from curvtool.estimators.cost import Meter
 from curvtool.estimators.eigenpairs import EigenvaluesResult, Tolerance
@@ -44,7 +46,7 @@ class _Run:
     ) -> None:
         self.operator, self.k, self.tolerance, self.max_passes = operator, k, tolerance, max_passes
         self.seed, self.observer = seed, observer
-        self.errors = PairErrors(operator.space.eps, noise, tolerance)
+        self.errors = PairErrors(operator.space.eps, noise, tolerance, least=least_of(operator, 1.0))
         self.meter = Meter(operator)
         self.magnitudes: list[float] = []
         self.vectors, self.images = operator.space.empty(k), operator.space.empty(k)
@@ -115,6 +117,8 @@ class _Run:
         turn = torch.from_numpy(np.ascontiguousarray(rotation[:, order].T)).to(basis)
         ritz, rest = turn @ basis, turn @ products
         scale = max(float(np.abs(values).max()), *self.magnitudes)
+        if scale == 0.0:
+            self.errors = replace(self.errors, least=least_of(self.operator, 0.0))
         pairs = []
         for place, i in enumerate(order):
             residual = float(space.norm(rest[place] - float(values[i]) * ritz[place]))

@@ -12,7 +12,13 @@ import torch
 
 from curvtool.critical import undisturbed
 from curvtool.errors import not_finite
-from curvtool.estimators.accuracy.forms import PASSES_OF_FEW_SIGNS, GroupSpread, of_blocks, of_groups
+from curvtool.estimators.accuracy.forms import (
+    PASSES_OF_FEW_SIGNS,
+    GroupSpread,
+    floor_of_block,
+    of_blocks,
+    of_groups,
+)
 from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES, Estimate
 from curvtool.estimators.known_space import KnownSpace
 from curvtool.estimators.observer import Observer
@@ -37,6 +43,11 @@ class Blocks:
 
     sizes: Sequence[int]
     members: Mapping[str, Sequence[int]]
+
+    def floors(self, scale: float) -> list[float]:
+        """The scale of each block's rounding in a matrix of that scale."""
+        dim = sum(self.sizes)
+        return [floor_of_block(scale, sum(self.sizes[i] for i in each), dim) for each in self.members.values()]
 
 
 @dataclass(frozen=True)
@@ -210,7 +221,8 @@ class ProbeSearch:
         num = self.num_passes
         sums, squares, spreads = self._block_sums
         values = sums.sum(axis=0) / num
-        errors = [None] * len(values) if num < 2 else of_blocks(sums, squares, spreads, num, self.noise)
+        floors = np.array(self.blocks.floors(self.scale))
+        errors = [None] * len(values) if num < 2 else of_blocks(sums, squares, spreads, num, self.noise, floors)
         return {
             name: BlockTrace(float(v), None, None, 0.0) if e is None else BlockTrace(float(v), *e)
             for name, v, e in zip(self.blocks.members, values, errors, strict=True)
@@ -243,7 +255,7 @@ class ProbeSearch:
         """
         operator, space = self.operator, self.operator.probe_space
         sizes = [space.dim] if self.blocks is None else list(self.blocks.sizes)
-        columns = (num + 1) * len(sizes) + 2
+        columns = (num + 1) * len(sizes) + 3
         numbers = torch.zeros(operator.num_terms, columns, dtype=space.dtype, device=space.device)
         for terms in operator.term_ranges:
             entries = [self._entries(terms, number) for number in range(first, first + num)]
@@ -255,11 +267,12 @@ class ProbeSearch:
         if not np.isfinite(every).all():
             raise not_finite("a quadratic form of the Hessian")
         size = len(sizes)
-        segments = every[:, : (num + 1) * size].reshape(len(every), num + 1, size)
+        segments = every[:, : (num + 1) * size].reshape(len(every), num + 1, size).copy()
         forms = segments[:, :num].sum(axis=2).T
         pair = None
         if num == 2:
-            pair = np.column_stack([segments[:, 2].sum(axis=1), every[:, -2], every[:, -1]])
+            segments[:, 2] *= every[:, -1:] ** 2
+            pair = np.column_stack([segments[:, 2].sum(axis=1), every[:, -3] * every[:, -1] ** 2, every[:, -2]])
         if self._membership is None:
             return forms, pair, None
         in_blocks = segments @ self._membership
@@ -288,19 +301,22 @@ class ProbeSearch:
 
 
 def _compared(space: VectorSpace, one: torch.Tensor, other: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
-    """What two passes of the same groups say of their spread, in the order of `_FACTS`: (t, segments), (t, 1), (t, 1).
+    """What two passes of the same groups say of their spread, in the order of `_FACTS`: (t, segments), (t, 1), (t, 1);
+    and each group's unit, (t, 1), the first two being in its square: squares of small entries would be lost.
 
     Args:
         one: z * (A z), shape (t, P); overwritten.
         other: likewise of another probe.
     """
-    whole = [space.dim]
+    whole, tiny = [space.dim], torch.finfo(space.dtype).tiny
+    unit = space.segment_sums(one.abs(), whole) + space.segment_sums(other.abs(), whole)
+    unit = torch.where(unit > 0, unit, torch.ones_like(unit)).log2().floor().exp2()  # so that no digit is lost
+    one, other = one.div_(unit), other.div_(unit)
     lengths = space.segment_sums(one.square(), whole) + space.segment_sums(other.square(), whole)
     difference = one.sub_(other)
     spreads = space.segment_sums(torch.square(difference, out=other), sizes)
-    tiny = torch.finfo(space.dtype).tiny
-    unit = other.div_(spreads.sum(1, keepdim=True).clamp_min(tiny))  # squares that add up to one
-    return [spreads, lengths, space.segment_sums(unit.square_(), whole)]
+    shares = other.div_(spreads.sum(1, keepdim=True).clamp_min(tiny))  # squares that add up to one
+    return [spreads, lengths, space.segment_sums(shares.square_(), whole), unit]
 
 
 def _membership(blocks: Blocks) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal, get_args
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
-from curvtool.estimators.accuracy.noise import noise_of
+from curvtool.estimators.accuracy.noise import least_of, noise_of
 from curvtool.estimators.cost import Meter
 from curvtool.estimators.density_result import DensityResult, Spectrum, density_result
 from curvtool.estimators.observer import SILENT, Observer
@@ -107,6 +108,7 @@ def density(
 
     def result(quadratures: list[Quadrature], complete: bool = True) -> DensityResult:
         spectrum = Spectrum(quadratures, outliers, space.dim, len(quadratures), noise)
+        spectrum = replace(spectrum, least=least_of(operator, float(np.abs(spectrum.nodes).max())))
         return density_result(spectrum, width, near, complete, meter.cost())
 
     def room() -> list[int]:
@@ -172,4 +174,5 @@ def _exactly(
         raise not_finite("a product")
     nodes = np.linalg.eigvalsh((dense + dense.T) / 2)
     found = Quadrature(nodes, np.full(dim, 1 / dim), is_exact=True)
-    return density_result(Spectrum([found], (), dim, 0, noise), width, near, True, meter.cost())
+    least = least_of(operator, float(np.abs(nodes).max()))
+    return density_result(Spectrum([found], (), dim, 0, noise, least), width, near, True, meter.cost())

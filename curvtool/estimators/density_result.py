@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -104,6 +105,7 @@ class Spectrum:
         dim: P.
         num_probes: 0 where all eigenvalues are known.
         noise: the relative error of a product.
+        least: the absolute error that any eigenvalue may have; see `least_of`.
     """
 
     quadratures: Sequence[Quadrature]
@@ -111,6 +113,7 @@ class Spectrum:
     dim: int
     num_probes: int
     noise: float
+    least: float = 0.0
 
     @property
     def rest(self) -> int:
@@ -125,7 +128,7 @@ class Spectrum:
     @property
     def rounding(self) -> float:
         """How far rounding moves an eigenvalue."""
-        return rounding_of_nodes(self.noise, float(np.abs(self.nodes).max()))
+        return rounding_of_nodes(self.noise, float(np.abs(self.nodes).max()), self.least)
 
     def form(self, values: Sequence[np.ndarray]) -> Form:
         """v^T f(A) v in the complement, from f at the nodes of every quadrature, each (..., m)."""
@@ -137,11 +140,17 @@ class Spectrum:
         return self.form([q.nodes for q in self.quadratures])
 
     def trace_interval(self, error_probability: float = 0.05) -> tuple[float, float]:
-        """Of the trace: probes, and products that are wrong by ||dA v|| = noise ||A v||, all in one direction."""
+        """Of the trace: probes, and products that are wrong by ||dA v||, all in one direction.
+
+        dA is that of the whole matrix, ||dA||_F = noise ||A||_F with the outliers, though the probes leave these out.
+        Each outlier carries an eigenvalue's own rounding.
+        """
         form = self.trace_form()
         low, high = form.interval(error_probability)
-        squares = np.concatenate([q.nodes**2 for q in self.quadratures]) @ form.weights
-        rounding = self.noise * (self.rest * float(np.sqrt(squares)) + sum(map(abs, self.outliers)))
+        squares = self.rest * float(np.concatenate([q.nodes**2 for q in self.quadratures]) @ form.weights)
+        squares += sum(value**2 for value in self.outliers)
+        rounding = self.noise * math.sqrt(self.rest * squares) + len(self.outliers) * self.rounding
+        rounding += self.rest * self.least
         placed = sum(self.outliers)
         return self.rest * float(low) + placed - rounding, self.rest * float(high) + placed + rounding
 

@@ -11,9 +11,9 @@ import torch
 
 from curvtool.critical import undisturbed
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
-from curvtool.estimators.accuracy.entries import EntryErrors, of_entries
+from curvtool.estimators.accuracy.entries import EntryErrors, of_entries, rounding_of_entries
 from curvtool.estimators.accuracy.forms import PASSES_OF_FEW_SIGNS
-from curvtool.estimators.accuracy.noise import NOISE_OF_PAIRS, NOISE_OF_TRACES, noise_of
+from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES, least_of, noise_of
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.base import LinearOperator
@@ -77,7 +77,8 @@ def diagonal(
     the squares of the other entries in row i of each term. The standard error of every entry comes from the passes'
     spread, moderated by that of all entries: see `accuracy.entries`.
 
-    `exact` takes the operator's own way, P products with unit vectors or less; `auto` takes it where it is no
+    `exact` takes the operator's own way, P products with unit vectors or less, and one product for the rows' norms, to
+    which the rounding is relative; `auto` takes it where it is no
     dearer than the passes that a pilot foretells.
 
     Args:
@@ -111,7 +112,8 @@ class _Run:
         self.seed, self.observer = seed, observer
         self.meter = Meter(operator)
         self.num_passes = 0
-        self.mean, self.squares = operator.space.zeros(), operator.space.zeros()  # Welford 1962
+        self.mean, self.squares = operator.space.zeros(), operator.space.zeros()  # Welford 1962, in units of `unit`
+        self.unit = 0.0  # a power of two as large as the first pass's entries, whose squares would be lost if small
         self.forms: list[np.ndarray] = []  # of every group, a pass each
         self._told = "diagonal"  # for progress
         self.reason = "asked for"
@@ -124,14 +126,14 @@ class _Run:
         return {
             "vectors": torch.stack([self.mean, self.squares]),
             "forms": np.array(self.forms).reshape(len(self.forms), self.operator.num_terms),
-            "decided": [self.num_passes, self.until, self.is_decided, self.reason],
+            "decided": [self.num_passes, self.until, self.is_decided, self.reason, self.unit],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Puts it back."""
         self.mean, self.squares = state["vectors"]
         self.forms = list(state["forms"])
-        self.num_passes, self.until, self.is_decided, self.reason = state["decided"]
+        self.num_passes, self.until, self.is_decided, self.reason, self.unit = state["decided"]
 
     def result_of(self, method: Method) -> DiagonalResult:
         try:
@@ -189,8 +191,11 @@ class _Run:
                 drawn += entries.sum(0)
             drawn = operator.from_probes(drawn)
             of_groups = operator.of_all_terms(forms)[:, 0].to("cpu", torch.float64).numpy()
+            unit = self.unit or _unit_of(float(operator.space.total(drawn.abs())))
+            drawn = drawn / unit if unit else drawn
             with undisturbed():
                 self.num_passes += 1
+                self.unit = unit
                 self.forms.append(of_groups)
                 step = drawn - self.mean
                 self.mean += step / self.num_passes
@@ -218,18 +223,23 @@ class _Run:
         whole = float(space.total(found))
         if not math.isfinite(whole):
             raise not_finite("a diagonal entry")
-        relative = NOISE_OF_PAIRS * self.noise
         size = max(abs(whole), float(space.total(found.abs())))
+        # random signs z: the mean of (A z)_i^2 is the square of row i
+        image = self.operator.matvec(space.signs(self.seed, 25)[0])
+        unit = _unit_of(float(space.total(found.abs())) + float(space.total(image.abs()))) or 1.0
+        rows = (found / unit).square() + (image / unit).square()
+        least = least_of(self.operator, size)
+        stderr = rounding_of_entries(space, rows, self.noise) * unit + least
+        relative = float(space.norm(stderr / unit) / space.norm(found / unit)) if size else 0.0
         return DiagonalResult(
             diagonal=found,
-            # a small entry of a large row carries the row's rounding
-            stderr=(found.square() + space.inner(found, found) / space.dim).sqrt() * relative,
+            stderr=stderr,
             entry_degrees=math.inf,
-            relative_error=relative if size else 0.0,
+            relative_error=relative,
             sum=whole,
             sum_stderr=0.0,
             degrees=math.inf,
-            arithmetic=NOISE_OF_TRACES * self.noise * size,
+            arithmetic=NOISE_OF_TRACES * self.noise * size + space.dim * least,
             method="exact",
             reason=self.reason,
             num_passes=total,
@@ -242,18 +252,20 @@ class _Run:
         several, space = self.num_passes > 1, self.operator.space
         errors = self._errors() if several else None
         error = self._relative_error() if several else None
-        total, size = float(space.total(self.mean)), float(space.total(self.mean.abs()))
+        unit = self.unit or 1.0
+        total, size = unit * float(space.total(self.mean)), unit * float(space.total(self.mean.abs()))
+        least = least_of(self.operator, size)
         # of every group, the variance of the sum is twice the sum of the entries' variances
         spread = 2 * float(space.total(self.squares)) / (self.num_passes * (self.num_passes - 1)) if several else None
         return DiagonalResult(
-            diagonal=self.mean,
-            stderr=errors.stderr if errors is not None else None,
+            diagonal=self.mean * unit,
+            stderr=errors.stderr * unit + least if errors is not None else None,
             entry_degrees=errors.degrees if errors is not None else None,
             relative_error=error,
             sum=total,
-            sum_stderr=None if spread is None else math.sqrt(spread),
+            sum_stderr=None if spread is None else unit * math.sqrt(spread),
             degrees=float(self.num_passes - 1) if several else None,
-            arithmetic=NOISE_OF_TRACES * self.noise * max(abs(total), size),
+            arithmetic=NOISE_OF_TRACES * self.noise * max(abs(total), size) + space.dim * least,
             method="hutchinson",
             reason=self.reason,
             num_passes=self.num_passes,
@@ -261,3 +273,8 @@ class _Run:
             converged=errors is not None and errors.is_enough and (error is None or error <= self.rtol),
             cost=self.meter.cost(),
         )
+
+
+def _unit_of(size: float) -> float:
+    """The power of two below it; 0 of zero and of what is not finite."""
+    return 2.0 ** math.floor(math.log2(size)) if 0.0 < size < math.inf else 0.0

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from curvtool.errors import STOPPING, Interrupted, cause_of
+from curvtool.estimators.accuracy.noise import least_of
 from curvtool.estimators.accuracy.pairs import PairErrors
 from curvtool.estimators.accuracy.population import OverData, data_stderr
 from curvtool.estimators.by_lanczos import by_lanczos
@@ -120,7 +121,7 @@ class _Span:
         self.operator, self.request, self.solved = operator, request, solved
         self._vectors = self._images = operator.space.empty(0)
         self._size = 0
-        self.errors = PairErrors(operator.space.eps, request.noise, request.tolerance)
+        self.errors = PairErrors(operator.space.eps, request.noise, request.tolerance, least=least_of(operator, 1.0))
         self.parts = np.zeros((0, 0, 0))  # V A_b V^T of each part b of the data
         self.known = KnownPairs.of(operator, request.locked) if request.locked is not None else None
 
@@ -215,6 +216,8 @@ class _Span:
         ritz_values = torch.from_numpy(values).to(self.vectors)
         residuals = space.residual_norms(self.images, ritz_values, self.vectors).to("cpu", torch.float64).numpy()
         scale = max(before.scale, float(np.abs(values).max()))
+        if scale == 0.0:
+            self.errors = replace(self.errors, least=least_of(self.operator, 0.0))
         residuals = np.maximum(residuals, self.errors.rounding(scale))
         pairs = []
         for i in index:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
-from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES, noise_of
+from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES, least_of, noise_of
 from curvtool.estimators.by_probes import Blocks, BlockTrace, ProbeSearch
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.known_space import KnownSpace, known_space
@@ -270,14 +270,15 @@ class _Run:
         if self.blocks is not None:
             cuts = np.cumsum(self.blocks.sizes)[:-1]
             sums, sizes = ([float(p.sum()) for p in np.split(x, cuts)] for x in (diagonal, np.abs(diagonal)))
+            floors = self.blocks.floors(float(np.linalg.norm(diagonal)))
             blocks = {
                 name: BlockTrace(
                     sum(sums[each] for each in members),
                     0.0,
                     math.inf,
-                    NOISE_OF_TRACES * self.noise * sum(sizes[each] for each in members),
+                    NOISE_OF_TRACES * self.noise * max(sum(sizes[each] for each in members), floor),
                 )
-                for name, members in self.blocks.members.items()
+                for (name, members), floor in zip(self.blocks.members.items(), floors, strict=True)
             }
         value, scale = float(diagonal.sum()), float(np.abs(diagonal).sum())
         if abs(value) <= scale / 2:  # it cancels: the matrix may be far larger than its diagonal
@@ -318,11 +319,17 @@ class _Run:
         converged: bool,
         blocks: dict[str, BlockTrace] | None,
     ) -> TraceResult:
+        dim = self.operator.space.dim
+        least = dim * least_of(self.operator, scale)  # beside what is relative to the matrix, which may be zero
+        if interval is not None:
+            interval = replace(interval, half_width=interval.half_width + least, arithmetic=interval.arithmetic + least)
+        if blocks is not None:
+            blocks = {name: replace(each, arithmetic=each.arithmetic + least) for name, each in blocks.items()}
         return TraceResult(
             value=interval.value if interval else value,
             stderr=interval.stderr if interval else None,
             degrees=interval.degrees if interval else None,
-            arithmetic=interval.arithmetic if interval else 0.0,
+            arithmetic=interval.arithmetic if interval else least,
             scale=scale,
             ci95=interval.bounds if interval else None,
             method=self.method,

@@ -44,6 +44,11 @@ class LinearOperator(ABC):
     def noise(self, measured: float | None) -> None:
         self._noise = measured
 
+    def vanished(self) -> float:
+        """How large an eigenvalue of a matrix may be all of whose products were rounded to zero, as float64 shows; 0
+        where nothing better than these products is to be had."""
+        return 0.0
+
     def credit(self, num_products: float, data_passes: float, seconds: float) -> None:
         """Counts what a run that was stopped had done."""
         self.num_products += num_products

@@ -23,7 +23,7 @@ from curvtool.operators.calibration import Kernel
 from curvtool.operators.data_sum import mean_over_batches, pieces_of, split, sum_of
 from curvtool.operators.distribution import SharedParameters, SharedSamples
 from curvtool.operators.execution import DIFFERENCES, Execution
-from curvtool.operators.noise import PLAINLY, measured_noise, precise_product
+from curvtool.operators.noise import PLAINLY, measured_noise, precise_product, size_in_float64
 from curvtool.operators.products import Parts, stacked
 from curvtool.operators.stack import Stack
 from curvtool.problem.validation import find_non_finite
@@ -139,6 +139,10 @@ class CurvatureOperator(LinearOperator):
     @noise.setter
     def noise(self, measured: float | None) -> None:
         self._noise = measured
+
+    def vanished(self) -> float:
+        """As the same products in float64 show (`size_in_float64`), the largest of all ranks."""
+        return max(self.cluster.gather_objects(size_in_float64(type(self), self.problem, self.execution.memory_budget)))
 
     def precise_matvec(self, vector: torch.Tensor) -> torch.Tensor | None:
         """A v in float64 over all data (`precise_product`): this rank's part, counted as a product.

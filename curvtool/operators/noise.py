@@ -197,6 +197,26 @@ def measured_noise(
         return eps
 
 
+def size_in_float64(
+    kind: type[CurvatureOperator], problem: Problem, memory_budget: int | None = None, seed: int = 0
+) -> float:
+    """2 sqrt(P) ||A v||, the largest of a few random unit vectors v in float64: an estimate of ||A||_F from above.
+
+    By samples drawn over all the data, on this process alone; 0 in float64 itself, or where it is not to be had.
+    """
+    if problem.dtype == torch.float64:
+        return 0.0
+    with suppress(*FAILURES):
+        rows = problem.spread(num_drawn(kind, problem, memory_budget))
+        exact = kind(problem.restricted(rows, torch.float64), memory_budget=memory_budget, **PLAINLY)
+        norms = [0.0]
+        for number in range(1, 2 + _MORE_VECTORS):
+            vector = exact.space.normal(seed, 7, number)
+            norms.append(float(exact.space.norm(exact.matvec(vector / exact.space.norm(vector)))))
+        return 2 * math.sqrt(exact.space.dim) * max(norms) if all(map(math.isfinite, norms)) else 0.0
+    return 0.0
+
+
 def cost_of_precise(operator: CurvatureOperator) -> float:
     """What a product over all data in float64 costs, in products of the working precision; infinite where it is not to
     be had. By the kind of device and never by timings, so that a run comes out the same again."""

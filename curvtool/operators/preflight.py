@@ -105,9 +105,11 @@ def preflight_curvature(
             exact = part.restricted(rows, torch.float64) if problem.dtype != torch.float64 else part.copied()
             exact = exact.holding_constants()  # which the differences do not move
             twin = operator(exact.restricted(rows, torch.float64), batch_size=size, **PLAINLY)
-            noise = math.hypot(
-                distance(working, twin, vector, image, seed), beyond_kinks(working, problem, vector, image)
-            )
+            noise = distance(working, twin, vector, image, seed)
+            if noise == 0.0 and problem.dtype != torch.float64 and not bool(image.any()):
+                noise, unavailable["noise_floor"] = None, "every product was zero, which has no relative error"
+            else:
+                noise = math.hypot(noise, beyond_kinks(working, problem, vector, image))
             for some in (spread(num, small), few) if small > len(few) else (few,):  # of many samples some are at kinks
                 of_some = Hessian(exact.restricted(some, torch.float64), batch_size=size, **PLAINLY)
                 difference = _finite_difference(of_some, vector.double(), _STEPS, _AGREEMENT)

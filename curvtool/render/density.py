@@ -16,6 +16,7 @@ from curvtool.report.model import Density, Share
 from curvtool.words import counted
 
 _BINS = 18
+_BELOW = "below 0 by more than rounding"  # what `below_zero` counts: nearer to zero no sign is known
 _SHORTEST, _LONGEST, _MARGIN = 8, 80, 4  # of the bars, in characters
 
 
@@ -24,7 +25,7 @@ def verdict(density: Density) -> list[str]:
     near, below = density.near_zero, density.below_zero
     told = [
         f"Of the {counted(density.num_dims, 'eigenvalue')} {_quoted(near)} lie within {number(density.near, 2)} of "
-        f"zero, and {_quoted(below)} lie below zero{_remedy(below)}."
+        f"zero, and {_quoted(below)} lie {_BELOW}{_remedy(below)}."
     ]
     if density.outliers:
         values = [outlier.value for outlier in density.outliers]
@@ -35,6 +36,10 @@ def verdict(density: Density) -> list[str]:
             else f"An outlier lies at {number(values[0], 3)}."
         )
     return told
+
+
+def _below(density: Density) -> str:
+    return f"{_BELOW} ({number(density.threshold, 2)})"
 
 
 def _quoted(share: Share) -> str:
@@ -75,7 +80,7 @@ def show(density: Density, console: Console) -> None:
 def notes(density: Density) -> list[str]:
     """The shares with their bounds, the trace, the outliers, and how all of it was made."""
     near = number(density.near, 2)
-    rounding = f"below 0 by more than rounding ({number(density.threshold, 2)})"
+    rounding = _below(density)
     shares = ((rounding, density.below_zero), (f"below -{near}", density.below_near),
               (f"within {near} of 0", density.near_zero))  # fmt: skip
     told = [*(f"{name}: {_share(share)}" for name, share in shares), _traces(density)]
@@ -176,6 +181,6 @@ def markdown(density: Density) -> list[str]:
     return [
         *markdown_table(["from", "to", "how many (est.)"], rows),
         "",
-        f"Below zero {_share(density.below_zero)}; within {number(density.near, 2)} of zero "
+        f"{_below(density).capitalize()}: {_share(density.below_zero)}; within {number(density.near, 2)} of zero "
         f"{_share(density.near_zero)}; {_traces(density)}.",
     ]

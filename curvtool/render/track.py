@@ -165,7 +165,7 @@ def _what(analysis: Analysis) -> str:
         return named.get(analysis.which, "Largest eigenvalue")
     words = {
         "trace": "Trace",
-        "density": "Share of negative eigenvalues",
+        "density": "Share of eigenvalues below zero by more than rounding",
         "diag": "Sum of the diagonal",
         "jacnorm": "Largest norm of an input-output Jacobian",
     }

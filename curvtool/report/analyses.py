@@ -184,7 +184,7 @@ class Density(Record):
     weights: list[list[float]] = Field(description="their weights, adding up to 1 a probe")
     outliers: list[Outlier]
     width: float = Field(description="standard deviation of the smoothing")
-    below_zero: Share = Field(description="share of the eigenvalues below -threshold")
+    below_zero: Share = Field(description="share of the eigenvalues below -threshold: below zero by more than rounding")
     threshold: float = Field(description="twice what rounding moves an eigenvalue, by the noise floor")
     near_zero: Share = Field(description="share of the eigenvalues within `near` of zero")
     below_near: Share = Field(description="share of the eigenvalues below -near")

@@ -99,7 +99,7 @@ def _numbers_of(analysis: Analysis, noise: float) -> Iterator[Number]:
         case Density():
             label = f"density {analysis.operator}"
             for name, tag, share in (
-                ("share below zero", "share_below_zero", analysis.below_zero),
+                ("share below zero by more than rounding", "share_below_zero", analysis.below_zero),
                 (f"share within {analysis.near:.4g} of zero", "share_near_zero", analysis.near_zero),
             ):
                 value = share_of(share, noise, analysis.num_dims)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from curvtool.estimators.accuracy.forms import ALIKE, FEW_SIGNS, PASSES_OF_FEW_SIGNS, chi_square
-from curvtool.estimators.accuracy.noise import NOISE_OF_PAIRS
+from curvtool.estimators.accuracy.noise import NOISE_OF_ENTRIES
 
 if TYPE_CHECKING:
     from curvtool.linalg.space import VectorSpace
@@ -71,7 +71,7 @@ def of_entries(
     moderated = torch.where(seen, torch.minimum(moderated, variances * (d / chi_square(d, -2.326))), moderated)
     zero = (mean == 0) & (squares == 0)
     moderated = torch.where(zero, torch.zeros_like(moderated), moderated)
-    floor = (NOISE_OF_PAIRS * noise) ** 2 * rows
+    floor = rounding_of_entries(space, rows, noise).square()
     alike = np.ptp(forms, axis=0) <= ALIKE * noise * np.abs(forms).max(axis=0)
     alone = total**2 <= FEW_SIGNS * fourth or bool(alike.any())
     return EntryErrors(
@@ -80,6 +80,18 @@ def of_entries(
         total / num_passes + float(space.total(floor)),
         num_passes >= PASSES_OF_FEW_SIGNS or not alone,
     )
+
+
+def rounding_of_entries(space: VectorSpace, rows: torch.Tensor, noise: float) -> torch.Tensor:
+    """What rounding may add to every entry, a vector: relative to the norm of its row, and to that of a mean row,
+    whose rounding a small row's products carry too.
+
+    Args:
+        space: of the vectors.
+        rows: sum_j A_ij^2 of every row i, or an estimate of it.
+        noise: relative error of a product.
+    """
+    return NOISE_OF_ENTRIES * noise * (rows + space.total(rows) / space.dim).sqrt()
 
 
 def _prior(center: float, spread: float, d: int) -> tuple[float, float]:

@@ -13,6 +13,7 @@ PASSES_OF_FEW_SIGNS = 16  # before a spread is believed where the forms of a gro
 FEW_SIGNS = 6  # entries that a difference of two passes is spread over, below which forms may fall alike by chance
 _SHARE = 0.1  # of the whole variance, below which groups of few signs do not matter
 _DEGREES_WANTED = 16  # of the variance at the first look
+_OF_THE_WHOLE = 0.1  # of the rounding of the whole, that a block carries however small it is
 ALIKE = 16  # noises by which two products may differ and still count as alike
 
 
@@ -90,8 +91,17 @@ def chi_square(degrees: int, deviate: float) -> float:
     return max(degrees * max(root, 0.0) ** 3, 1e-3)
 
 
+def floor_of_block(scale: float, size: int, dim: int) -> float:
+    """The scale of the rounding in a block of `size` rows of a matrix of `dim` rows and that Frobenius norm.
+
+    A part of the sum of `size` of the `dim` entries that an error of the norm noise ||A||_F is spread over: where a
+    layer's curvature is far below that of others, its products are small differences of what rounds as the others do.
+    """
+    return _OF_THE_WHOLE * scale * math.sqrt(size / dim)
+
+
 def of_blocks(
-    sums: np.ndarray, squares: np.ndarray, spreads: np.ndarray, num_passes: int, noise: float
+    sums: np.ndarray, squares: np.ndarray, spreads: np.ndarray, num_passes: int, noise: float, floors: np.ndarray
 ) -> list[tuple[float, float, float]]:
     """The standard error of every diagonal block's trace, its degrees of freedom, and what rounding may add.
 
@@ -104,6 +114,7 @@ def of_blocks(
         spreads: of ||d - d'||^2 over the pairs of passes, likewise.
         num_passes: n >= 2.
         noise: relative error of a product.
+        floors: the scale whose rounding each block carries however small it is itself, see `floor_of_block`, (B,).
     """
     num_pairs = num_passes // 2
     sampled = np.maximum(squares - sums**2 / num_passes, 0.0).sum(axis=0) / (num_passes - 1)
@@ -113,5 +124,5 @@ def of_blocks(
     fourth = (each**2).sum(axis=0)
     degrees = np.where(fourth > 0, 2 * num_pairs * upper**2 / np.where(fourth > 0, fourth, 1.0), math.inf)
     values = np.abs(sums.sum(axis=0)) / num_passes
-    arithmetic = NOISE_OF_TRACES * noise * np.maximum(values, np.sqrt(each).sum(axis=0))
+    arithmetic = NOISE_OF_TRACES * noise * np.maximum(np.maximum(values, np.sqrt(each).sum(axis=0)), floors)
     return list(zip(np.sqrt(variances / num_passes).tolist(), degrees.tolist(), arithmetic.tolist(), strict=True))

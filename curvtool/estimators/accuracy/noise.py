@@ -6,12 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from curvtool.linalg.intervals import student_t_quantile
 
 if TYPE_CHECKING:
     from curvtool.operators.base import LinearOperator
 
 NOISE_OF_PAIRS = 3  # an eigenpair's noise in units of a random vector's, which is the one measured; up to 2.3 were seen
+NOISE_OF_ENTRIES = 6  # an entry's, of a row or of a mean row, likewise: the worst of all entries; up to 3.7 were seen
 NOISE_OF_TRACES = 10  # a trace's noise in units of a random vector's, which is the one measured; up to 8.3 were seen
 
 
@@ -28,7 +31,18 @@ def noise_of(operator: LinearOperator, given: float | None = None) -> float:
     return max(operator.noise if given is None else given, operator.space.eps)
 
 
-# eigenvalues
+def least_of(operator: LinearOperator, scale: float) -> float:
+    """The absolute error that any eigenvalue or entry may have: what is smaller is rounded to zero.
+
+    The smallest normal number of the vectors' dtype. Where all products are zero a relative error says nothing: then
+    what the same products are in float64 (`LinearOperator.vanished`), where that is larger.
+
+    Args:
+        operator: the matrix.
+        scale: the largest magnitude that was seen of it.
+    """
+    tiny = float(torch.finfo(operator.space.dtype).tiny)
+    return tiny if scale > 0.0 else max(tiny, operator.vanished())
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class PairErrors:
         discrepancy: norm of what a closing product had beyond the residuals: it joins each residual.
         shift: what a closing product showed the values to be off by; first order, it joins the arithmetic's error.
         coarseness: of the stored vectors, relative.
+        least: the absolute error that any eigenvalue may have; see `least_of`.
     """
 
     eps: float
@@ -32,10 +33,11 @@ class PairErrors:
     discrepancy: float = 0.0
     shift: float = 0.0
     coarseness: float = 0.0
+    least: float = 0.0
 
     def rounding(self, scale: float) -> float:
         """What the arithmetic alone does to any eigenvalue of a matrix of that largest magnitude."""
-        return max(ROUNDING * self.eps, NOISE_OF_PAIRS * self.noise) * scale
+        return max(ROUNDING * self.eps, NOISE_OF_PAIRS * self.noise) * scale + self.least
 
     def floor(self, scale: float) -> float:
         """A residual below it can hardly fall further, and the eigenvalue counts as found."""

@@ -118,6 +118,10 @@ def over_data(
     quantile = student_t_quantile(0.975, degrees)
     found = []
     for value, stderr, shift, error in zip(values[index], spread, bias, errors, strict=True):
+        if stderr == 0.0:  # as of a matrix of zeros: other data need not give the same
+            reason = "all parts of the data gave the same number, which says nothing of other data"
+            found.append(OverData(0.0, float(shift), reason=reason))
+            continue
         if not abs(shift) <= LARGEST_BIAS * stderr + error:
             reason = "the sample is too small for it: its eigenvalue is biased by more than 1.5 standard errors"
             found.append(OverData(float(stderr), float(shift), reason=reason))

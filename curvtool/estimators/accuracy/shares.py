@@ -11,9 +11,10 @@ from curvtool.estimators.accuracy.noise import NOISE_OF_PAIRS
 from curvtool.linalg.intervals import beta_probability, student_t_quantile
 
 
-def rounding_of_nodes(noise: float, scale: float) -> float:
-    """How far rounding moves an eigenvalue that Lanczos sees, in a matrix whose largest magnitude is `scale`."""
-    return max(NOISE_OF_PAIRS * noise, 1e-14) * scale
+def rounding_of_nodes(noise: float, scale: float, least: float = 0.0) -> float:
+    """How far rounding moves an eigenvalue that Lanczos sees, in a matrix whose largest magnitude is `scale`, and whose
+    numbers below `least` are rounded to zero."""
+    return max(NOISE_OF_PAIRS * noise, 1e-14) * scale + least
 
 
 def share_interval(
