@@ -104,7 +104,9 @@ class DensityConfig(Section):
         None, "Standard deviation of the smoothing; a hundredth of the spectrum's length by default.", minimum=1e-300
     )
     near: float | None = setting(
-        None, "What counts as near zero; a hundredth of the largest magnitude by default.", minimum=1e-300
+        None,
+        "What counts as near zero; a hundredth of the largest magnitude, to one digit, by default.",
+        minimum=1e-300,
     )
     operator: OperatorName = setting("hessian", "Which matrix.")
 

@@ -65,7 +65,7 @@ def density(
         outliers: eigenvalues known beforehand.
         outlier_vectors: their orthonormal vectors, shape (k, P).
         width: standard deviation of the smoothing; a hundredth of the spectrum's length if None.
-        near: what counts as near zero; a hundredth of the largest magnitude if None.
+        near: what counts as near zero; a hundredth of the largest magnitude, to one digit, if None.
         noise: the relative error of a product, which moves an eigenvalue by up to 3 noise max|theta|; twice as far
             below zero it counts as below zero. None: as the operator knows it.
         memory_budget: bytes that the basis may take.

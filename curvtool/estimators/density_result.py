@@ -222,8 +222,8 @@ def density_result(
     found, dim, outliers = spectrum.quadratures, spectrum.dim, spectrum.outliers
     low, high = float(spectrum.nodes.min()), float(spectrum.nodes.max())
     scale = max(abs(low), abs(high))
-    width = width or _WIDTH * (high - low) or _WIDTH * scale or 1.0
-    near = near or _WIDTH * scale or 1.0
+    width = max(width or _WIDTH * (high - low) or _WIDTH * scale or 1.0, 1e-290)  # of which the inverse is finite
+    near = near or float(f"{_WIDTH * scale:.0e}") or 1.0  # to one digit: the same for other probes, to be compared
     grid = _grid(low, high, width)
     part = spectrum.rest / dim
     points = Quadrature(np.array(outliers), np.full(len(outliers), 1 / dim))
