@@ -15,6 +15,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,15 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "statistics")]
-import test_comparison_of_runs as comparisons  # noqa: E402
+import test_comparison_of_densities_and_norms as of_others  # noqa: E402
+import test_comparison_of_ranks as of_values  # noqa: E402
+import test_comparison_of_runs as of_runs  # noqa: E402
 import test_coverage_of_density as densities  # noqa: E402
 import test_coverage_of_jacobian_norms as jacobians  # noqa: E402
 import test_coverage_of_population as populations  # noqa: E402
 import test_coverage_of_traces as traces  # noqa: E402
 import test_missed_eigenvalues as ranks  # noqa: E402
+from pairs_of_runs import measured  # noqa: E402
 
 Row = Sequence[str]
 
@@ -130,17 +134,53 @@ def of_ranks(seeds: int) -> Iterator[Row]:
 
 
 def of_comparisons(seeds: int) -> Iterator[Row]:
-    """False alarms of `compare`.
+    """False alarms of `compare`: traces, diagonals and eigenvalues
 
     {seeds} pairs of runs of one matrix with other seeds, at a level of 5 %, and how often a true difference of three of
-    its standard errors was seen; both in percent.
+    its standard errors was seen (where bounds are larger, of three bounds); both in percent.
     """
-    yield ["quantity", "matrix", "false alarms", "true differences"]
-    for quantity in comparisons.QUANTITIES:
-        for kind in comparisons.KINDS:
-            for name, (alarms, power) in comparisons.measured(quantity, kind, seeds).items():
+    yield ["quantity", "matrix", "false alarms", "true differences seen"]
+    for quantity in of_runs.QUANTITIES:
+        for kind in of_runs.KINDS:
+            for name, told in of_runs.measured(quantity, kind, seeds).items():
                 label = quantity if name in quantity or name == "sum" else f"{quantity}, {name}"
-                yield [label, kind, f"{100 * alarms:.1f}", f"{100 * power:.0f}"]
+                yield [label, kind, *percents(told)]
+
+
+def of_densities_compared(seeds: int) -> Iterator[Row]:
+    """False alarms of `compare`: densities and Jacobian norms
+
+    As above. The largest Frobenius norm of examples of which none is computed whole has an interval that holds for all
+    of them together, and tells none apart.
+    """
+    yield ["run", "number", "false alarms", "true differences seen"]
+    runs: list[tuple[str, Any]] = [
+        (f"density, {name}, {num} probes, {apart} known outliers", partial(of_others.by_density, name, num, apart))
+        for name, num, apart in of_others.DENSITIES
+    ]
+    runs += [
+        (f"jacnorm, {model}, {norm}, {top} listed", partial(of_others.by_norms, model, norm, top))
+        for model, norm, top in of_others.NORMS
+    ]
+    for title, run in runs:
+        for name, told in measured(run, seeds).items():
+            yield [title, name, *percents(told)]
+
+
+def of_ranks_compared(seeds: int) -> Iterator[Row]:
+    """False alarms of `compare`: eigenvalues by rank
+
+    {seeds} pairs of runs of one matrix with other seeds, on the edges of bulks, close pairs and clusters: how often a
+    rank is called different, and how often it would be by the values and their errors alone; in percent.
+    """
+    yield ["spectrum", "eigenvalues", "false alarms", "by the values alone"]
+    for name, k, which in of_values.CELLS:
+        yield [name, f"{k} ({which})", *percents(of_values.alarms_of(name, k, which, seeds, {}))]
+
+
+def percents(shares: Sequence[float]) -> list[str]:
+    """`-` where there is none."""
+    return ["-" if math.isnan(share) else f"{100 * share:.1f}" for share in shares]
 
 
 SECTIONS: dict[str, Any] = {
@@ -150,7 +190,9 @@ SECTIONS: dict[str, Any] = {
     "population": of_populations,
     "ranks": of_ranks,
     "comparisons": of_comparisons,
-}  # fmt: skip
+    "comparisons-of-densities": of_densities_compared,
+    "comparisons-of-ranks": of_ranks_compared,
+}
 
 
 def text_of(name: str, seeds: int, rows: Sequence[Row]) -> str:
