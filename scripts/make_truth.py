@@ -142,7 +142,7 @@ def of_comparisons(seeds: int) -> Iterator[Row]:
     yield ["quantity", "matrix", "false alarms", "true differences seen"]
     for quantity in of_runs.QUANTITIES:
         for kind in of_runs.KINDS:
-            for name, told in of_runs.measured(quantity, kind, seeds).items():
+            for name, told in of_runs.measured_of(quantity, kind, seeds).items():
                 label = quantity if name in quantity or name == "sum" else f"{quantity}, {name}"
                 yield [label, kind, *percents(told)]
 

@@ -12,6 +12,7 @@ from curvtool.estimators.jacobian_norms import JacobianNormsResult
 from curvtool.pipeline.records import cost_record
 from curvtool.report import model as report
 
+_ALIKE = 1e-9  # relative; as all Jacobians of a linear model are
 _MAX_BINS = 40
 _NORMS = ("frobenius", "spectral")
 
@@ -152,7 +153,11 @@ def _bounds_distribution(values: np.ndarray | None) -> report.Summary | None:
 
 
 def _histogram(values: np.ndarray) -> report.Histogram:
-    """NumPy's `auto` bins, but no more than a picture shows."""
-    width = len(np.histogram_bin_edges(values, "auto")) - 1
-    counts, edges = np.histogram(values, bins=min(max(width, 1), _MAX_BINS))
+    """NumPy's `auto` bins, but no more than a picture shows; one where the values differ by rounding alone."""
+    low, high = float(values.min()), float(values.max())
+    if high - low <= _ALIKE * high:
+        counts, edges = np.histogram(values, bins=1, range=(low * (1 - _ALIKE), high * (1 + _ALIKE) or 1.0))
+    else:
+        num = len(np.histogram_bin_edges(values, "auto")) - 1
+        counts, edges = np.histogram(values, bins=min(max(num, 1), _MAX_BINS))
     return report.Histogram(edges=edges.tolist(), counts=counts.tolist())

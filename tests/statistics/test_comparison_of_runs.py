@@ -52,13 +52,13 @@ def by_trace(method, operator, seed):
 
 def by_diagonal(operator, seed):
     result = diagonal(operator, method="hutchinson", rtol=0.1, max_passes=30, seed=seed)
-    return {"sum": numbers.estimate(result.sum, result.sum_stderr, result.num_passes - 1)}
+    return {"sum": numbers.estimate(result.sum, result.sum_stderr, result.degrees, result.arithmetic)}
 
 
 def by_eigenvalues(operator, seed):
     pairs = eigenvalues(operator, 3, rtol=1e-3, seed=seed).eigenvalues
     records = [eigenvalue_record(pair) for pair in pairs]
-    return {f"eigenvalue {i}": numbers.bound(each.value, each.error_bound) for i, each in enumerate(records)}
+    return {f"eigenvalue {i}": numbers.bound(each.value, each.error_bound) for i, each in enumerate(records, 1)}
 
 
 METHODS = ("auto", "hutchinson", "deflated", "hutch++", "xtrace")
