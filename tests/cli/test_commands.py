@@ -138,15 +138,14 @@ def test_dry_run_computes_nothing(folder, run, monkeypatch):
 
 def test_same_seed_same_values(folder, run):
     def value(*more):
-        return json.loads(run("trace", *MODEL, "--method", "hutchinson", "--json", "-", *more)[1])["analyses"][0][
-            "value"
-        ]
+        own = ["--method", "hutchinson", "--rtol", "0.2", "--json", "-", *more]
+        return json.loads(run("trace", *MODEL, *own)[1])["analyses"][0]["value"]
 
     # the mode that a timing chooses changes the rounding alone
     assert value("--seed", "1", "--hvp", "kept") == value("--seed", "1", "--hvp", "kept")
     assert value("--seed", "1") == pytest.approx(value("--seed", "1", "--hvp", "fresh"), rel=1e-5)
     assert abs(value("--seed", "1") / value("--seed", "2") - 1) > 1e-4
-    shuffled = [*MODEL[:-1], "models_here:data", "--json", "-"]
+    shuffled = [*MODEL[:-1], "models_here:data", "--rtol", "0.2", "--json", "-"]
     prints = [json.loads(run("trace", *shuffled)[1])["provenance"]["data_fingerprint"] for _ in range(2)]
     assert prints[0] == prints[1]
 
@@ -514,7 +513,7 @@ def test_density_from_the_command_line(folder, run):
 def test_a_density_of_all_eigenvalues(folder, run):
     status, out, err = run("density", *MODEL, "--json", "r.json")
     found = json.loads(Path("r.json").read_text())["analyses"][0]
-    assert status == 0 and "All 39 eigenvalues" in out and found["method"] == "exact", err
+    assert status == 0 and "Every eigenvalue was computed (39)" in " ".join(out.split()) and found["method"] == "exact", err
     assert found["trace_stderr"] == 0.0 and found["unavailable"]["trace_by_probes"] == "every eigenvalue was computed"
     assert run("density", *MODEL, "--dry-run")[0] == 0
 

@@ -151,4 +151,4 @@ def test_fifty_random_moments(tmp_path):
 
 
 def test_a_few_random_moments(tmp_path):
-    assert sum(tried(Path(tmp_path), 60, 5, 1).values()) >= 3
+    assert sum(tried(Path(tmp_path), 60, 3, 1).values()) >= 1

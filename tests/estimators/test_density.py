@@ -71,13 +71,13 @@ def test_few_steps_see_the_spectrum(whole):
 
 
 def test_the_band_is_as_wide_as_the_spread(whole):
-    """Over 300 seeds: unbiased, and the standard error over the probes is the estimates' own."""
+    """Over 100 seeds: unbiased, and the standard error over the probes is the estimates' own."""
     true = float(whole.matrix.trace())
-    results = [density(whole, num_probes=4, num_steps=12, seed=seed) for seed in range(300)]
+    results = [density(whole, num_probes=4, num_steps=12, seed=seed) for seed in range(100)]
     errors = np.array([r.trace - true for r in results])
-    assert abs(errors.mean()) <= 4 * errors.std() / math.sqrt(300)
+    assert abs(errors.mean()) <= 4 * errors.std() / math.sqrt(100)
     told = math.sqrt(np.mean([r.trace_stderr**2 for r in results]))
-    assert 0.85 <= told / errors.std() <= 1.15
+    assert 0.78 <= told / errors.std() <= 1.28
 
 
 def test_outliers_are_placed_exactly(whole):

@@ -70,9 +70,9 @@ def test_interval_covers_with_few_groups(terms, num_terms):
     merged = [torch.stack(terms[i : i + size]).sum(0) for i in range(0, len(terms), size)]
     operator = MatrixOperator(merged)
     true = float(operator.matrix.trace())
-    results = [trace(operator, rtol=0.1, seed=seed, method="hutchinson") for seed in range(900)]
-    covered = sum(r.ci95[0] <= true <= r.ci95[1] for r in results) / 900
-    assert 0.93 <= covered <= 0.995
+    results = [trace(operator, rtol=0.1, seed=seed, method="hutchinson") for seed in range(300)]
+    covered = sum(r.ci95[0] <= true <= r.ci95[1] for r in results) / 300
+    assert 0.92 <= covered <= 0.997
     deviation = exact_deviation(merged)
     widths = [(r.ci95[1] - r.ci95[0]) / 2 / (1.96 * deviation / math.sqrt(r.num_passes)) for r in results]
     assert np.mean(widths) <= 1.5

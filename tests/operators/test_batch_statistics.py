@@ -135,6 +135,7 @@ def test_differences_of_gradients(hessian):
     assert relative(Hessian(problem(), mode="finite-difference").materialize(), hessian) < 1e-6
 
 
+@pytest.mark.slow
 def test_compiled(hessian):
     operator = Hessian(problem(num=20), mode="compiled")
     try:

@@ -102,7 +102,16 @@ def dense(kind, tied, options):
     return hessian, torch.einsum("ncp,ncd,ndq->pq", jacobian, middle, jacobian) / NUM
 
 
-@pytest.mark.parametrize(("kind", "tied", "name"), CASES)
+def shortened():
+    """Every option of a module, and of the other kinds what holds all of them; the rest in slow sweeps."""
+    is_short = [kind == "module" and not tied or name in ("plain", "all") for kind, tied, name in CASES]
+    return [
+        pytest.param(*case, marks=() if short else pytest.mark.slow)
+        for case, short in zip(CASES, is_short, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("kind", "tied", "name"), shortened())
 def test_every_option_in_every_mode(kind, tied, name):
     options = OPTIONS[name]
     hessian, gauss_newton = dense(kind, tied, options)

