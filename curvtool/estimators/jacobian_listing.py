@@ -13,7 +13,6 @@ from curvtool.errors import CurvtoolError, OutOfMemory
 from curvtool.estimators.accuracy.norms import NormEstimates, floored
 from curvtool.estimators.jacobian_batches import Batch, exact_batch
 from curvtool.operators.jacobian import InputJacobian
-from curvtool.operators.kinks import rows_at_kinks
 
 _AT_A_TIME = 8  # examples recomputed between two looks at the list
 _LOOKED_AT = 8  # examples over the data whose norms are compared with float64, beside the listed ones
@@ -84,14 +83,14 @@ def recompute_largest(
 
 
 def settle_kinks(jacobian: InputJacobian, estimates: dict[str, NormEstimates], norm: str) -> tuple[float, float]:
-    """Exact norms in float64 of the examples that rounding moves across a kink (`rows_at_kinks`): few of all, and off
+    """Exact norms in float64 of the examples that rounding moves across a kink (`InputJacobian.rows_across_kinks`): few of all, and off
     by far more than rounding.
 
     Returns:
         Vector-Jacobian and Jacobian-vector products over the data that it took.
     """
     try:
-        rows = rows_at_kinks(jacobian.problem, jacobian.batch_size).across
+        rows = jacobian.rows_across_kinks()
         if not rows:
             return 0.0, 0.0
         problem = jacobian.problem.restricted(rows, torch.float64)

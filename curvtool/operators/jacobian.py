@@ -13,6 +13,7 @@ from curvtool.errors import DerivativeError
 from curvtool.operators.calibration import AGREEMENT, measured_seconds
 from curvtool.operators.memory import default_budget, return_freed_pages, saved_bytes
 from curvtool.operators.products import LinearizedFunction
+from curvtool.problem.kinks import rows_at_kinks
 from curvtool.problem.rewrites.mode import Form
 from curvtool.problem.statistics import refuse_per_sample
 
@@ -108,6 +109,10 @@ class InputJacobian:
         other = copy.copy(self)
         other.problem = self.problem.restricted(rows, self.problem.dtype)
         return other
+
+    def rows_across_kinks(self) -> list[int]:
+        """The samples that rounding moves across a kink of the model, as far as they are seen (`rows_at_kinks`)."""
+        return rows_at_kinks(self.problem, self.batch_size).across
 
     def linearize(self, rows: range) -> LinearizedFunction:
         """The outputs of these examples with their graph; products with it inside `problem.context()`."""

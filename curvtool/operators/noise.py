@@ -17,7 +17,7 @@ from curvtool.errors import CurvtoolError, OutOfMemory
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.calibration import CALIBRATION_SAMPLES
 from curvtool.operators.execution import DIFFERENCES
-from curvtool.operators.kinks import rows_at_kinks
+from curvtool.problem.kinks import rows_at_kinks
 from curvtool.problem.tree import num_bytes
 
 if TYPE_CHECKING:

@@ -104,7 +104,7 @@ def dense(kind, tied, options):
 
 def shortened():
     """Every option of a module, and of the other kinds what holds all of them; the rest in slow sweeps."""
-    is_short = [kind == "module" and not tied or name in ("plain", "all") for kind, tied, name in CASES]
+    is_short = [(kind == "module" and not tied) or name in ("plain", "all") for kind, tied, name in CASES]
     return [
         pytest.param(*case, marks=() if short else pytest.mark.slow)
         for case, short in zip(CASES, is_short, strict=True)

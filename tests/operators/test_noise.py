@@ -24,9 +24,9 @@ from curvtool import (
     jacobian_norms,
 )
 from curvtool.operators import noise
-from curvtool.operators.kinks import _Watch
 from curvtool.operators.preflight import preflight_curvature
 from curvtool.problem.cuts import spread
+from curvtool.problem.kinks import _Watch
 
 WORTH = 20  # products after which one in float64 is worth its cost
 
@@ -172,6 +172,10 @@ def test_a_nan_is_no_small_error():
     assert noise._ratio([(0.0, 0.0)]) == 0.0 and noise._ratio([(1.0, 0.0)]) == math.inf
 
 
+def beside(x):
+    return torch.cat([x, 0.1 * x], 1)
+
+
 RAMPS = {
     "relu": torch.relu,
     "in place": lambda x: torch.relu_(x.clone()),
@@ -185,9 +189,15 @@ RAMPS = {
     "prelu": lambda x: nn.functional.prelu(x, x.new_tensor([0.1])),
     "softshrink": lambda x: nn.functional.softshrink(x + 0.5, 0.5),
     "abs": lambda x: (x.abs() + x) / 2,
-    "max pool": lambda x: nn.functional.max_pool2d(torch.cat([x, 0.1 * x], 1).unflatten(1, (1, 1, 2)), (1, 2)).flatten(
-        1
-    ),
+    "largest of two": lambda x: torch.max(x, 0.1 * x),
+    "largest along": lambda x: torch.stack([x, 0.1 * x], 1).amax(dim=1),
+    "largest with its place": lambda x: torch.stack([x, 0.1 * x], 1).max(1).values,
+    "comparison": lambda x: x * (x >= 0).to(x),
+    "named arguments": lambda x: torch.clamp(input=x, min=0.0),
+    "module": nn.ReLU(),
+    "pool in one dimension": lambda x: nn.functional.max_pool1d(beside(x)[:, None], kernel_size=2)[:, 0],
+    "pool in two": lambda x: nn.functional.max_pool2d(beside(x)[:, None, None], (1, 2)).flatten(1),
+    "adaptive pool": lambda x: nn.AdaptiveMaxPool1d(1)(beside(x)[:, None])[:, 0],
 }
 
 
@@ -260,5 +270,5 @@ def test_a_model_that_cannot_be_watched_has_its_noise_measured(monkeypatch):
         raise NotImplementedError("no dispatch")
 
     monkeypatch.setattr(noise, "num_small", lambda operator: 1)
-    monkeypatch.setattr("curvtool.operators.kinks._called", fails)
+    monkeypatch.setattr("curvtool.problem.kinks._called", fails)
     assert 1e-8 < Hessian(on_a_kink(torch.relu)).noise < 1e-5

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from curvtool.problem.cuts import spread
 
@@ -24,64 +26,72 @@ _WATCHED = 2**14  # samples that are looked at, at most, in batches over all the
 _NEAR = 64.0  # units of rounding of a sample's arguments: deep models lose some
 _CANDIDATES = 64  # samples that are looked at in float64, the nearest ones
 Gaps = list[torch.Tensor]  # distances from a kink, whose sign tells the side
-_aten = torch.ops.aten
 
 
 def _at(*places: float) -> Callable[..., Gaps]:
     return lambda x, *_, **__: [x - place for place in places]
 
 
-def _between(x: torch.Tensor, low: Any = -1.0, high: Any = 1.0, **_: Any) -> Gaps:
-    return [x - end for end in (low, high) if end is not None]
+def _between(x: Tensor, low: Any = None, high: Any = None, **named: Any) -> Gaps:
+    ends = (named.get("min", low), named.get("max", high))
+    return [x - end for end in ends if end is not None]
 
 
-def _beside(x: torch.Tensor, at: Any, *_: Any, **__: Any) -> Gaps:
-    return [x - at]
+def _hardtanh(x: Tensor, low: float = -1.0, high: float = 1.0, *_: Any, **named: Any) -> Gaps:
+    return _between(x, named.get("min_val", low), named.get("max_val", high))
 
 
-def _either(x: torch.Tensor, at: Any = 0.5, *_: Any, **__: Any) -> Gaps:
+def _beside(x: Tensor, at: Any = None, *_: Any, **named: Any) -> Gaps:
+    at = next((named[name] for name in ("other", "threshold", "min", "max") if name in named), at)
+    return [] if at is None else [x - at]
+
+
+def _either(x: Tensor, at: Any = 0.5, *_: Any, **named: Any) -> Gaps:
+    at = named.get("lambd", at)
     return [x - at, x + at]
 
 
-def _of_residuals(x: torch.Tensor, y: torch.Tensor, _reduction: int = 1, at: float = 1.0) -> Gaps:
-    return [(x - y).abs() - at]
+def _of_residuals(x: Tensor, target: Any = None, *_: Any, **named: Any) -> Gaps:
+    return [(x - named.get("target", target)).abs() - named.get("delta", named.get("beta", 1.0))]
+
+
+def _methods(*names: str) -> list[Any]:
+    """Of a tensor and of torch, and those that work in place, where there are such."""
+    found = [getattr(place, name + end, None) for name in names for end in ("", "_") for place in (torch, Tensor)]
+    return [each for each in found if each is not None]
+
+
+def _functions(*names: str) -> list[Any]:
+    found = [getattr(functional, name + end, None) for name in names for end in ("", "_")]
+    return [each for each in found if each is not None]
 
 
 # arguments at which a first or second derivative jumps
 _KINKS: dict[Any, Callable[..., Gaps]] = {
-    _aten.relu: _at(0.0),
-    _aten.leaky_relu: _at(0.0),
-    _aten.rrelu_with_noise: _at(0.0),
-    _aten.elu: _at(0.0),
-    _aten.celu: _at(0.0),
-    _aten._prelu_kernel: _at(0.0),
-    _aten.abs: _at(0.0),
-    _aten.sign: _at(0.0),
-    _aten.hardsigmoid: _at(-3.0, 3.0),
-    _aten.hardswish: _at(-3.0, 3.0),
-    _aten.threshold: _beside,
-    _aten.hardtanh: _between,
-    _aten.clamp: lambda x, low=None, high=None, **_: _between(x, low, high),
-    _aten.clamp_min: _beside,
-    _aten.clamp_max: _beside,
-    _aten.hardshrink: _either,
-    _aten.softshrink: _either,
-    _aten.maximum: _beside,
-    _aten.minimum: _beside,
-    _aten.gt: _beside,
-    _aten.ge: _beside,
-    _aten.lt: _beside,
-    _aten.le: _beside,
-    _aten.huber_loss: _of_residuals,
-    _aten.smooth_l1_loss: _of_residuals,
+    **dict.fromkeys(_functions("relu", "leaky_relu", "elu", "celu", "selu", "prelu", "rrelu"), _at(0.0)),
+    **dict.fromkeys(_methods("relu", "prelu", "abs", "sign"), _at(0.0)),
+    Tensor.__abs__: _at(0.0),
+    functional.relu6: _at(0.0, 6.0),
+    **dict.fromkeys(_functions("hardsigmoid", "hardswish"), _at(-3.0, 3.0)),
+    **dict.fromkeys(_functions("hardtanh"), _hardtanh),
+    **dict.fromkeys(_functions("threshold"), _beside),
+    **dict.fromkeys(_functions("hardshrink", "softshrink"), _either),
+    **dict.fromkeys(_methods("clamp", "clip"), _between),
+    **dict.fromkeys(_methods("clamp_min", "clamp_max", "maximum", "minimum", "gt", "ge", "lt", "le"), _beside),
+    **dict.fromkeys((Tensor.__gt__, Tensor.__ge__, Tensor.__lt__, Tensor.__le__), _beside),
+    functional.huber_loss: _of_residuals,
+    functional.smooth_l1_loss: _of_residuals,
 }
-_IN_PLACE = {
-    getattr(_aten, f"{kind.__name__}_"): found for kind, found in _KINKS.items() if hasattr(_aten, f"{kind.__name__}_")
-}
+_POOLS = {
+    getattr(functional, f"{kind}max_pool{num}d"): num for kind in ("", "adaptive_") for num in (1, 2, 3)
+}  # with the dimensions of a window
+_LARGEST = {torch.max, Tensor.max, torch.amax, Tensor.amax}
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchFunctionMode):
     """Hears the arguments of every operation with a kink.
+
+    A function mode, since the first dispatch mode of a process imports SymPy, which takes a second or two.
 
     Args:
         num: samples in the batch.
@@ -94,27 +104,43 @@ class _Watch(TorchDispatchMode):
         self.nearest: torch.Tensor | None = None  # by sample, in units of rounding
         self.sides: list[torch.Tensor] = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        packet = func.overloadpacket
-        find = _KINKS.get(packet) or _IN_PLACE.get(packet)
-        if find is not None and isinstance(args[0], torch.Tensor) and args[0].is_floating_point():
-            for gap in find(*args, **kwargs):
-                self._note(args[0], gap)
-        found = func(*args, **kwargs)
-        if packet is _aten.max_pool2d_with_indices:
-            self._note_pool(func, args, kwargs, found)
-        return found
+        named = dict(kwargs)
+        values = (named.pop("input"), *args) if "input" in named else args
+        if values and isinstance(values[0], Tensor) and values[0].is_floating_point():
+            if func in _KINKS:
+                for gap in _KINKS[func](*values, **named):
+                    self._note(values[0], gap)
+            elif func in _POOLS:
+                named.pop("return_indices", None)
+                self._note_pool(func, values, named)
+            elif func in _LARGEST:
+                self._note_largest(*values, **named)
+        return func(*args, **kwargs)
 
-    def _note_pool(self, func: Any, args: Any, kwargs: Any, found: Any) -> None:
+    def _note_pool(self, func: Any, values: Any, named: Any) -> None:
         """Which of a window's entries is the largest; how far behind the second one is. Equal ones stay equal."""
-        x, (top, places) = args[0], found
+        x, num = values[0], _POOLS[func]
+        top, places = func(*values, **named, return_indices=True)
         if self.keeps_sides:
             self._keep(places)
             return
-        without = x.flatten(-2).scatter(-1, places.flatten(-2), -math.inf).view_as(x)
-        gap = top - func(without, *args[1:], **kwargs)[0]
+        lowest = -torch.finfo(x.dtype).max
+        without = x.flatten(-num).scatter(-1, places.flatten(-num), lowest).view_as(x)
+        gap = top - func(without, *values[1:], **named)
         self._note(x, torch.where(gap == 0, math.inf, gap))
+
+    def _note_largest(self, x: Tensor, dim: Any = None, *_: Any, **named: Any) -> None:
+        dim = named.get("dim", dim)
+        if isinstance(dim, Tensor):  # of two
+            self._note(x, x - dim)
+        elif isinstance(dim, int) and x.shape[dim] > 1:
+            (top, second), places = (each.unbind(dim) for each in x.topk(2, dim))
+            if self.keeps_sides:
+                self._keep(places[0])
+            else:
+                self._note(x, torch.where(top == second, math.inf, top - second))
 
     def _note(self, x: torch.Tensor, gap: torch.Tensor) -> None:
         if self.keeps_sides:
@@ -126,8 +152,8 @@ class _Watch(TorchDispatchMode):
         # what an argument was summed from is not known: as large as the sample's arguments, or as those of all of them
         sizes = values.square().mean(1)
         sizes = torch.maximum(sizes, sizes.mean()).sqrt()
-        place = self._by_sample(x - gap)
-        if place is not None:
+        place = self._by_sample(x - gap) if gap.shape == x.shape else None
+        if place is not None:  # what it is compared with may be larger
             sizes = torch.maximum(sizes, place.abs().amax(1))
         unit = torch.finfo(x.dtype).eps * sizes
         gaps = gaps.abs() / unit[:, None]
