@@ -83,7 +83,7 @@ def recompute_largest(
 
 
 def settle_kinks(jacobian: InputJacobian, estimates: dict[str, NormEstimates], norm: str) -> tuple[float, float]:
-    """Exact norms in float64 of the examples that rounding moves across a kink (`InputJacobian.rows_across_kinks`): few of all, and off
+    """Exact norms in float64 of the examples that rounding moves across a kink: few of all, and off
     by far more than rounding.
 
     Returns:
