@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _WATCHED = 2**14  # samples that are looked at, at most, in batches over all the data
 _NEAR = 64.0  # units of rounding of a sample's arguments: deep models lose some
-_CANDIDATES = 64  # samples that are looked at in float64, the nearest ones
+_CANDIDATES = 256  # samples that are called in float64, the nearest ones
+_MULTIPLIED, _COMPANY = 64, 16  # of them, those across and at least so many: alone in a call, rounding may spare one
 Gaps = list[torch.Tensor]  # distances from a kink, whose sign tells the side
 
 
@@ -180,10 +181,10 @@ class Near:
     """Samples near a kink.
 
     Attributes:
-        rows: the nearest ones; none where none of them is across. Beside other samples rounding may spare one: what
-            they do is to be looked at in one call of them all.
-        across: those of them that lie on another side in the working precision than in float64.
-        of_each: how many samples of the data each stands for.
+        rows: those across, or some of them, with others nearby; none where none is across. Beside other samples
+            rounding may spare one: what they do is to be looked at in one call of them all.
+        across: the samples that lie on another side in the working precision than in float64.
+        of_each: how many samples across each of those in `rows` stands for.
     """
 
     rows: list[int]
@@ -220,7 +221,12 @@ def rows_at_kinks(problem: Problem, batch_size: int) -> Near:
     for one, other in zip(*sides, strict=True):
         apart |= (one != other).any(1)
     across = [chosen[place] for place in torch.nonzero(apart).flatten().tolist()]
-    return Near(chosen if across else [], across, problem.num_samples / len(rows))
+    if not across:
+        return Near([], [])
+    taken = [across[place] for place in spread(len(across), _MULTIPLIED)]
+    company = [row for row in chosen if row not in across][: max(0, _COMPANY - len(taken))]
+    of_each = len(across) / len(taken) * problem.num_samples / len(rows)
+    return Near(sorted(taken + company), across, of_each)
 
 
 def _called(problem: Problem, rows: range, watch: _Watch) -> torch.Tensor:
