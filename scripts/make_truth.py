@@ -41,7 +41,7 @@ HEAD = """# How often the stated errors hold
 Every table is made by `scripts/make_truth.py` from the cells of `tests/statistics/`, in float64, against dense
 matrices. A cell has the share of runs whose 95 % interval holds the true value, in percent, and behind it, in brackets,
 the median width over that of the exact interval, that of an estimator that knew its own law. `-`: the method
-came to the exact value. A share of 300 runs is itself known to 1.3 points (one standard error).
+came to the exact value. A share of 300 runs is itself known to 1.3 points (one standard error), one of 100 to 2.2.
 """
 
 
