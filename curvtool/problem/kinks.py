@@ -1,8 +1,8 @@
 """Samples that rounding moves across a kink of the model: few of all, with products that are wrong by far more than
 rounding, so that a drawn part of the data seldom shows one.
 
-A first call in the working precision finds the samples whose arguments come near a kink; a second one, of those alone
-and in float64, finds those that lie on its other side.
+A call in the working precision finds the samples whose arguments come near a kink; two more, of those alone, in that
+precision and in float64, find which lie on its other side.
 """
 
 from __future__ import annotations
