@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
 FEWEST, MOST = 32, 256  # samples on which the noise is measured; more where their graphs are small
+_FAR_FROM_SYMMETRIC = 10  # times the noise: below that a product's own rounding is all that its asymmetry shows
 _SHARE = {False: 4, True: 8}  # of the data: two products of them and one in float64 cost about as much as one of all
 _MORE_VECTORS, _IN_THE_SPAN = 3, 1e-3  # where calls alone cost; a product that others span shows no direction
 _SMALL = 16  # times fewer samples than a batch has at most (16 MiB)
@@ -72,10 +73,11 @@ def distance(
         return _ratio([_apart(exact, vector, image)])
     for each in (working, exact):
         each.execution.mode = "kept"  # the same products, and several of them
-    images, pairs = [image], [_apart(exact, vector, image)]
+    vectors, images, pairs = [vector], [image], [_apart(exact, vector, image)]
     for number in range(2, 2 + _MORE_VECTORS):
         other = space.normal(seed, 7, number)
         other = other / space.norm(other)
+        vectors.append(other)
         images.append(working.matvec(other))
         pairs.append(_apart(exact, other, images[-1]))
     leading: list[torch.Tensor] = []
@@ -88,7 +90,36 @@ def distance(
             leading.append(rest / length)
     beside = [_apart(exact, one, working.matvec(one)) for one in leading]
     size = math.sqrt(sum(norm**2 for _, norm in pairs) / len(pairs))
-    return max(_ratio([(gap, size) for gap, _ in pairs]), _ratio(beside))
+    found = max(_ratio([(gap, size) for gap, _ in pairs]), _ratio(beside))
+    form = torch.stack(vectors).double() @ torch.stack(images).double().T
+    return or_asymmetry(found, float((form - form.T).abs().max()) / size if size > 0 else 0.0, space.dim)
+
+
+def symmetry_of(operator: CurvatureOperator, vector: torch.Tensor, seed: int) -> tuple[torch.Tensor, float]:
+    """A v, and |<u, A v> - <v, A u>| / max(||A v||, ||A u||) for a random unit vector u."""
+    dim, cluster = operator.space.dim, operator.cluster
+    space, other = VectorSpace(dim, torch.float64, operator.problem.device, cluster), operator.space.normal(seed, 7, 0)
+    other = other / operator.space.norm(other)
+    image, of_other = operator.matvec(vector), operator.matvec(other)
+    pairs = [(other.double(), image.double()), (vector.double(), of_other.double())]
+    gap = abs(float(space.inner(*pairs[0])) - float(space.inner(*pairs[1])))
+    size = max(float(space.norm(product)) for _, product in pairs)
+    return image, gap / size if size > 0 else 0.0
+
+
+def or_asymmetry(noise: float, symmetry: float, dim: int) -> float:
+    """The noise, or what products that are far from symmetric say of it, where that is far more.
+
+    Float64 itself may be wrong, and as float32 is: of a sample whose loss is 1e-30, a right class's probability is 1 in
+    both, 1 - p is 0, and half of the second derivative is lost. Then the two agree, and the matrix is not symmetric.
+
+    Args:
+        noise: as measured against float64.
+        symmetry: see `symmetry_of`; sqrt(P) times that is about ||A - A^T||_F / ||A||_F.
+        dim: P.
+    """
+    found, rounding = math.sqrt(dim) * symmetry, math.sqrt(dim) * torch.finfo(torch.float64).eps
+    return found if found > _FAR_FROM_SYMMETRIC * max(noise, rounding) else noise
 
 
 def beyond_kinks(working: CurvatureOperator, problem: Problem, vector: torch.Tensor, image: torch.Tensor) -> float:
@@ -172,22 +203,23 @@ def measured_noise(
 ) -> float:
     """||fl(A v) - A v|| / ||A v|| for a random v, by samples drawn over all the data, on this process alone.
 
-    By rounded parameters (`sensitivity`) where float64 is not to be had; the unit of rounding where nothing is.
+    By rounded parameters (`sensitivity`) where float64 is not to be had; the unit of rounding where nothing is. In
+    float64 itself the unit of rounding, unless the products are far from symmetric (`or_asymmetry`).
     """
     eps = float(torch.finfo(problem.dtype).eps)
-    if problem.dtype == torch.float64:
-        return eps
     try:
         rows = problem.spread(num_drawn(kind, problem, memory_budget))
         part = problem.restricted(rows, problem.dtype)
         working = kind(part, memory_budget=memory_budget, **PLAINLY)
         vector = working.space.normal(seed, 7, 1)
         vector = vector / working.space.norm(vector)
-        image = working.matvec(vector)
+        image, symmetry = symmetry_of(working, vector, seed)
+        if problem.dtype == torch.float64:
+            return or_asymmetry(eps, symmetry, working.space.dim)
         try:
             size = max(1, working.batch_size // 2)
             exact = kind(part.restricted(range(part.num_samples), torch.float64), batch_size=size, **PLAINLY)
-            apart = distance(working, exact, vector, image, seed)
+            apart = or_asymmetry(distance(working, exact, vector, image, seed), symmetry, working.space.dim)
             return max(math.hypot(apart, beyond_kinks(working, problem, vector, image)), eps)
         except FAILURES as error:
             if isinstance(error, OutOfMemory):

@@ -21,7 +21,16 @@ from curvtool.operators.data_sum import split
 from curvtool.operators.execution import DIFFERENCES
 from curvtool.operators.hessian import Hessian
 from curvtool.operators.jacobian import InputJacobian
-from curvtool.operators.noise import PLAINLY, beyond_kinks, distance, num_drawn, num_small, sensitivity
+from curvtool.operators.noise import (
+    PLAINLY,
+    beyond_kinks,
+    distance,
+    num_drawn,
+    num_small,
+    or_asymmetry,
+    sensitivity,
+    symmetry_of,
+)
 from curvtool.problem.cuts import spread
 from curvtool.problem.locate import located
 
@@ -41,9 +50,10 @@ _COARSE_STEPS, _COARSE_AGREEMENT = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3), 3e-2  # in th
 class Preflight:
     """Attributes:
     num_samples: samples of the small batch.
-    symmetry: |<u, Hv> - <v, Hu>| / (||u|| ||Hv||) for random u, v, in the working dtype.
+    symmetry: |<u, Hv> - <v, Hu>| / max(||Hu||, ||Hv||) for random unit vectors u, v, in the working dtype.
     finite_difference: ||Hv - difference of gradients|| / ||Hv|| in float64; None where no two step sizes agreed.
-    noise_floor: relative distance of the working dtype's product from the float64 one; 0 in float64 itself.
+    noise_floor: relative distance of the working dtype's product from the float64 one; 0 in float64 itself; what their
+        asymmetry says where that is far more (`or_asymmetry`).
     unavailable: what could not be measured, by name, with the reason.
     without_float64: why float64 could not be had; the noise floor is then the effect of rounded parameters.
     """
@@ -96,8 +106,8 @@ def preflight_curvature(
         working = operator(part, memory_budget=memory_budget, **PLAINLY)
         size = max(1, working.batch_size // 2) if problem.dtype != torch.float64 else working.batch_size
         small = min(num, num_small(working))
-        vector = _unit(working, seed, 1)
-        image, symmetry = _symmetry(working, vector, seed)
+        vector = _unit(working, seed)
+        image, symmetry = symmetry_of(working, vector, seed)
         if not _is_finite(working, image):
             return _nothing(num, "the loss or its gradient is not finite")
         try:
@@ -105,7 +115,7 @@ def preflight_curvature(
             exact = part.restricted(rows, torch.float64) if problem.dtype != torch.float64 else part.copied()
             exact = exact.holding_constants()  # which the differences do not move
             twin = operator(exact.restricted(rows, torch.float64), batch_size=size, **PLAINLY)
-            noise = distance(working, twin, vector, image, seed)
+            noise = or_asymmetry(distance(working, twin, vector, image, seed), symmetry, working.space.dim)
             if noise == 0.0 and problem.dtype != torch.float64 and not bool(image.any()):
                 noise, unavailable["noise_floor"] = None, "every product was zero, which has no relative error"
             else:
@@ -151,7 +161,7 @@ def _nothing(num_samples: int, reason: str) -> Preflight:
 
 
 def _of_differences(operator: CurvatureOperator, seed: int) -> Preflight:
-    _, symmetry = _symmetry(operator, _unit(operator, seed, 1), seed)
+    _, symmetry = symmetry_of(operator, _unit(operator, seed), seed)
     missing = {"finite_difference": "the products are differences of gradients themselves"}
     num = operator.problem.num_samples
     return Preflight(num, symmetry, None, operator.execution.difference_step.error, missing)
@@ -172,17 +182,9 @@ def _is_finite(operator: CurvatureOperator, image: torch.Tensor) -> bool:
     raise not_finite("a product")
 
 
-def _unit(operator: CurvatureOperator, seed: int, number: int) -> torch.Tensor:
-    vector = operator.space.normal(seed, 7, number)
+def _unit(operator: CurvatureOperator, seed: int) -> torch.Tensor:
+    vector = operator.space.normal(seed, 7, 1)
     return vector / operator.space.norm(vector)
-
-
-def _symmetry(operator: CurvatureOperator, vector: torch.Tensor, seed: int) -> tuple[torch.Tensor, float]:
-    """A v, and |<u, A v> - <v, A u>| / ||A v|| for a random unit vector u."""
-    space, other = operator.space, _unit(operator, seed, 0)
-    image = operator.matvec(vector)
-    gap = space.inner(other, image) - space.inner(vector, operator.matvec(other))
-    return image, abs(float(gap)) / max(float(space.norm(image)), 1e-300)
 
 
 def _finite_difference(

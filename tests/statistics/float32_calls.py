@@ -6,6 +6,7 @@ from torch.func import functional_call, hessian, jacrev, vmap
 
 from curvtool import GaussNewton, Hessian, InputJacobian, Problem, density, diagonal, eigenvalues, jacobian_norms, trace
 from curvtool.estimators.by_probes import Blocks
+from curvtool.estimators.density_result import Spectrum
 
 PASSES = 8  # with which float32 and float64 are compared: the same probes in both
 STEPS = 8  # of Lanczos, of a density by probes
@@ -131,8 +132,9 @@ class Comparison:
         self.interval("density exact, cumulative", below, exact.cumulative_low - 1e-9, exact.cumulative_high + 1e-9)
         arguments = {"method": "probes", "num_probes": 2, "num_steps": STEPS}
         one, other = (density(each, **arguments) for each in (self.operator, self.wide))
-        # what is left of the intervals' widths is the arithmetic's part, for the probes are the same
-        rounding = one.trace_ci95[1] - one.trace_ci95[0] - (other.trace_ci95[1] - other.trace_ci95[0])
+        # the probes are the same, and their own error is not what is compared
+        of_probes = Spectrum(one.quadratures, one.outliers, self.operator.space.dim, one.num_probes, 0.0)
+        rounding = np.ptp(one.trace_ci95) - np.ptp(of_probes.trace_interval())
         self.note("density by probes, trace", abs(one.trace - other.trace), rounding / 2)
         if self.is_semidefinite:
             for result in (exact, one):

@@ -8,7 +8,7 @@ import torch
 from float32_calls import Comparison
 from networks import extremes, network
 
-from curvtool import GaussNewton, MatrixOperator, Problem, density, diagonal, eigenvalues, trace
+from curvtool import GaussNewton, Hessian, MatrixOperator, Problem, density, diagonal, eigenvalues, trace
 
 EXTREMES = extremes()
 MOST_USUALLY = 1000  # times the true error: what the usual stated one is below
@@ -21,7 +21,7 @@ def compared(seed):
 
 
 def test_errors_hold_on_a_few_small_networks():
-    assert not [failure for seed in (31, 33, 146) for failure in compared(seed).failures()]
+    assert not [failure for seed in (31, 33, 146, 170) for failure in compared(seed).failures()]
 
 
 @pytest.mark.slow
@@ -71,6 +71,22 @@ def test_a_matrix_whose_products_vanish_has_the_error_that_float64_shows():
         assert result.ci95[0] <= true <= result.ci95[1] <= 100 * true
     assert true <= float(diagonal(operator, method="exact").stderr) <= 100 * true
     assert density(operator).trace_ci95[1] >= true
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_that_lose_half_of_the_second_derivative_have_a_noise(dtype):
+    """A loss of 4e-18: the right class's probability is 1 in float64 too, and float32 agrees with it."""
+    x, model = torch.tensor([[1.0]], dtype=dtype), torch.nn.Linear(1, 2, bias=False, dtype=dtype)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[40.0], [0.0]]))
+    operator = Hessian(Problem(model, (x, torch.tensor([0])), "cross-entropy"))
+    small = math.exp(-40.0)
+    true = small * torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    products = torch.stack([operator.matvec(e) for e in torch.eye(2, dtype=dtype)])
+    off = float(torch.linalg.matrix_norm(products - true, 2)) / small
+    assert off > 0.1 and operator.noise > off / 3
+    pair = eigenvalues(operator, 1, method="power", rtol=1e-2, max_passes=100).eigenvalues[0]
+    assert abs(pair.value - 2 * small) <= pair.error_bound
 
 
 @pytest.mark.parametrize("exponent", [0, -70])
