@@ -46,6 +46,25 @@ def coverage(num_seeds, **arguments):
     return {name: float(held[rows].mean()) for name, rows in of.items()}
 
 
+@pytest.mark.parametrize("times", [2.0, 10.0])
+def test_few_rows_that_vary_more_than_all_others(times):
+    """As those of the last layer of a large network: 8 of 400, whose other entries are larger by this factor."""
+    small, large, seeds = 392, 8, 40
+    terms = torch.randn(4, small + large, small + large, generator=torch.Generator().manual_seed(0)).double()
+    terms[:, :small] *= times**-0.5
+    terms[:, :, :small] *= times**-0.5
+    terms[:, :small, small:] = terms[:, small:, :small] = 0.0  # of two blocks; entries of one and of 1 / times
+    terms[:, small:, small:] *= (small / large) ** 0.5  # rows of one length, but for the factor
+    terms = terms + terms.mT
+    true, held = terms.sum(0).diagonal(), torch.zeros(small + large, dtype=torch.float64)
+    for seed in range(seeds):
+        found = diagonal(MatrixOperator(terms), method="hutchinson", max_passes=8, rtol=1e-3, seed=seed)
+        half = student_t_quantile(0.975, found.entry_degrees) * found.stderr
+        held += ((found.diagonal - true).abs() <= half).double() / seeds
+    assert held[small:].mean() >= 0.95 - 3 * (0.95 * 0.05 / (large * seeds)) ** 0.5
+    assert 0.93 <= held.mean() <= 0.99
+
+
 def test_rows_that_few_samples_touch_at_a_glance():
     assert all(held >= 0.9 for held in coverage(20, rtol=0.5).values())
 

@@ -11,6 +11,7 @@ import torch
 
 from curvtool.estimators.accuracy.forms import ALIKE, FEW_SIGNS, PASSES_OF_FEW_SIGNS, chi_square
 from curvtool.estimators.accuracy.noise import NOISE_OF_ENTRIES
+from curvtool.linalg.intervals import student_t_quantile
 
 if TYPE_CHECKING:
     from curvtool.linalg.space import VectorSpace
@@ -67,8 +68,12 @@ def of_entries(
         center = first / count
         degrees, prior = _prior(center, max(second / count - center**2, 0.0) * count / (count - 1), d)
     moderated = variances if degrees == 0.0 else (degrees * prior + d * variances) / (degrees + d)
-    # a row whose small spread was seen is given no more than that leaves open, at 1 %
+    # a row whose small spread was seen is given no more than that leaves open, at 1 %; and none an interval of 95 % that
+    # is shorter than by its own passes alone: rows whose variance is far above the others', as in the last layer of a
+    # large network, are too few to show in the prior
     moderated = torch.where(seen, torch.minimum(moderated, variances * (d / chi_square(d, -2.326))), moderated)
+    own = (student_t_quantile(0.975, d) / student_t_quantile(0.975, degrees + d)) ** 2
+    moderated = torch.maximum(moderated, own * variances)
     zero = (mean == 0) & (squares == 0)
     moderated = torch.where(zero, torch.zeros_like(moderated), moderated)
     floor = rounding_of_entries(space, rows, noise).square()
@@ -109,6 +114,3 @@ def _prior(center: float, spread: float, d: int) -> tuple[float, float]:
         half = math.sqrt(low * high)
         low, high = (half, high) if polygamma(1, half) > beyond else (low, half)
     return 2 * low, math.exp(location + polygamma(0, low) - math.log(low))
-
-
-# --- forms v^T f(A) v with random unit vectors: shares of the eigenvalues, traces, a smoothed density ---
