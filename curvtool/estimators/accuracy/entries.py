@@ -68,8 +68,8 @@ def of_entries(
         center = first / count
         degrees, prior = _prior(center, max(second / count - center**2, 0.0) * count / (count - 1), d)
     moderated = variances if degrees == 0.0 else (degrees * prior + d * variances) / (degrees + d)
-    # a row whose small spread was seen is given no more than that leaves open, at 1 %; and none an interval of 95 % that
-    # is shorter than by its own passes alone: rows whose variance is far above the others', as in the last layer of a
+    # a row whose small spread was seen is given no more than that leaves open, at 1 %; and none an interval of 95 %
+    # shorter than by its own passes alone: rows whose variance is far above the others', as in the last layer of a
     # large network, are too few to show in the prior
     moderated = torch.where(seen, torch.minimum(moderated, variances * (d / chi_square(d, -2.326))), moderated)
     own = (student_t_quantile(0.975, d) / student_t_quantile(0.975, degrees + d)) ** 2
