@@ -14,7 +14,9 @@ from curvtool.critical import undisturbed
 from curvtool.errors import not_finite
 from curvtool.estimators.accuracy.forms import (
     PASSES_OF_FEW_SIGNS,
+    BlockFacts,
     GroupSpread,
+    facts_of_blocks,
     floor_of_block,
     of_blocks,
     of_groups,
@@ -112,7 +114,7 @@ class ProbeSearch:
         self.is_settled = False  # whether enough is known of the spread to believe it
         self.forms: list[np.ndarray] = []  # y^T A_t y of every group, a pass each
         self.pairs: list[np.ndarray] = []  # of every group, a pair of passes each: see `_FACTS`
-        self._block_sums = np.zeros((3, operator.num_terms, len(blocks.members) if blocks else 0))
+        self._block_sums = np.zeros((6, operator.num_terms, len(blocks.members) if blocks else 0))
         self._membership = _membership(blocks) if blocks else None
         self._forms_before = np.zeros((0, operator.num_terms))
         self._pairs_before = np.zeros((0, operator.num_terms, len(_FACTS)))
@@ -219,10 +221,10 @@ class ProbeSearch:
         if self.blocks is None or not self.forms:
             return None
         num = self.num_passes
-        sums, squares, spreads = self._block_sums
-        values = sums.sum(axis=0) / num
+        facts = BlockFacts(*self._block_sums)
+        values = facts.sums.sum(axis=0) / num
         floors = np.array(self.blocks.floors(self.scale))
-        errors = [None] * len(values) if num < 2 else of_blocks(sums, squares, spreads, num, self.noise, floors)
+        errors = [None] * len(values) if num < 2 else of_blocks(facts, num, self.noise, floors)
         return {
             name: BlockTrace(float(v), None, None, 0.0) if e is None else BlockTrace(float(v), *e)
             for name, v, e in zip(self.blocks.members, values, errors, strict=True)
@@ -249,13 +251,14 @@ class ProbeSearch:
                 self.observer.advance(self.num_passes, self._running(), until - self.num_passes)
 
     def _passes(self, first: int, num: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """One pass, or two: every group's forms (num, T), the pair's facts (T, 3), and the blocks' sums (3, T, B).
+        """One pass, or two: every group's forms (num, T), the pair's facts (T, 3), and the blocks' (6, T, B).
 
         Each rank makes those of its own groups; one transfer to the host.
         """
         operator, space = self.operator, self.operator.probe_space
         sizes = [space.dim] if self.blocks is None else list(self.blocks.sizes)
-        columns = (num + 1) * len(sizes) + 3
+        rows = num + (len(_FACTS) if num == 2 else 0)
+        columns = rows * len(sizes) + 1
         numbers = torch.zeros(operator.num_terms, columns, dtype=space.dtype, device=space.device)
         for terms in operator.term_ranges:
             entries = [self._entries(terms, number) for number in range(first, first + num)]
@@ -266,18 +269,24 @@ class ProbeSearch:
         every = operator.of_all_terms(numbers).to(device="cpu", dtype=torch.float64).numpy()
         if not np.isfinite(every).all():
             raise not_finite("a quadratic form of the Hessian")
-        size = len(sizes)
-        segments = every[:, : (num + 1) * size].reshape(len(every), num + 1, size).copy()
+        segments = every[:, :-1].reshape(len(every), rows, len(sizes)).copy()
         forms = segments[:, :num].sum(axis=2).T
         pair = None
         if num == 2:
-            segments[:, 2] *= every[:, -1:] ** 2
-            pair = np.column_stack([segments[:, 2].sum(axis=1), every[:, -3] * every[:, -1] ** 2, every[:, -2]])
+            whole, unit = segments[:, num:].sum(axis=2), every[:, -1] ** 2
+            pair = np.column_stack([whole[:, 0] * unit, whole[:, 1] * unit, whole[:, 2]])
+            segments[:, num + 2] *= whole[:, :1] ** 2  # from shares to what they are shares of
         if self._membership is None:
             return forms, pair, None
-        in_blocks = segments @ self._membership
-        made, spreads = in_blocks[:, :num], in_blocks[:, num]  # no spread of a single pass: zeros
-        return forms, pair, np.stack([made.sum(axis=1), (made**2).sum(axis=1), spreads])
+        in_blocks = np.moveaxis(segments @ self._membership, 1, 0)
+        of_pair = None
+        if num == 2:
+            spreads, lengths, fourth = in_blocks[num:]
+            of_pair = spreads, lengths, fourth
+        facts = facts_of_blocks(in_blocks[:num], of_pair, self.noise, np.array(sizes) @ self._membership)
+        if num == 2:
+            facts[2:4] *= unit[:, None]
+        return forms, pair, facts
 
     def _entries(self, terms: range, number: int) -> torch.Tensor:
         """z_t * (A_t z_t) of consecutive groups, shape (t, P): unbiased for the diagonal, and its sum for the trace.
@@ -301,7 +310,7 @@ class ProbeSearch:
 
 
 def _compared(space: VectorSpace, one: torch.Tensor, other: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
-    """What two passes of the same groups say of their spread, in the order of `_FACTS`: (t, segments), (t, 1), (t, 1);
+    """What two passes of the same groups say of their spread, in the order of `_FACTS`, each (t, segments);
     and each group's unit, (t, 1), the first two being in its square: squares of small entries would be lost.
 
     Args:
@@ -312,11 +321,11 @@ def _compared(space: VectorSpace, one: torch.Tensor, other: torch.Tensor, sizes:
     unit = space.segment_sums(one.abs(), whole) + space.segment_sums(other.abs(), whole)
     unit = torch.where(unit > 0, unit, torch.ones_like(unit)).log2().floor().exp2()  # so that no digit is lost
     one, other = one.div_(unit), other.div_(unit)
-    lengths = space.segment_sums(one.square(), whole) + space.segment_sums(other.square(), whole)
+    lengths = space.segment_sums(one.square(), sizes) + space.segment_sums(other.square(), sizes)
     difference = one.sub_(other)
     spreads = space.segment_sums(torch.square(difference, out=other), sizes)
     shares = other.div_(spreads.sum(1, keepdim=True).clamp_min(tiny))  # squares that add up to one
-    return [spreads, lengths, space.segment_sums(shares.square_(), whole), unit]
+    return [spreads, lengths, space.segment_sums(shares.square_(), sizes), unit]
 
 
 def _membership(blocks: Blocks) -> np.ndarray:

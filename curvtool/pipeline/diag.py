@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from curvtool.config.analyses import DiagConfig
+from curvtool.estimators.accuracy.entries import share_below_zero, stderr_of_mean
 from curvtool.estimators.diagonal import DiagonalResult, diagonal
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.memory import peak_bytes
@@ -76,6 +77,7 @@ def _record(
         unavailable["sum_stderr"] = "an error needs two passes"
     if result.relative_error is None:
         unavailable["relative_error"] = "one pass, or a diagonal that is not told from zero"
+    errors = {} if result.stderr is None else dict(operator.by_parameter(result.stderr))
     degrees, reason = finite_degrees(result.degrees)
     if reason:
         unavailable["degrees_of_freedom"] = reason
@@ -91,8 +93,11 @@ def _record(
         degrees_of_freedom=degrees,
         arithmetic_error=result.arithmetic,
         relative_error=result.relative_error,
-        summary=_summary(result.diagonal),
-        per_parameter={name: _summary(part) for name, part in operator.by_parameter(result.diagonal).items()},
+        summary=_summary(result.diagonal, result.stderr, result),
+        per_parameter={
+            name: _summary(part, errors.get(name), result)
+            for name, part in operator.by_parameter(result.diagonal).items()
+        },
         num_passes=result.num_passes,
         num_terms=result.num_terms,
         cost=cost_record(result.cost, peak_bytes(stage.problem.device)),
@@ -100,7 +105,19 @@ def _record(
     )
 
 
-def _summary(entries: torch.Tensor) -> report.EntriesSummary:
+def _summary(entries: torch.Tensor, stderr: torch.Tensor | None, result: DiagonalResult) -> report.EntriesSummary:
     facts = torch.stack([entries.mean(), entries.min(), entries.max(), (entries < 0).to(entries.dtype).mean()])
     mean, low, high, negative = facts.to("cpu", torch.float64).tolist()
-    return report.EntriesSummary(mean=mean, min=low, max=high, negative=negative, num=entries.numel())
+    interval, spread = None, None
+    if stderr is not None and result.entry_degrees is not None:
+        interval = share_below_zero(entries, stderr, result.entry_degrees)
+        spread = 0.0 if result.method == "exact" else stderr_of_mean(stderr)
+    return report.EntriesSummary(
+        mean=mean,
+        mean_stderr=spread,
+        min=low,
+        max=high,
+        negative=negative,
+        negative_interval=interval,
+        num=entries.numel(),
+    )

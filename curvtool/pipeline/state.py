@@ -34,7 +34,7 @@ from curvtool.pipeline.codec import decode, encode
 from curvtool.pipeline.lock import Lock
 from curvtool.report.write import check_writable, write_atomic
 
-_VERSION = f"2 of curvtool {version('curvtool')}"  # another version may take other ways
+_VERSION = f"3 of curvtool {version('curvtool')}"  # another version may take other ways
 _MANIFEST = "state.json"
 _NUMBERED = "[0-9]" * 6
 _READ_AT_ONCE = 2**24

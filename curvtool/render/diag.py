@@ -7,23 +7,50 @@ from typing import Any
 from rich.console import Console
 
 from curvtool.render.charts import Chart, Series
-from curvtool.render.numbers import count, number, percent, with_error
+from curvtool.render.numbers import count, number, percent, percents, with_error
 from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables
-from curvtool.report.model import Diag
-from curvtool.report.numbers import half_width_of
+from curvtool.report.model import Diag, EntriesSummary
+from curvtool.report.numbers import degrees_of, half_width, half_width_of
 from curvtool.words import counted
 
-_COLUMNS = ("parameter", "entries", "mean", "min", "max", "below 0")
+_COLUMNS = ("parameter", "entries", "mean", "95 % +-", "min", "max", "below 0")
+_OPEN = 0.1  # of a share, above which more passes are named
 
 
 def verdict(diag: Diag) -> list[str]:
     """What the numbers say, in words."""
     largest = max(diag.per_parameter, key=lambda name: diag.per_parameter[name].mean, default=None)
-    told = [f"{percent(diag.summary.negative)} of {counted(diag.summary.num, 'entry')} below zero."]
+    share, entries = _below_zero(diag.summary), counted(diag.summary.num, "entry")
+    told = [f"{share[0].upper()}{share[1:]} of {entries} below zero{_remedy(diag)}."]
+    if diag.summary.negative_interval == (0.0, 1.0):
+        told = [f"How many of {entries} lie below zero is not known{_remedy(diag)}."]
     if largest is not None:
-        mean = number(diag.per_parameter[largest].mean, 3)
-        told.append(f"Largest on average in {largest}: {mean} an entry, {number(diag.summary.mean, 3)} overall.")
+        own, whole = (_mean(each, diag) for each in (diag.per_parameter[largest], diag.summary))
+        told.append(f"Largest on average in {largest}: {own} an entry, {whole} overall.")
     return told
+
+
+def _below_zero(summary: EntriesSummary) -> str:
+    """The share, as an interval where errors leave it open."""
+    ends = summary.negative_interval
+    return percent(summary.negative) if ends is None else percents(*ends, 2)
+
+
+def _remedy(diag: Diag) -> str:
+    ends = diag.summary.negative_interval
+    return " (a smaller --rtol would tell more)" if ends and ends[1] - ends[0] > _OPEN else ""
+
+
+def _half(summary: EntriesSummary, diag: Diag) -> float | None:
+    """Half of the mean's 95 % interval; None where it is not by probes, or not known."""
+    if not summary.mean_stderr:
+        return None
+    return half_width(summary.mean_stderr, degrees_of(diag, diag.num_passes))
+
+
+def _mean(summary: EntriesSummary, diag: Diag) -> str:
+    half = _half(summary, diag)
+    return number(summary.mean, 3) if half is None else f"{with_error(summary.mean, half)} +- {number(half, 2)}"
 
 
 def show(diag: Diag, console: Console) -> None:
@@ -47,13 +74,22 @@ def notes(diag: Diag) -> list[str]:
         told = f"{counted(diag.num_passes, 'pass')}, a probe for each of {counted(diag.num_terms, 'group')} of samples"
         if diag.relative_error is not None:
             told += f"; relative error {number(diag.relative_error, 2)} (norm of all standard errors over the norm)"
+        told += "; min and max are those of the estimates, spread by their errors; below 0: the matrix's, 95 %"
     where = f"entries: {diag.file}" if diag.file else "entries by parameter name: --out diagonal.safetensors"
     return [whole, told + ".", f"method {diag.method}: {diag.method_reason}.", where]
 
 
 def _rows(diag: Diag) -> list[list[str]]:
     return [
-        [name, count(s.num), number(s.mean, 3), number(s.min, 3), number(s.max, 3), percent(s.negative)]
+        [
+            name,
+            count(s.num),
+            number(s.mean, 3),
+            "-" if (half := _half(s, diag)) is None else number(half, 2),
+            number(s.min, 3),
+            number(s.max, 3),
+            _below_zero(s),
+        ]
         for name, s in [*diag.per_parameter.items(), ("all", diag.summary)]
     ]
 
@@ -69,16 +105,19 @@ def charts(diag: Diag) -> list[Chart]:
         [summary.min for _, summary in summaries],
         [summary.max for _, summary in summaries],
     )
-    caption = "Bars: from the smallest to the largest entry."
+    caption = "Bars: from the smallest to the largest entry" + ("." if diag.method == "exact" else ", as estimated.")
     names = tuple(name for name, _ in summaries)
     return [Chart(f"Diagonal of the {MATRICES[diag.operator]}", "parameter", "entry", (points,), caption, names)]
 
 
 def csv(diag: Diag) -> tuple[list[str], list[list[Any]]]:
     """A row a parameter, and one for all."""
-    header = ["parameter", "num", "mean", "min", "max", "negative"]
+    header = ["parameter", "num", "mean", "mean_stderr", "min", "max", "negative", "negative_low", "negative_high"]
     summaries = [*diag.per_parameter.items(), ("all", diag.summary)]
-    return header, [[name, s.num, s.mean, s.min, s.max, s.negative] for name, s in summaries]
+    return header, [
+        [name, s.num, s.mean, s.mean_stderr, s.min, s.max, s.negative, *(s.negative_interval or (None, None))]
+        for name, s in summaries
+    ]
 
 
 def markdown(diag: Diag) -> list[str]:

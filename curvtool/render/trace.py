@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from curvtool.render.charts import Chart, Series
-from curvtool.render.numbers import count, number, percent, with_error
+from curvtool.render.numbers import count, number, percent, percents, with_error
 from curvtool.render.tables import MATRICES, Listing, filled_table, markdown_table, print_tables
 from curvtool.report.model import BlockTrace, Trace
 from curvtool.report.numbers import degrees_of, half_width, half_width_of
@@ -28,12 +28,28 @@ def verdict(trace: Trace) -> list[str]:
             f"Trace {with_error(trace.value, half)}, 95 % interval {with_error(low, half)} to {with_error(high, half)}."
         )
     told = [text]
-    if trace.per_layer:
-        share = {name: layer.value / trace.value for name, layer in trace.per_layer.items() if trace.value}
-        if share and all(layer.value >= 0 for layer in trace.per_layer.values()):
-            largest = max(share, key=lambda name: share[name])
-            told.append(f"Layer {largest} holds {percent(share[largest])} of it.")
+    if trace.per_layer and trace.value > 0 and all(layer.value >= 0 for layer in trace.per_layer.values()):
+        largest = max(trace.per_layer, key=lambda name: (trace.per_layer or {})[name].value)
+        told += _share(trace, largest)
     return told
+
+
+def _share(trace: Trace, name: str) -> list[str]:
+    """A layer's part of the whole with its 95 % interval; nothing where the whole is not told from zero.
+
+    The two estimates come from the same probes, and how they fall together is not known: their errors are added.
+    """
+    layer = (trace.per_layer or {})[name]
+    share = layer.value / trace.value
+    if trace.method == "exact" or trace.ci95 is None:
+        return [f"Layer {name} holds {percent(share)} of it."]
+    half = (trace.ci95[1] - trace.ci95[0]) / 2
+    if half >= trace.value:
+        return []
+    off = (half_width_of(layer, trace.num_passes) + share * half) / (trace.value - half)
+    return [
+        f"Layer {name} holds {percent(share, 2)} of it (95 %: {percents(max(share - off, 0), min(share + off, 1), 2)})."
+    ]
 
 
 def show(trace: Trace, console: Console) -> None:

@@ -203,12 +203,17 @@ class Density(Record):
 
 
 class EntriesSummary(Record):
-    """The distribution of a vector's entries."""
+    """The distribution of a vector's entries; by probes `min`, `max` and `negative` are those of the estimates, whose
+    errors spread them."""
 
     mean: float
+    mean_stderr: float | None = Field(default=None, description="of the mean over the probes, at most; 0 where exact")
     min: float
     max: float
-    negative: float = Field(description="share of entries below zero")
+    negative: float = Field(description="share of the numbers below zero; of estimates, noise is counted too")
+    negative_interval: tuple[float, float] | None = Field(
+        default=None, description="95 % interval of the share of the matrix's own entries below zero"
+    )
     num: int
 
 

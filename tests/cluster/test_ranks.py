@@ -59,7 +59,7 @@ top = 3
 # are zero but for rounding
 _OTHERS = {
     "cost", "data_stderr", "data_bias", "population", "check_discrepancy", "residual_norm", "relative_residual",
-    "vector_error", "error_bound", "bound_kind", "unavailable", "negative",
+    "vector_error", "error_bound", "bound_kind", "unavailable", "negative", "negative_interval",
 }  # fmt: skip
 
 

@@ -97,3 +97,29 @@ def families():
         "zero trace, 32 groups": free,
     }
     return {name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in found.items()}
+
+
+BLOCKS_OF_FEW = {"one": 1, "pair": 2, "small pair": 2, "five": 5, "rest": 54}
+
+
+def blocks_of_few(num_terms, alone):
+    """Blocks of few entries, uncoupled, beside a dense one of rank one a term: `BLOCKS_OF_FEW` has their sizes.
+
+    Args:
+        num_terms: T.
+        alone: whether a single term has all of a small block, as the samples of a rare class or token do.
+    """
+    rng, found = np.random.default_rng(3), np.zeros((num_terms, SIZE, SIZE))
+    pair = np.array([[1.0, 0.9], [0.9, 1.0]])
+    for term in range(num_terms):
+        share = float(term == 0) if alone else 1.0
+        row = rng.normal(size=54)
+        found[term, :1, :1], found[term, 1:3, 1:3], found[term, 3:5, 3:5] = share, share * pair, 1e-3 * share * pair
+        found[term, 5:10, 5:10], found[term, 10:, 10:] = share * np.ones((5, 5)), np.outer(row, row)
+    return torch.from_numpy(found)
+
+
+def coupled_blocks(num_terms):
+    """Of rank one a term, its blocks' sizes those of `BLOCKS_OF_FEW`."""
+    rows = np.random.default_rng(5).normal(size=(num_terms, SIZE)) * np.repeat([1, 3, 1e-3, 1, 1], [1, 2, 2, 5, 54])
+    return torch.from_numpy(np.einsum("ti,tj->tij", rows, rows))

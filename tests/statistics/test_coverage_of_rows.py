@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from matrices import SIZE, outer
 from torch.func import functional_call, hessian
 
 from curvtool import MatrixOperator, diagonal
+from curvtool.estimators.accuracy.entries import share_below_zero, stderr_of_mean
 from curvtool.linalg.intervals import student_t_quantile
 
 NUM, ROWS, DIM, CLASSES, GROUP = 150, 50, 4, 3, 32
@@ -75,3 +77,25 @@ def test_rows_that_few_samples_touch(rtol):
     """By their Student's t: with the pilot's eight passes one entry in fourteen lies beyond two standard errors."""
     held = coverage(300, rtol=rtol)
     assert np.min(list(held.values())) >= 0.93 and np.max(list(held.values())) <= 0.99, held
+
+
+def test_the_share_below_zero_is_no_count_of_noise():
+    """No entry is below zero; the estimates put some there. Its interval holds, also where every entry is, and those of
+    the parameters' means."""
+    terms = torch.from_numpy(outer(8))
+    true = terms.sum(0).diagonal()
+    sizes = [1, 7, SIZE - 8]
+    held, noisy = [], []
+    for seed in range(150):
+        for sign in (1, -1):
+            found = diagonal(MatrixOperator(sign * terms), method="hutchinson", max_passes=24, seed=seed)
+            low, high = share_below_zero(found.diagonal, found.stderr, found.entry_degrees)
+            noisy.append(float((sign * found.diagonal < 0).double().mean()))
+            held.append(low == 0.0 if sign > 0 else high == 1.0)
+        quantile = student_t_quantile(0.975, found.degrees)
+        parts = zip(*(each.split(sizes) for each in (found.diagonal, found.stderr, -true)), strict=True)
+        held += [abs(float(d.mean() - t.mean())) <= quantile * stderr_of_mean(e) for d, e, t in parts]
+    assert np.mean(noisy) > 0.02
+    assert np.mean(held) >= 0.95
+    found = diagonal(MatrixOperator(torch.from_numpy(outer(32))), method="hutchinson", rtol=0.02, max_passes=60)
+    assert share_below_zero(found.diagonal, found.stderr, found.entry_degrees)[1] < 0.2  # and it tells something

@@ -16,6 +16,7 @@ from curvtool.linalg.intervals import student_t_quantile
 if TYPE_CHECKING:
     from curvtool.linalg.space import VectorSpace
 
+_WRONG_SIGN = 1e-3  # how often the sign of an entry that is zero, or nearly, is told
 _MOST_PRIOR = 1000.0  # degrees of freedom, where all entries have one variance
 
 
@@ -85,6 +86,39 @@ def of_entries(
         total / num_passes + float(space.total(floor)),
         num_passes >= PASSES_OF_FEW_SIGNS or not alone,
     )
+
+
+def share_below_zero(entries: torch.Tensor, stderr: torch.Tensor, degrees: float) -> tuple[float, float]:
+    """A 95 % interval of the share of entries that are below zero.
+
+    The share of *estimates* below zero is none: noise puts half of the small entries there. An entry's sign is told
+    where it is farther from zero than its error at 0.1 %. More than 4 % of the entries are told wrongly with a
+    probability of 2.5 % at most, however they depend on one another (Markov's inequality): the interval is wider by so
+    many on either side.
+
+    Args:
+        entries: the estimates; exact zeros are taken for rows of zeros.
+        stderr: their standard errors, or where exact their rounding.
+        degrees: degrees of freedom of these; infinite where nothing is random.
+    """
+    exact = math.isinf(degrees)
+    reach = stderr if exact else student_t_quantile(1 - _WRONG_SIGN, max(degrees, 1.0)) * stderr
+    below, open_ = entries < -reach, (entries < reach) & (entries != 0)
+    counts = torch.stack([below.sum(), open_.sum()]).tolist()
+    low, high = (count / max(entries.numel(), 1) for count in counts)
+    slack = 0.0 if exact else _WRONG_SIGN / 0.025
+    return max(low - slack, 0.0), min(high + slack, 1.0)
+
+
+def stderr_of_mean(stderr: torch.Tensor) -> float:
+    """The standard error of the mean of these entries, at most: that of a symmetric block's sum has twice the sum of
+    the entries' variances, its couplings with other blocks once.
+
+    Args:
+        stderr: of every entry, over the probes.
+    """
+    scale = float(stderr.abs().max()) if stderr.numel() else 0.0
+    return scale * math.sqrt(2 * float((stderr / scale).double().square().sum())) / stderr.numel() if scale else 0.0
 
 
 def rounding_of_entries(space: VectorSpace, rows: torch.Tensor, noise: float) -> torch.Tensor:

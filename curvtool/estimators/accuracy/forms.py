@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES
+from curvtool.linalg.intervals import student_t_quantile
 
 PASSES_OF_FEW_SIGNS = 16  # before a spread is believed where the forms of a group may depend on a few signs
 FEW_SIGNS = 6  # entries that a difference of two passes is spread over, below which forms may fall alike by chance
@@ -100,29 +101,115 @@ def floor_of_block(scale: float, size: int, dim: int) -> float:
     return _OF_THE_WHOLE * scale * math.sqrt(size / dim)
 
 
-def of_blocks(
-    sums: np.ndarray, squares: np.ndarray, spreads: np.ndarray, num_passes: int, noise: float, floors: np.ndarray
-) -> list[tuple[float, float, float]]:
+@dataclass(frozen=True)
+class BlockFacts:
+    """What the passes showed of every diagonal block and group, each of shape (T, B).
+
+    Attributes:
+        sums: of the block's forms over the passes.
+        squares: of their squares.
+        spreads: ||d - d'||^2 over the block's rows, summed over the pairs of passes.
+        lengths: ||d||^2 + ||d'||^2 likewise, the mean of which is 2 ||A_t||_F^2 over the block's rows.
+        seen: pairs whose spread is more than rounding.
+        sparse: pairs whose difference is spread over few entries.
+    """
+
+    sums: np.ndarray
+    squares: np.ndarray
+    spreads: np.ndarray
+    lengths: np.ndarray
+    seen: np.ndarray
+    sparse: np.ndarray
+
+
+def facts_of_blocks(
+    forms: np.ndarray, pair: tuple[np.ndarray, np.ndarray, np.ndarray] | None, noise: float, sizes: np.ndarray
+) -> np.ndarray:
+    """What one pass or two add to `BlockFacts`, shape (6, T, B).
+
+    Args:
+        forms: of the blocks, shape (n, T, B).
+        pair: ||d - d'||^2, ||d||^2 + ||d'||^2 and the sum of the fourth powers of d - d', over each block's rows, in
+            any unit of the group; None of a single pass.
+        noise: relative error of a product.
+        sizes: rows of each block, shape (B,).
+    """
+    found = np.zeros((6, *forms.shape[1:]))
+    found[0], found[1] = forms.sum(axis=0), (forms**2).sum(axis=0)
+    if pair is not None:
+        spreads, lengths, fourth = pair
+        fourth = np.maximum(fourth, spreads**2 / sizes)  # no less is possible, and a small layer's may be lost
+        found[2], found[3] = spreads, lengths
+        found[4] = spreads > (ALIKE * noise) ** 2 * lengths
+        found[5] = found[4] * (FEW_SIGNS * fourth > spreads**2)
+    return found
+
+
+def of_blocks(facts: BlockFacts, num_passes: int, noise: float, floors: np.ndarray) -> list[tuple[float, float, float]]:
     """The standard error of every diagonal block's trace, its degrees of freedom, and what rounding may add.
 
     The variance U = sum of the block's ||d - d'||^2 counts couplings with other blocks twice: the true one lies between
-    U / 2 and U, and the forms' own sample variance, of few degrees, says where.
+    U / 2 and U, and the forms' own sample variance says where. Of a group of rank one, whose forms are a chi-square's,
+    that has the relative variance 2 / (n - 1) + 12 / n, which says its degrees of freedom. The shorter of the two
+    intervals is taken: few passes of one group tell U far better.
+
+    A block may depend on a few signs though the whole does not: one of a few parameters, or one that few samples touch.
+    There it counts as a group does in `of_groups`: with the bound where no spread was seen yet, or that of a few signs
+    in a few groups, before `PASSES_OF_FEW_SIGNS`; later with the forms' own variance. Its pairs have one degree of
+    freedom and not two.
 
     Args:
-        sums: of the blocks' forms over the passes, shape (T, B).
-        squares: of their squares, likewise.
-        spreads: of ||d - d'||^2 over the pairs of passes, likewise.
+        facts: what the passes showed.
         num_passes: n >= 2.
         noise: relative error of a product.
         floors: the scale whose rounding each block carries however small it is itself, see `floor_of_block`, (B,).
     """
-    num_pairs = num_passes // 2
-    sampled = np.maximum(squares - sums**2 / num_passes, 0.0).sum(axis=0) / (num_passes - 1)
-    each = spreads / num_pairs
-    upper = each.sum(axis=0)
-    variances = np.clip(sampled, upper / 2, upper)
-    fourth = (each**2).sum(axis=0)
-    degrees = np.where(fourth > 0, 2 * num_pairs * upper**2 / np.where(fourth > 0, fourth, 1.0), math.inf)
-    values = np.abs(sums.sum(axis=0)) / num_passes
+    n, num_pairs = num_passes, num_passes // 2
+    sampled = np.maximum(facts.squares - facts.sums**2 / n, 0.0) / (n - 1)
+    each, bounds = facts.spreads / num_pairs, facts.lengths / num_pairs
+    hidden, sparse = (facts.seen == 0) & (bounds > 0), facts.sparse > 0
+    freedom = num_pairs * np.where(sparse | hidden, 1, 2)
+    is_few = _degrees_of_sum(each, freedom) < _DEGREES_WANTED
+    few = hidden | (sparse & is_few & (_share_of(each, sparse) > _SHARE))
+    each = np.where(few, np.maximum(each, bounds if n < PASSES_OF_FEW_SIGNS else sampled), each)
+    upper, freely = each.sum(axis=0), _degrees_of_sum(each, freedom)
+    own = np.clip(sampled.sum(axis=0), upper / 2, upper)
+    with np.errstate(divide="ignore"):
+        own_degrees = np.minimum(2 / ((2 / (n - 1) + 12 / n) * _concentration(each)), freely)
+    chosen = [
+        (u, d) if early or _half(u, d) <= _half(v, e) else (v, e)
+        for u, d, v, e, early in zip(
+            upper.tolist(),
+            freely.tolist(),
+            own.tolist(),
+            own_degrees.tolist(),
+            (few.any(axis=0) & (n < PASSES_OF_FEW_SIGNS)).tolist(),
+            strict=True,
+        )
+    ]
+    values = np.abs(facts.sums.sum(axis=0)) / n
     arithmetic = NOISE_OF_TRACES * noise * np.maximum(np.maximum(values, np.sqrt(each).sum(axis=0)), floors)
-    return list(zip(np.sqrt(variances / num_passes).tolist(), degrees.tolist(), arithmetic.tolist(), strict=True))
+    return [(math.sqrt(v / n), d, rounding) for (v, d), rounding in zip(chosen, arithmetic.tolist(), strict=True)]
+
+
+def _half(variance: float, degrees: float) -> float:
+    """Half of the 95 % interval, in units that do not matter."""
+    return math.sqrt(variance) * student_t_quantile(0.975, max(degrees, 1.0))
+
+
+def _share_of(variances: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Which part of the groups' sum the chosen ones are, shape (B,); 0 of nothing."""
+    whole = variances.sum(axis=0)
+    return np.asarray((variances * chosen).sum(axis=0) / np.where(whole > 0, whole, 1.0))
+
+
+def _concentration(variances: np.ndarray) -> np.ndarray:
+    """sum v_t^2 / (sum v_t)^2 over the groups, shape (B,): 1 over as many groups as matter."""
+    whole = variances.sum(axis=0)
+    return np.asarray((variances**2).sum(axis=0) / np.where(whole > 0, whole, 1.0) ** 2)
+
+
+def _degrees_of_sum(variances: np.ndarray, freedom: np.ndarray) -> np.ndarray:
+    """Degrees of freedom of a sum of variances with these each (Satterthwaite 1946), shape (B,)."""
+    square = (variances**2 / freedom).sum(axis=0)
+    return np.asarray(np.where(square > 0, variances.sum(axis=0) ** 2 / np.where(square > 0, square, 1.0), math.inf))

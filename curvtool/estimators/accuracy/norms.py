@@ -142,6 +142,14 @@ class NormEstimates:
         """What is independent adds up in quadrature; what an iteration leaves adds up."""
         return float(np.sqrt((sides[drawn] ** 2).sum()) + sides[~drawn].sum()) / len(sides)
 
+    def _sides_of_distance(
+        self, apart: np.ndarray, rows: np.ndarray, first: np.ndarray, drawn: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """How far each norm may lie towards the mean, and away from it: a few of few degrees may make all of the
+        spread, and theirs are far from alike. Those of no probe count with what an iteration leaves elsewhere."""
+        below, above = (np.abs(side[rows] - first) * drawn for side in self.bounds)
+        return np.where(apart > 0, below, above), np.where(apart > 0, above, below)
+
     def summary(self, noise: float, rows: np.ndarray | None = None) -> NormSummary:
         """The distribution over these rows, all if None.
 
@@ -164,14 +172,17 @@ class NormEstimates:
         low, high = self.interval(noise)[:, rows]
         least, most = self.interval(noise, together=True)[:, rows]
         below, above = (self._side_of_mean(np.abs(side[rows] - first), stderr > 0) for side in self.bounds)
-        offset = (first - first.mean()) ** 2 * stderr**2
-        off = 2 / num * math.sqrt(float((offset + stderr**4 / 2).sum()))
+        apart = first - first.mean()
+        towards, away = (
+            2 / num * math.sqrt(float(((apart * np.maximum(side, 2 * stderr)) ** 2 + 2 * stderr**4).sum()))
+            for side in self._sides_of_distance(apart, rows, first, stderr > 0)
+        )
         rounding = noise * (mean + math.sqrt(variance))
         bounds = {
             "mean": (mean - below - rounding, mean + above + rounding),
             "std": (
-                math.sqrt(max(variance - 2 * off, 0.0)) - rounding,
-                math.sqrt(variance + 2 * off) + rounding,
+                math.sqrt(max(variance - towards, 0.0)) - rounding,
+                math.sqrt(variance + away) + rounding,
             ),
             "min": (float(least.min()), float(most.min())),
             "median": (float(np.median(low)), float(np.median(high))),
