@@ -71,6 +71,10 @@ class VectorSpace:
         """Bytes of all coordinates of one vector."""
         return self.dim * self.dtype.itemsize
 
+    def in_double(self) -> VectorSpace:
+        """The same coordinates in float64."""
+        return VectorSpace(self.dim, torch.float64, self.device, self.cluster, self.segments)
+
     @property
     def eps(self) -> float:
         """The unit of rounding of the vectors' dtype."""

@@ -91,14 +91,13 @@ def distance(
     beside = [_apart(exact, one, working.matvec(one)) for one in leading]
     size = math.sqrt(sum(norm**2 for _, norm in pairs) / len(pairs))
     found = max(_ratio([(gap, size) for gap, _ in pairs]), _ratio(beside))
-    form = torch.stack(vectors).double() @ torch.stack(images).double().T
+    form = space.in_double().gram(torch.stack(vectors).double(), torch.stack(images).double())
     return or_asymmetry(found, float((form - form.T).abs().max()) / size if size > 0 else 0.0, space.dim)
 
 
 def symmetry_of(operator: CurvatureOperator, vector: torch.Tensor, seed: int) -> tuple[torch.Tensor, float]:
     """A v, and |<u, A v> - <v, A u>| / max(||A v||, ||A u||) for a random unit vector u."""
-    dim, cluster = operator.space.dim, operator.cluster
-    space, other = VectorSpace(dim, torch.float64, operator.problem.device, cluster), operator.space.normal(seed, 7, 0)
+    space, other = operator.space.in_double(), operator.space.normal(seed, 7, 0)
     other = other / operator.space.norm(other)
     image, of_other = operator.matvec(vector), operator.matvec(other)
     pairs = [(other.double(), image.double()), (vector.double(), of_other.double())]

@@ -229,7 +229,10 @@ class Stage:
         if self.noise > rtol and operator.execution.mode != DIFFERENCES:  # of those CT217 tells
             exact = self.problem.dtype == torch.float64
             remedy = (
-                "the model gives other values each time it is called" if exact else "--dtype float64 for better ones"
+                "the model gives other values each time it is called, or the products are not symmetric (losses that "
+                "float64 rounds to zero)"
+                if exact
+                else "--dtype float64 for better ones"
             )
             self.warn(
                 "CT205",

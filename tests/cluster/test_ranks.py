@@ -76,7 +76,8 @@ def floats(value, where=""):
 
 
 def same(found, wanted):
-    """To 1e-10 of the largest number of a kind."""
+    """To 1e-10 of the largest number of a kind; errors moderated by logarithms of spreads, some of which are nearly
+    zero by chance, to 1e-5."""
     found, wanted = dict(floats(found)), dict(floats(wanted))
     assert found.keys() == wanted.keys()
     kinds = {}
@@ -85,7 +86,7 @@ def same(found, wanted):
     for members in kinds.values():
         scale = max(abs(value) for _, value in members)
         for where, value in members:
-            assert abs(found[where] - value) <= 1e-10 * scale, where
+            assert abs(found[where] - value) <= (1e-5 if where.endswith("mean_stderr") else 1e-10) * scale, where
 
 
 @pytest.fixture(scope="module")
