@@ -43,6 +43,9 @@ class ComparedValue(Record):
     data_degrees: float | None = Field(
         default=None, description="of freedom of data_stderr: parts of the data, or examples, less one"
     )
+    data_bias: float | None = Field(
+        default=None, description="how far data of this size raise it on average, where that is known; 0 of a mean"
+    )
     rank: Rank | None = Field(default=None, description="of an eigenvalue: what its list leaves open")
     share: Share | None = Field(default=None, description="of a share of the eigenvalues: its interval")
     step: float = Field(default=0.0, description="of a share: one eigenvalue; its interval ends at whole ones")
@@ -128,7 +131,11 @@ def _numbers_of(analysis: Analysis, noise: float) -> Iterator[Number]:
                     drawn = name == "Frobenius" and bool(spread)  # the error of the other is a bound
                     tag = f"jacobian_{name.lower()}_norm"
                     mean = _of_summary(summary, "mean", spread, noise, drawn).model_copy(
-                        update={"data_stderr": over_data, "data_degrees": max(analysis.num_examples - 1.0, 1.0)}
+                        update={
+                            "data_stderr": over_data,
+                            "data_degrees": max(analysis.num_examples - 1.0, 1.0),
+                            "data_bias": 0.0,
+                        }
                     )
                     yield Number("jacnorm", f"mean {name} norm", mean, f"{tag}_mean")
                     largest = _of_summary(summary, "max", spread, noise, drawn)
@@ -143,6 +150,7 @@ def _of_eigs(eigs: Eigs) -> Iterator[Number]:
         value = bound(pair.value, pair.error_bound, pair.data_stderr, degrees).model_copy(
             update={
                 "rank": rank,
+                "data_bias": pair.data_bias,
                 "population": None if pair.population is None else (pair.population.low, pair.population.high),
             }
         )

@@ -73,7 +73,8 @@ def test_bounds_that_do_not_meet(made):
         (difference,) = named(compare([made, changed(made, change)], "ab"), "eigenvalue 1").differences
         assert difference.exceeds == exceeds and difference.p_value is None
         degrees = 2 * pair.population.degrees  # of both together, which are as large
-        wanted = 2 * stats.t.sf(times * pair.error_bound / math.hypot(pair.data_stderr, pair.data_stderr), degrees)
+        beyond = max(times - 2, 0.0) * pair.error_bound  # both bounds are the computation's, whatever the data
+        wanted = 2 * stats.t.sf(beyond / math.hypot(pair.data_stderr, pair.data_stderr), degrees)
         assert difference.p_data == pytest.approx(wanted)
 
 
@@ -88,7 +89,8 @@ def test_over_few_parts_of_the_data_a_difference_says_less(made):
 
         def moved(content):
             facts(content)
-            content["analyses"][0]["eigenvalues"][0]["value"] += 3 * made.analyses[0].eigenvalues[0].data_stderr
+            pair = made.analyses[0].eigenvalues[0]
+            content["analyses"][0]["eigenvalues"][0]["value"] += 3 * pair.data_stderr + 2 * pair.error_bound
 
         found = compare([changed(made, facts), changed(made, moved)], "ab")
         return named(found, "eigenvalue 1").differences[0].p_data
