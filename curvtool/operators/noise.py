@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
 FEWEST, MOST = 32, 256  # samples on which the noise is measured; more where their graphs are small
+NOISE_OF_GRADIENTS = 3  # all data's in units of a part's
 _FAR_FROM_SYMMETRIC = 10  # times the noise: below that a product's own rounding is all that its asymmetry shows
 _SHARE = {False: 4, True: 8}  # of the data: two products of them and one in float64 cost about as much as one of all
 _MORE_VECTORS, _IN_THE_SPAN = 3, 1e-3  # where calls alone cost; a product that others span shows no direction
@@ -195,6 +196,22 @@ def sensitivity(operator: CurvatureOperator, vector: torch.Tensor, image: torch.
     other = type(operator)(moved, batch_size=operator.batch_size, **PLAINLY).matvec(vector)
     size, gap = float(operator.space.norm(image)), float(operator.space.norm(other.sub_(image)))
     return gap / size if size > 0 and math.isfinite(gap) else 0.0 if gap == 0 else math.inf
+
+
+def gradient_error(working: CurvatureOperator, exact: CurvatureOperator, problem: Problem) -> float:
+    """What rounding may do to the norm of the gradient over all data, absolute: a product's relative noise says nothing
+    of it, for a gradient is a sum that cancels, most of all near a minimum.
+
+    Three times the distance from float64 over the samples at hand, whose errors need not point the same way.
+
+    Args:
+        working: the matrix of a part of the data, in the working precision.
+        exact: the same in float64.
+        problem: of all data.
+    """
+    own, true = working.loss_and_gradient()[1], exact.loss_and_gradient()[1]
+    size = _weight(problem) / _weight(working.problem) if problem.reduction == "sum" else 1.0
+    return NOISE_OF_GRADIENTS * size * float(exact.space.norm(true.sub_(own)))
 
 
 def measured_noise(

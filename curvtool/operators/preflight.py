@@ -25,6 +25,7 @@ from curvtool.operators.noise import (
     PLAINLY,
     beyond_kinks,
     distance,
+    gradient_error,
     num_drawn,
     num_small,
     or_asymmetry,
@@ -55,6 +56,7 @@ class Preflight:
     noise_floor: relative distance of the working dtype's product from the float64 one; 0 in float64 itself; what their
         asymmetry says where that is far more (`or_asymmetry`).
     unavailable: what could not be measured, by name, with the reason.
+    gradient_error: what rounding may do to the gradient's norm, absolute; None in float64, and where it is not known.
     without_float64: why float64 could not be had; the noise floor is then the effect of rounded parameters.
     """
 
@@ -64,6 +66,7 @@ class Preflight:
     noise_floor: float | None
     unavailable: dict[str, str]
     without_float64: str | None = None
+    gradient_error: float | None = None
 
 
 def preflight_curvature(
@@ -96,6 +99,7 @@ def preflight_curvature(
     unavailable: dict[str, str] = {}
     without: str | None = None
     noise: float | None = None
+    gradient: float | None = None
     difference: float | None = None
     tolerance = _AGREEMENT * 10
     try:
@@ -120,6 +124,8 @@ def preflight_curvature(
                 noise, unavailable["noise_floor"] = None, "every product was zero, which has no relative error"
             else:
                 noise = math.hypot(noise, beyond_kinks(working, problem, vector, image))
+            if problem.dtype != torch.float64:
+                gradient = gradient_error(working, twin, problem)
             for some in (spread(num, small), few) if small > len(few) else (few,):  # of many samples some are at kinks
                 of_some = Hessian(exact.restricted(some, torch.float64), batch_size=size, **PLAINLY)
                 difference = _finite_difference(of_some, vector.double(), _STEPS, _AGREEMENT)
@@ -152,7 +158,7 @@ def preflight_curvature(
             "--hvp finite-difference, approximate",
         )
         raise located(wrong, problem)
-    return Preflight(num, symmetry, difference, noise, unavailable, without)
+    return Preflight(num, symmetry, difference, noise, unavailable, without, gradient)
 
 
 def _nothing(num_samples: int, reason: str) -> Preflight:

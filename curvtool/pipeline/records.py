@@ -67,6 +67,7 @@ def summary(stages: Sequence[Stage]) -> report.ProblemSummary:
             symmetry=checks.symmetry,
             finite_difference=checks.finite_difference,
             noise_floor=checks.noise_floor,
+            gradient_error=checks.gradient_error,
             repairs=repairs,
             unavailable=checks.unavailable,
         ),

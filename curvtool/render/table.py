@@ -5,9 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 
 from curvtool.render.analyses import RENDERERS
-from curvtool.render.numbers import bytes_text, count, number, seconds_text
+from curvtool.render.numbers import bytes_text, count, number, seconds_text, with_error
 from curvtool.render.tables import new_table
-from curvtool.report.model import Cost, Plan, PreflightChecks, RanksForecast, Report
+from curvtool.report.model import Cost, Plan, PreflightChecks, ProblemSummary, RanksForecast, Report
+from curvtool.report.numbers import gradient_error
 from curvtool.words import counted
 
 
@@ -38,6 +39,14 @@ def _print_preflight(checks: PreflightChecks, console: Console) -> None:
     console.print("around every product: " + "; ".join(checks.repairs), markup=False, highlight=False)
 
 
+def _gradient(problem: ProblemSummary) -> str:
+    """Its norm, with its error where that shows in three digits."""
+    error, norm = gradient_error(problem), problem.grad_norm
+    if norm is None or error < 5e-4 * norm:
+        return number(norm, 3)
+    return f"{with_error(norm, error)} +- {number(error, 2)} by rounding"
+
+
 def _print_problem(report: Report, cost: Cost, console: Console) -> None:
     problem, prov = report.problem, report.provenance
     lines = [
@@ -46,8 +55,7 @@ def _print_problem(report: Report, cost: Cost, console: Console) -> None:
     ]
     if problem.loss is not None:
         lines.append(
-            f"{problem.loss} ({problem.reduction}) {number(problem.loss_value, 5)}, "
-            f"gradient norm {number(problem.grad_norm, 3)}"
+            f"{problem.loss} ({problem.reduction}) {number(problem.loss_value, 5)}, gradient norm {_gradient(problem)}"
         )
     if problem.statistics_batch is not None:
         lines[0] += f", BatchNorm in batches of {count(problem.statistics_batch)}"

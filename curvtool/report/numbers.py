@@ -12,7 +12,7 @@ from pydantic import Field
 
 from curvtool.linalg.student import quantile
 from curvtool.report.analyses import BlockTrace, Density, Diag, Eigs, JacNorm, Share, Summary, Trace
-from curvtool.report.model import Analysis, Report, TrackRow
+from curvtool.report.model import Analysis, ProblemSummary, Report, TrackRow
 from curvtool.report.ranks import Rank, rank_of_layer, ranks, ranks_of
 from curvtool.report.record import Record
 
@@ -68,9 +68,10 @@ def numbers_of(report: Report | TrackRow) -> Iterator[Number]:
     """Every number that another report may have too."""
     problem = report.problem
     noise = problem.preflight.noise_floor or _ROUNDING
-    for name, value in (("loss", problem.loss_value), ("gradient norm", problem.grad_norm)):
+    facts = [("loss", problem.loss_value, 0.0), ("gradient norm", problem.grad_norm, gradient_error(problem))]
+    for name, value, least in facts:
         if value is not None:
-            yield Number("problem", name, bound(value, noise * abs(value)), name.replace(" ", "_"))
+            yield Number("problem", name, bound(value, max(noise * abs(value), least)), name.replace(" ", "_"))
     seen: dict[str, int] = {}
     for analysis in report.analyses:
         own = list(_numbers_of(analysis, noise))
@@ -79,6 +80,11 @@ def numbers_of(report: Report | TrackRow) -> Iterator[Number]:
         suffix = f" ({seen[label]})" if seen[label] > 1 else ""  # the same analysis twice, by its place
         for number in own:
             yield dataclasses.replace(number, analysis=number.analysis + suffix)
+
+
+def gradient_error(problem: ProblemSummary) -> float:
+    """What rounding may do to the gradient's norm; 0 where it was not measured."""
+    return problem.preflight.gradient_error or 0.0
 
 
 def _numbers_of(analysis: Analysis, noise: float) -> Iterator[Number]:

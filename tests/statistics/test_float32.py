@@ -9,6 +9,7 @@ from float32_calls import Comparison
 from networks import extremes, network
 
 from curvtool import GaussNewton, Hessian, MatrixOperator, Problem, density, diagonal, eigenvalues, trace
+from curvtool.operators.preflight import preflight_curvature
 
 EXTREMES = extremes()
 MOST_USUALLY = 1000  # times the true error: what the usual stated one is below
@@ -108,3 +109,36 @@ def test_the_trace_of_a_density_carries_the_rounding_of_its_outliers():
     result = density(operator, method="probes", num_steps=5, outliers=(1e6, -1e6), outlier_vectors=vectors)
     low, high = result.trace_ci95
     assert (high - low) / 2 >= torch.finfo(torch.float32).eps * 1e6 * math.sqrt(38)
+
+
+def gradients(model, x, y, loss):
+    """The norm in float32, in float64, and what the preflight says of the first."""
+    problem = Problem(model, (x, y), loss)
+    norms = [
+        float(each.space.norm(each.loss_and_gradient()[1]))
+        for each in (Hessian(problem), Hessian(problem.restricted(range(len(x)), torch.float64)))
+    ]
+    return *norms, preflight_curvature(problem).gradient_error
+
+
+def test_the_norm_of_a_gradient_that_cancels_has_the_error_that_float64_shows():
+    """At a minimum that is sharp: a sum of terms a thousand times as large as it."""
+    generator = torch.Generator().manual_seed(1)
+    x = 100 * torch.randn(2000, 4, generator=generator)
+    y = x @ torch.randn(4, 1, generator=generator) + torch.randn(2000, 1, generator=generator)
+    model = torch.nn.Linear(4, 1)
+    solved = torch.linalg.lstsq(torch.cat([x, torch.ones(2000, 1)], 1).double(), y.double()).solution[:, 0].float()
+    with torch.no_grad():
+        model.weight.copy_(solved[:4])
+        model.bias.copy_(solved[4:])
+    found, true, error = gradients(model, x, y, "mse")
+    assert abs(found - true) > 1e-5 * true  # far above the noise of a product, which is that of a sum of squares
+    assert abs(found - true) <= error
+
+
+@pytest.mark.parametrize("start", [0, pytest.param(20, marks=pytest.mark.slow)])
+def test_the_error_of_a_gradients_norm_holds(start):
+    for seed in range(start, 10 * start or 20):
+        found, true, error = gradients(*network(seed))
+        slack = 1e-20  # losses of 1e-23, whose gradient another way to run the loss rounds to zero
+        assert abs(found - true) <= error + torch.finfo(torch.float32).eps * true + slack, seed
