@@ -54,7 +54,7 @@ def cell(held: float, width: float, passes: float | None = None) -> str:
 def of_traces(seeds: int) -> Iterator[Row]:
     """Traces by every method, of blocks, and diagonals.
 
-    {seeds} seeds a cell, matrices of 64 rows (`tests/statistics/matrices.py`). A run stops itself at rtol 0.1, or after
+    {seeds} seeds a cell (entries: 100), matrices of 64 rows (`tests/statistics/matrices.py`). A run stops itself at rtol 0.1, or after
     48 products; behind the semicolon the median number of products (a pass over all groups is one). The exact interval
     is a normal one with the estimates' own spread (traces) or with the exact variance (blocks, entries). Blocks are
     three diagonal blocks from the same probes; entries are those of the diagonal, by 6 to 20 passes.
@@ -62,7 +62,8 @@ def of_traces(seeds: int) -> Iterator[Row]:
     Above 99 % are cells that came to the exact value; runs that stopped at an early look, whose interval allows for the
     worst moment to stop (8 or 14 products); two-sided matrices and one of zero trace by XTrace and `auto`, whose
     widening cannot tell that the spread no longer falls; and entries of one group whose rows have two or five entries,
-    which most passes get exactly. Wider than 1.5 is XTrace of a two-sided matrix alone.
+    which most passes get exactly. Wider than 1.5 are XTrace of a two-sided matrix, and blocks of one group after eight
+    passes, whose pairs have few degrees of freedom.
     """
     yield ["matrix", *traces.METHODS, "blocks", "entries"]
     for name, terms in traces.FAMILIES.items():

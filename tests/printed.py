@@ -22,13 +22,14 @@ CHOICES = [
         "near the edge of stability, # % (?:above|below) #, "
         "the most that gradient descent on the quadratic model bears|"
         "sharp: above #, where gradient descent on the quadratic model diverges|"
-        "below #, where gradient descent on the quadratic model is stable",
+        "below #, the most that gradient descent on the quadratic model bears",
     ),
     (
         "BELOW ZERO",
         r"between # % and # % lie below # by more than rounding \(more --steps would tell\)|"
         r"# % lie below # by more than rounding(?: \(# % to # %\))?",
     ),
+    ("STABILITY", "STABILITY; negative eigenvalues, along which it diverges, were not looked for"),
     ("SHARE", SHARE),
     ("SHARE", "SHARE to SHARE"),
     ("METHOD", r"method [\w+]+: [^.]*"),

@@ -133,7 +133,7 @@ def _load(stage: Stage, path: str | None) -> torch.Tensor | None:
 
 def _warn(stage: Stage, result: EigenvaluesResult, analysis: EigsConfig) -> None:
     if result.check_discrepancy is not None and result.eigenvalues:
-        scale = max(abs(e.value) for e in result.eigenvalues)
+        scale = max(result.scale, *(abs(e.value) for e in result.eigenvalues))
         if result.check_discrepancy > max(analysis.rtol, stage.noise) * scale:
             stage.warn(
                 "CT206",
@@ -144,7 +144,8 @@ def _warn(stage: Stage, result: EigenvaluesResult, analysis: EigsConfig) -> None
         stage.warn(
             "CT208",
             f"the full check found {counted(result.num_missed, 'pair')} that the first search had missed (a multiple "
-            "or clustered eigenvalue); they are in the table. --block-size 4 sees up to four at once",
+            "or clustered eigenvalue, or a search that ended soon: few products, a large --rtol); those among the k "
+            "wanted are in the table. --block-size 4 sees up to four at once",
         )
 
 

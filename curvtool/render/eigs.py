@@ -16,6 +16,8 @@ from curvtool.report.ranks import ranks
 from curvtool.words import counted
 
 _NEAR = 0.05  # of the edge of stability: as near as training is seen to hover about it
+_FAR_ABOVE = 0.5  # of the largest eigenvalue, above it: a limit of chance as far off is told beside the value
+_NOT_SOUGHT = "; negative eigenvalues, along which it diverges, were not looked for"
 _WHICH = {"la": "largest", "sa": "smallest", "lm": "largest in magnitude", "be": "both ends"}
 
 
@@ -36,11 +38,14 @@ def verdict(eigs: Eigs) -> list[str]:
             told.append(_of_the_population(pair.population))
         if name == "smallest" and eigs.operator == "hessian":
             told.append(_of_the_smallest(pair))
+        if name == "largest":
+            told += _not_excluded(pair, eigs)
     if not eigs.converged:
-        told.append("not converged: some values may still move by more than asked for")
+        told.append("not converged: a value may still move, or another may take its rank")
+    told += _rounded(eigs)
     is_negative = any(pair.value < -pair.error_bound for pair in eigs.eigenvalues)
     if eigs.stability is not None:
-        told.append(_of_stability(eigs.stability, is_negative))
+        told.append(_of_stability(eigs.stability, is_negative, _NOT_SOUGHT if eigs.which == "la" else ""))
     elif is_negative:
         told.append("an eigenvalue is negative: gradient descent on the quadratic model diverges at any learning rate")
     elif eigs.operator == "hessian" and eigs.which in {"la", "be"} and eigs.eigenvalues[0].value > 0:
@@ -48,7 +53,7 @@ def verdict(eigs: Eigs) -> list[str]:
         edge = 2 / first.value
         told.append(
             f"gradient descent on the quadratic model bears learning rates below "
-            f"{number(edge, 3)} (2 / largest eigenvalue)"
+            f"{number(edge, 3)} (2 / largest eigenvalue){_NOT_SOUGHT if eigs.which == 'la' else ''}"
         )
     return [f"{text[0].upper()}{text[1:]}." for text in told]
 
@@ -67,7 +72,28 @@ def _of_the_smallest(pair: Eigenvalue) -> str:
     return "it is zero to within its error"
 
 
-def _of_stability(stability: Stability, is_negative: bool) -> str:
+def _not_excluded(pair: Eigenvalue, eigs: Eigs) -> list[str]:
+    """Where a far larger one may have been missed, as after few products or without a check."""
+    limit = None if eigs.certificate is None else eigs.certificate.above
+    if limit is None or limit <= pair.value + max(_FAR_ABOVE * abs(pair.value), pair.error_bound):
+        return []
+    return [f"larger eigenvalues, up to {_outward(limit, True)}, are not excluded"]
+
+
+def _rounded(eigs: Eigs) -> list[str]:
+    """How many values no more products would make as accurate as was asked for."""
+    coarse = [
+        pair
+        for pair in eigs.eigenvalues
+        if pair.converged and pair.error_bound > max(eigs.rtol * abs(pair.value), eigs.atol) * (1 + 1e-9)
+    ]
+    if not coarse:
+        return []
+    which = f"{len(coarse)} of {counted(len(eigs.eigenvalues), 'value')}"
+    return [f"rounding alone keeps {which} above the tolerance asked for"]
+
+
+def _of_stability(stability: Stability, is_negative: bool, rest: str) -> str:
     product, error = stability.sharpness_times_lr, stability.error
     off = product / stability.threshold - 1
     if abs(product - stability.threshold) <= error:
@@ -82,6 +108,8 @@ def _of_stability(stability: Stability, is_negative: bool) -> str:
         meaning = "below 2, the most that gradient descent on the quadratic model bears"
     if is_negative:
         meaning += "; along an eigenvector of a negative eigenvalue it diverges at any learning rate"
+    elif product <= stability.threshold:
+        meaning += rest
     return f"largest eigenvalue x learning rate {stability.lr:g} = {with_error(product, error)}: {meaning}"
 
 
