@@ -56,8 +56,9 @@ def of_traces(seeds: int) -> Iterator[Row]:
 
     {seeds} seeds a cell (entries: 100), matrices of 64 rows (`tests/statistics/matrices.py`). A run stops itself at
     rtol 0.1, or after 48 products; behind the semicolon the median number of products (a pass over all groups is one).
-    The exact interval is a normal one with the estimates' own spread (traces) or with the exact variance (blocks, entries). Blocks are
-    three diagonal blocks from the same probes; entries are those of the diagonal, by 6 to 20 passes.
+    The exact interval is a normal one with the estimates' own spread (traces) or with the exact variance (blocks,
+    entries). Blocks are three diagonal blocks from the same probes; entries are those of the diagonal, by 6 to 20
+    passes.
 
     Above 99 % are cells that came to the exact value; runs that stopped at an early look, whose interval allows for the
     worst moment to stop (8 or 14 products); two-sided matrices and one of zero trace by XTrace and `auto`, whose
