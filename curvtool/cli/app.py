@@ -97,9 +97,9 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     status = _run()
     interruption.ignore_further()
-    if status and _rank():
-        # threads of torch's that still wait for the other ranks may abort a process that is being torn down, and its
-        # status would be lost: nothing is left to do here
+    if _rank():
+        # threads of torch's that waited for the other ranks may abort a process that is being torn down, also one that
+        # ends well, and its status would be lost: nothing is left to do here
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()

@@ -83,6 +83,10 @@ def not_converged(analysis: report.Analysis) -> report.Warning:
         unmet = [e for e in analysis.eigenvalues if not e.converged]
         near_zero = [e.error_bound for e in unmet if abs(e.value) <= e.error_bound]
         remedy = "--basis device" if analysis.basis == "bfloat16" else "raise --max-passes or --rtol"
+        rounded = [e for e in unmet if e.bound_kind == "noise"]
+        if rounded:
+            of_them = "their errors are" if len(rounded) == len(unmet) else f"the errors of {len(rounded)} of them are"
+            remedy += f"; {of_them} rounding, which no product lowers: --dtype float64"
         if near_zero:  # of a zero no relative error is ever met
             remedy += (
                 f"; {len(near_zero)} of them are 0 within their errors: --atol {_rounded_up(max(near_zero))} accepts"

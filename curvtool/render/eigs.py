@@ -61,7 +61,8 @@ def verdict(eigs: Eigs) -> list[str]:
 def _of_the_population(known: PopulationValue) -> str:
     half = (known.high - known.low) / 2
     value, low, high = (to_digits_of(each, half) for each in (known.value, known.low, known.high))
-    return f"for the population that the data are a sample of: {value}, 95 % interval {low} to {high}"
+    text = "for the population, if the network was not trained on these data"  # fitted to them, it is another there
+    return f"{text}: {value}, 95 % interval {low} to {high}"
 
 
 def _of_the_smallest(pair: Eigenvalue) -> str:

@@ -335,6 +335,7 @@ def test_sigterm_is_an_interruption(folder):
 def test_an_interruption_that_is_swallowed_comes_again(monkeypatch):
     """Torch's lazy imports catch whatever falls into them."""
     monkeypatch.setattr(interruption, "_asked", None)
+    monkeypatch.setattr(interruption, "_is_patient", False)  # as a test with ranks may have left it
     observer = TerminalObserver(Console(quiet=True), quiet=True, verbose=0)
     observer.advance(1, "")
     with contextlib.suppress(KeyboardInterrupt):
