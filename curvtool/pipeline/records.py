@@ -77,16 +77,17 @@ def summary(stages: Sequence[Stage]) -> report.ProblemSummary:
     )
 
 
-def not_converged(analysis: report.Analysis) -> report.Warning:
-    """The warning for an analysis that did not reach what was asked for."""
+def not_converged(analysis: report.Analysis, dtype: str) -> report.Warning:
+    """The warning for an analysis that did not reach what was asked for, by products of this dtype."""
     if isinstance(analysis, report.Eigs):
         unmet = [e for e in analysis.eigenvalues if not e.converged]
         near_zero = [e.error_bound for e in unmet if abs(e.value) <= e.error_bound]
         remedy = "--basis device" if analysis.basis == "bfloat16" else "raise --max-passes or --rtol"
-        rounded = [e for e in unmet if e.bound_kind == "noise"]
-        if rounded:
-            of_them = "their errors are" if len(rounded) == len(unmet) else f"the errors of {len(rounded)} of them are"
-            remedy += f"; {of_them} rounding, which no product lowers: --dtype float64"
+        rounded = [e for e in unmet if e.bound_kind == "noise"] if dtype != "float64" else []
+        if rounded and len(rounded) == len(unmet):
+            remedy = "rounding, which no product lowers: --dtype float64, or a larger --rtol"
+        elif rounded:
+            remedy += f"; {len(rounded)} of them by rounding: --dtype float64"
         if near_zero:  # of a zero no relative error is ever met
             remedy += (
                 f"; {len(near_zero)} of them are 0 within their errors: --atol {_rounded_up(max(near_zero))} accepts"

@@ -147,7 +147,7 @@ def _reported(
             stage.warnings.append(_stopped_early(stopped))
             break
         if not analyses[-1].converged:
-            stage.warnings.append(records.not_converged(analyses[-1]))
+            stage.warnings.append(records.not_converged(analyses[-1], stage.dtype_name))
     if not analyses and stopped is not None:
         raise stopped
     converged = all(analysis.converged for analysis in analyses)

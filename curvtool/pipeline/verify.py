@@ -21,7 +21,7 @@ from curvtool.words import counted
 PYHESSIAN_TOLERANCE = 0.01  # of its eigenvalues: it stops at a relative change of 1e-3, which says less
 _TRACE_RTOL = 0.05
 PYHESSIAN_TRACE = 0.2  # of its trace: up to 19 % off were seen at its default tolerance
-_OF_PYHESSIAN = "PyHessian, which tells none, by 1 % of an eigenvalue and 20 % of the trace"
+_OF_PYHESSIAN = "PyHessian states none: 1 % of an eigenvalue and 20 % of the trace are allowed"
 
 
 def run_verify(stage: Stage, analysis: VerifyConfig) -> report.Verify:

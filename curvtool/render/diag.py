@@ -38,7 +38,9 @@ def _below_zero(summary: EntriesSummary) -> str:
 
 def _remedy(diag: Diag) -> str:
     ends = diag.summary.negative_interval
-    return " (a smaller --rtol would tell more)" if ends and ends[1] - ends[0] > _OPEN else ""
+    if diag.method == "exact" or not ends or ends[1] - ends[0] <= _OPEN:
+        return ""
+    return f" ({'a smaller --rtol' if diag.converged else 'more --max-passes'} would tell more)"
 
 
 def _half(summary: EntriesSummary, diag: Diag) -> float | None:

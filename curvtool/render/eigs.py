@@ -16,7 +16,7 @@ from curvtool.report.ranks import ranks
 from curvtool.words import counted
 
 _NEAR = 0.05  # of the edge of stability: as near as training is seen to hover about it
-_FAR_ABOVE = 0.5  # of the largest eigenvalue, above it: a limit of chance as far off is told beside the value
+_FAR_ABOVE = 0.5  # of the largest eigenvalue: a certificate whose limit lies so far above it is told beside it
 _NOT_SOUGHT = "; negative eigenvalues, along which it diverges, were not looked for"
 _WHICH = {"la": "largest", "sa": "smallest", "lm": "largest in magnitude", "be": "both ends"}
 
@@ -45,7 +45,8 @@ def verdict(eigs: Eigs) -> list[str]:
     told += _rounded(eigs)
     is_negative = any(pair.value < -pair.error_bound for pair in eigs.eigenvalues)
     if eigs.stability is not None:
-        told.append(_of_stability(eigs.stability, is_negative, _NOT_SOUGHT if eigs.which == "la" else ""))
+        may_be = eigs.which == "la" and eigs.operator == "hessian"  # the other matrices have none
+        told.append(_of_stability(eigs.stability, is_negative, _NOT_SOUGHT if may_be else ""))
     elif is_negative:
         told.append("an eigenvalue is negative: gradient descent on the quadratic model diverges at any learning rate")
     elif eigs.operator == "hessian" and eigs.which in {"la", "be"} and eigs.eigenvalues[0].value > 0:
