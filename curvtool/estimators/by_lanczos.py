@@ -169,7 +169,7 @@ class _Run:
         self.history.append((float(lanczos.num_steps), found[0].value, found[0].error_bound))
         # without Ritz values beyond the wanted ones there is no estimate of a gap
         seen = len(found) == request.num_wanted and lanczos.size > request.num_wanted
-        still = seen and all(e.converged for e in found)
+        still = seen and all(e.settled for e in found)
         if still and self.last is not None:  # another copy of a multiple eigenvalue moves those after it
             still = all(abs(e.value - o.value) <= e.error_bound + o.error_bound + request.tolerance.of(e.value)
                         for e, o in zip(found, self.last, strict=True))  # fmt: skip

@@ -15,7 +15,9 @@ from curvtool.linalg.space import Storage
 
 Method = Literal["lanczos", "power"]
 BoundKind = Literal["linear", "quadratic", "noise"]
+Unmet = Literal["rounding", "rank", "products"]
 METHODS: tuple[str, ...] = get_args(Method)
+_LAST_DIGITS = 1e-9  # of the tolerance: an error as large as it meets it
 MARGIN = 0.25  # of the residual: no smaller error is claimed, however wide the gap seems
 
 
@@ -46,21 +48,40 @@ class Eigenvalue:
             beyond it, combined; or the true one after a full check.
         gap: estimate of the distance from theta to the rest of the spectrum; 0 where nothing is known of it. After a
             full check to that beside all pairs found, and the residual norm is that of theta's whole cluster.
-        converged: whether the tolerances were met when the solver stopped.
+        settled: whether the solver was through with it: the tolerances are met, or its residual is rounding alone.
         over_data: what another sample of as many data would change, and where the population's eigenvalue lies; None
             where the data were not told apart.
         rounding: what the arithmetic alone may shift an eigenvalue by, as `accuracy.pairs` makes it: relative to the
             largest magnitude of the spectrum, for a small eigenvalue's products carry that too.
         separation: the distance from theta to all others, where the gap is not.
+        tolerance: what its errors are held against.
     """
 
     value: float
     residual_norm: float
     gap: float
-    converged: bool
+    settled: bool
     over_data: OverData | None = None
     rounding: float = 0.0
     separation: float | None = None
+    tolerance: Tolerance = Tolerance(0.0, math.inf)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the solver was through with it and its errors meet the tolerances.
+
+        A value that rounding makes indistinguishable from 0 counts as one: no relative error of it is ever small.
+        """
+        return self.unmet is None
+
+    @property
+    def unmet(self) -> Unmet | None:
+        """Why it did not converge: `rounding`, which no product lowers; `rank`, the error is within the tolerance but
+        another eigenvalue may still take its place; `products`, of which there were too few. None where it did."""
+        is_near = self._is_within(self.tolerance)
+        if not self.settled:
+            return "rank" if is_near else "products"
+        return None if is_near or abs(self.value) <= self.error_bound else "rounding"
 
     @property
     def data_stderr(self) -> float | None:
@@ -119,9 +140,10 @@ class Eigenvalue:
 
     def meets(self, tolerance: Tolerance, floor: float) -> bool:
         """Whether the errors are within the tolerances, or below the floor of rounding."""
-        if self.residual_norm <= floor:
-            return True
-        if self.error_bound > max(tolerance.of(self.value), floor):
+        return self.residual_norm <= floor or self._is_within(tolerance, floor)
+
+    def _is_within(self, tolerance: Tolerance, floor: float = 0.0) -> bool:
+        if self.error_bound > max(tolerance.of(self.value) * (1 + _LAST_DIGITS), floor):
             return False
         wanted = tolerance.vector_rtol
         return wanted is None or (self.vector_error is not None and self.vector_error <= wanted)
@@ -183,3 +205,8 @@ class EigenvaluesResult:
     def values(self) -> list[float]:
         """The values alone."""
         return [pair.value for pair in self.eigenvalues]
+
+    @property
+    def settled(self) -> bool:
+        """Whether the solver was through with every one: more products would not tell more."""
+        return all(pair.settled for pair in self.eigenvalues)

@@ -41,7 +41,7 @@ def full_check(
     """
     meter = Meter(operator)
     solver, missed, beside = result.cost, 0, 0
-    span = _Span(operator, request, result.converged)
+    span = _Span(operator, request, result.settled)
 
     def closed(result: EigenvaluesResult) -> EigenvaluesResult:
         return replace(result, cost=_sum(solver, meter.cost(meter.products)), num_missed=missed)
@@ -66,12 +66,12 @@ def full_check(
                 span.result(result, edges), certificate=span.certificate(result, excluded, meter.products)
             )
             if request.max_passes - solver.num_hvps - meter.products < len(vectors) and (
-                any(beyond) or not all(edge.converged for edge in edges)
+                any(beyond) or not all(edge.settled for edge in edges)
             ):
                 return _unfinished(closed(replace(checked, certificate=None)))
             if any(beyond):
                 missed += sum(beyond)
-            elif checked.converged or not span.solved or beside >= _MOST_BESIDE:
+            elif checked.settled or not span.solved or beside >= _MOST_BESIDE:
                 result = checked
                 break
             else:  # as much as a cluster's next one, it would only make the errors look large
@@ -90,8 +90,8 @@ def full_check(
 
 
 def _unfinished(result: EigenvaluesResult) -> EigenvaluesResult:
-    """Of a check that ran out of products: whether a pair was missed is not known, so no pair counts as converged."""
-    pairs = tuple(replace(pair, converged=False) for pair in result.eigenvalues)
+    """Of a check that ran out of products: whether a pair was missed is not known, so no pair counts as settled."""
+    pairs = tuple(replace(pair, settled=False) for pair in result.eigenvalues)
     return replace(result, eigenvalues=pairs, converged=False)
 
 
@@ -101,14 +101,14 @@ def true_residuals(
     """The Ritz pairs of the span of the result's vectors, by a product with each: for vectors of a coarse basis.
 
     Raises:
-        Interrupted: stopped on the way; its `partial` is the result as it was, of which nothing counts as converged.
+        Interrupted: stopped on the way; its `partial` is the result as it was, of which nothing counts as settled.
     """
     meter = Meter(operator)
     try:
-        found = _Span(operator, request, result.converged).of(result, observer)
+        found = _Span(operator, request, result.settled).of(result, observer)
     except STOPPING as error:
         stop = cause_of(error)
-        pairs = tuple(replace(pair, converged=False) for pair in result.eigenvalues)
+        pairs = tuple(replace(pair, settled=False) for pair in result.eigenvalues)
         cost = _sum(result.cost, meter.cost(meter.products))
         raise Interrupted(replace(result, eigenvalues=pairs, converged=False, cost=cost), stop) from stop
     return replace(found, cost=_sum(result.cost, meter.cost(meter.products)))

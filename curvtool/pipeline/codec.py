@@ -15,7 +15,7 @@ from curvtool.estimators.by_probes import BlockTrace
 from curvtool.estimators.cost import Cost
 from curvtool.estimators.density_result import DensityResult, Mass
 from curvtool.estimators.diagonal import DiagonalResult
-from curvtool.estimators.eigenpairs import Certificate, Eigenvalue, EigenvaluesResult
+from curvtool.estimators.eigenpairs import Certificate, Eigenvalue, EigenvaluesResult, Tolerance
 from curvtool.estimators.jacobian_norms import JacobianNormsResult
 from curvtool.estimators.trace import TraceResult
 from curvtool.linalg.quadrature import Quadrature
@@ -26,7 +26,8 @@ _CLASSES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         BlockTrace, Certificate, Cost, DensityResult, DiagonalResult, Eigenvalue, EigenvaluesResult,
-        JacobianNormsResult, KnownPairs, Mass, NormEstimates, OverData, Population, Preflight, Quadrature, TraceResult,
+        JacobianNormsResult, KnownPairs, Mass, NormEstimates, OverData, Population, Preflight, Quadrature, Tolerance,
+        TraceResult,
     )
 }  # fmt: skip
 Put = Callable[[torch.Tensor | np.ndarray], Any]

@@ -134,10 +134,10 @@ def _search(stage: Stage, analysis: DensityConfig, operator: CurvatureOperator) 
 
 
 def _kept(search: EigenvaluesResult | None) -> _Outliers:
-    """Those to place exactly; the ones that did not converge stay with the rest."""
+    """Those to place exactly; the ones that the search was not through with stay with the rest."""
     if search is None:
         return _Outliers()
-    kept = [i for i, pair in enumerate(search.eigenvalues) if pair.converged and pair.value]
+    kept = [i for i, pair in enumerate(search.eigenvalues) if pair.settled and pair.value]
     pairs = [search.eigenvalues[i] for i in kept]
     return _Outliers(
         tuple(pair.value for pair in pairs),

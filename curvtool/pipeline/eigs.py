@@ -110,8 +110,8 @@ def run_eigs(stage: Stage, analysis: EigsConfig) -> report.Eigs:
 
 
 def _share(stage: Stage, analysis: EigsConfig, result: EigenvaluesResult) -> None:
-    """The pairs that converged, for the analyses after this one."""
-    kept = [i for i, pair in enumerate(result.eigenvalues) if pair.converged and pair.value]
+    """The pairs that the search was through with, for the analyses after this one."""
+    kept = [i for i, pair in enumerate(result.eigenvalues) if pair.settled and pair.value]
     if kept and analysis.deflate is None:
         pairs = [result.eigenvalues[i] for i in kept]
         values, errors = (tuple(float(getattr(p, name)) for p in pairs) for name in ("value", "error_bound"))
@@ -203,6 +203,7 @@ def _per_layer(stage: Stage, analysis: EigsConfig, layers: dict[str, report.Laye
             num_params=operator.space.dim,
             num_hvps=result.cost.num_hvps,
             converged=pair.converged,
+            unmet=pair.unmet,
             certificate=_certificate_record(result),
         )
 
@@ -319,5 +320,6 @@ def eigenvalue_record(pair: Eigenvalue) -> report.Eigenvalue:
         data_bias=None if over is None else over.bias,
         population=None if known is None else report.PopulationValue(**dataclasses.asdict(known)),
         converged=pair.converged,
+        unmet=pair.unmet,
         unavailable=unavailable,
     )

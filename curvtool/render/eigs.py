@@ -11,7 +11,7 @@ from rich.table import Table
 from curvtool.render.charts import Chart, Series, spans_decades
 from curvtool.render.numbers import count, number, percent, to_digits_of, with_error
 from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables
-from curvtool.report.model import Eigenvalue, Eigs, PopulationValue, Stability
+from curvtool.report.model import Eigenvalue, Eigs, LayerEigenvalue, PopulationValue, Stability
 from curvtool.report.ranks import ranks
 from curvtool.words import counted
 
@@ -40,7 +40,7 @@ def verdict(eigs: Eigs) -> list[str]:
             told.append(_of_the_smallest(pair))
         if name == "largest":
             told += _not_excluded(pair, eigs)
-    if not eigs.converged:
+    if any(_is_open(pair) for pair in eigs.eigenvalues):
         told.append("not converged: a value may still move, or another may take its rank")
     told += _rounded(eigs)
     is_negative = any(pair.value < -pair.error_bound for pair in eigs.eigenvalues)
@@ -84,14 +84,10 @@ def _not_excluded(pair: Eigenvalue, eigs: Eigs) -> list[str]:
 
 def _rounded(eigs: Eigs) -> list[str]:
     """How many values no more products would make as accurate as was asked for."""
-    coarse = [
-        pair
-        for pair in eigs.eigenvalues
-        if pair.converged and pair.error_bound > max(eigs.rtol * abs(pair.value), eigs.atol) * (1 + 1e-9)
-    ]
-    if not coarse:
+    num = sum(pair.unmet == "rounding" for pair in eigs.eigenvalues)
+    if not num:
         return []
-    which = f"{len(coarse)} of {counted(len(eigs.eigenvalues), 'value')}"
+    which = f"{num} of {counted(len(eigs.eigenvalues), 'value')}"
     return [f"rounding alone keeps {which} above the tolerance asked for"]
 
 
@@ -128,7 +124,7 @@ def show(eigs: Eigs, console: Console) -> None:
         "data s.e.": [number(pair.data_stderr, 2) for pair in pairs],
     }
     if unmet:
-        columns["met"] = [_met(pair, eigs) for pair in pairs]
+        columns["met"] = [_met(pair) for pair in pairs]
     title = f"Eigenvalues of the {MATRICES[eigs.operator]} ({_WHICH[eigs.which]})"
     print_tables([filled_table(title, columns, console), *_layer_table(eigs, console)], console)
     for text in notes(eigs):
@@ -138,7 +134,12 @@ def show(eigs: Eigs, console: Console) -> None:
 def notes(eigs: Eigs) -> list[str]:
     """What the errors are, and what they do not cover."""
     found = []
-    met = {_met(pair, eigs) for pair in eigs.eigenvalues}
+    met = {_met(pair) for pair in eigs.eigenvalues}
+    if "rounding" in met:
+        found.append(
+            "rounding: the error is above the tolerance, and no more products would lower it; --dtype float64 does, "
+            "where it was not used."
+        )
     if "unsettled" in met:
         found.append(
             "unsettled: the error is within the tolerance, but the search or its check ended before it was sure of the "
@@ -168,10 +169,15 @@ def notes(eigs: Eigs) -> list[str]:
     return found
 
 
-def _met(pair: Eigenvalue, eigs: Eigs) -> str:
+def _met(pair: Eigenvalue | LayerEigenvalue) -> str:
     if pair.converged:
         return "yes"
-    return "unsettled" if pair.error_bound <= max(eigs.rtol * abs(pair.value), eigs.atol) else "no"
+    return {"rounding": "rounding", "rank": "unsettled"}.get(pair.unmet or "", "no")
+
+
+def _is_open(pair: Eigenvalue) -> bool:
+    """Whether more products might still change it."""
+    return not pair.converged and pair.unmet != "rounding"
 
 
 def _certified(eigs: Eigs) -> str:
@@ -211,7 +217,7 @@ def _layer_table(eigs: Eigs, console: Console) -> list[Table]:
         "error (est.)": [number(layer.error_bound, 2) for layer in layers],
     }
     if not all(layer.converged for layer in layers):
-        columns["met"] = ["yes" if layer.converged else "no" for layer in layers]
+        columns["met"] = [_met(layer) for layer in layers]
     return [filled_table("Leading eigenvalue of each layer's block", columns, console, text="layer")]
 
 

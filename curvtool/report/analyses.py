@@ -9,6 +9,12 @@ from pydantic import Field
 from curvtool.report.record import Cost, Record
 
 _DEGREES = "of the standard error (Satterthwaite); null where it has none or every entry was computed"
+Unmet = Literal["rounding", "rank", "products"]
+_UNMET = (
+    "why it did not converge; rounding: no more products would lower its error; rank: its error is within the "
+    "tolerance, but another eigenvalue may take its place; products: too few were made; null where it converged, and "
+    "in reports of earlier versions"
+)
 _ARITHMETIC = "what rounding may add on either side, beside the probes' error"
 
 
@@ -45,6 +51,7 @@ class Eigenvalue(Record):
         default=None, description="the eigenvalue of the population that the data are a sample of"
     )
     converged: bool
+    unmet: Unmet | None = Field(default=None, description=_UNMET)
 
 
 class Certificate(Record):
@@ -66,6 +73,7 @@ class LayerEigenvalue(Record):
     num_hvps: float = Field(description="products with the layer's block")
     certificate: Certificate | None = Field(default=None, description="of the block, as of the whole matrix")
     converged: bool
+    unmet: Unmet | None = Field(default=None, description=_UNMET)
 
 
 class Stability(Record):

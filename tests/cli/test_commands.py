@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -545,6 +546,23 @@ def test_zeros_of_a_matrix_of_low_rank_are_told(folder, run):
     status, _, err = run(*command, "--max-passes", "3")
     assert status == 0 and "CT201" in err, err
     assert "CT201" not in run(*command, "--max-passes", "6", "--atol", "1e3")[2]
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (("eigs", "-k", "2", "--rtol", "1e-7"), "CT201"),
+        (("trace", "--method", "exact", "--rtol", "1e-9"), "CT202"),
+        (("diag", "--method", "exact", "--rtol", "1e-9"), "CT202"),
+    ],
+)
+def test_rounding_above_the_tolerance_is_told_with_remedies_that_work(command, code, folder, run):
+    status, _, err = run(*command, *MODEL, "--strict")
+    told = re.search(rf"{code}: (rounding alone keeps .*): --dtype float64, or (--rtol) (\S+)", err)
+    assert status == 4 and told, err
+    again = command[:-1]
+    assert run(*again, told[3], *MODEL, "--strict")[0] == 0
+    assert run(*command, *MODEL, "--dtype", "float64", "--strict")[0] == 0
 
 
 @pytest.mark.parametrize(("passes", "kind"), [(2, "eigs"), (30, "density")])

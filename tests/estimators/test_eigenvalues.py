@@ -63,6 +63,34 @@ def test_an_absolute_tolerance_is_enough_for_zeros():
     assert found.converged and abs(found.values[0]) <= found.eigenvalues[0].error_bound <= 0.01
 
 
+@pytest.mark.parametrize("method", ["lanczos", "power"])
+@pytest.mark.parametrize("check", ["fast", "full", "none"])
+def test_what_rounding_keeps_above_the_tolerance_has_not_converged(method, check):
+    """The solver is through with it, and its error is not what was asked for: both are said."""
+    values = torch.cat([torch.tensor([100.0, 3.0, 0.02]), torch.zeros(37)])
+    coarse = MatrixOperator(spectrum(values, 3).matrix.float())
+    options = dict(k=3, which="lm", method=method, max_passes=3000, **({"check": check} if method == "lanczos" else {}))
+    found = eigenvalues(coarse, rtol=1e-6, **options)
+    unmet = [pair.unmet for pair in found.eigenvalues]
+    assert found.settled and not found.converged and "rounding" in unmet and not {"rank", "products"} & set(unmet)
+    for pair in found.eigenvalues:
+        is_met = pair.error_bound <= 1e-6 * abs(pair.value) or abs(pair.value) <= pair.error_bound
+        assert pair.converged == is_met == (pair.unmet is None)
+    assert eigenvalues(coarse, rtol=0.5, **options).converged
+    assert eigenvalues(spectrum(values, 3), rtol=1e-6, **options).converged
+    assert eigenvalues(coarse, rtol=1e-6, atol=0.1, **options).converged
+
+
+def test_a_zero_to_within_rounding_converges_and_an_open_one_does_not():
+    values = torch.cat([torch.ones(3), torch.zeros(57)])
+    coarse = MatrixOperator(spectrum(values, 1).matrix.float())
+    assert eigenvalues(coarse, 1, which="sa", rtol=1e-6).converged
+    generator = torch.Generator().manual_seed(0)
+    crowded = torch.cat([torch.zeros(40), torch.rand(60, generator=generator) ** 8 + 1e-7])
+    (pair,) = eigenvalues(spectrum(crowded, 0), 1, which="sa", max_passes=30, max_basis=10).eigenvalues
+    assert pair.unmet == "products" and not pair.settled
+
+
 def spectrum(values, seed):
     generator = torch.Generator().manual_seed(seed)
     q, _ = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=torch.float64))

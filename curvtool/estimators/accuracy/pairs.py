@@ -61,7 +61,7 @@ class PairErrors:
             gap: to the rest of the spectrum; 0 where nothing is known.
             scale: the largest magnitude of the spectrum that was seen.
             separation: to all others, where the gap is not.
-            done: whether it may count as converged.
+            done: whether it may count as settled.
         """
         rounding = max(self.rounding(scale), self.shift)
         coarse = self.coarseness * scale
@@ -69,9 +69,10 @@ class PairErrors:
             value=value,
             residual_norm=max(math.hypot(residual, self.discrepancy), rounding),
             gap=max(gap - coarse, 0.0),
-            converged=False,
+            settled=False,
             rounding=rounding,
             separation=separation,
+            tolerance=self.tolerance,
         ).at_rounding(self.tolerance, self.floor(scale))
         done = done and pair.meets(self.tolerance, self.floor(scale))
-        return replace(pair, converged=done, rounding=max(pair.rounding, coarse))
+        return replace(pair, settled=done, rounding=max(pair.rounding, coarse))
