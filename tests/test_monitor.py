@@ -214,7 +214,7 @@ def test_what_does_not_fit_is_told_at_the_first_measurement():
 
 
 def test_the_monitor_states_the_error_of_the_search_and_of_the_record():
-    from curvtool.pipeline.eigs import eigenvalue_record
+    from curvtool.analyses.eigs.recording import eigenvalue_record
 
     torch.manual_seed(0)
     model, data = torch.nn.Linear(5, 3), (torch.randn(60, 5), torch.randint(0, 3, (60,)))

@@ -12,25 +12,19 @@ from typing import Annotated
 import typer
 
 from curvtool.cli import (
-    check,
     compare,
     config,
-    density,
-    diag,
     doctor,
-    eigs,
     explain,
     export,
     init,
     inspect,
     interruption,
-    jacnorm,
     render,
     run,
-    trace,
     track,
-    verify,
 )
+from curvtool.cli.analysis import PANEL, Commands
 from curvtool.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -44,6 +38,7 @@ from curvtool.errors import (
 
 app = typer.Typer(
     name="curvtool",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -52,9 +47,8 @@ app = typer.Typer(
     help="The curvature of a neural network, from its checkpoint: eigenvalues, trace, density and diagonal of the "
     "loss's Hessian, norms of the input-output Jacobian, each with its error.",
 )
-for command in (eigs.eigs, trace.trace, density.density, diag.diag, jacnorm.jacnorm, run.run, track.track, check.check,
-                verify.verify):  # fmt: skip
-    app.command(rich_help_panel="Analyses")(command)
+for command in (run.run, track.track):
+    app.command(rich_help_panel=PANEL)(command)
 for command in (render.render, compare.compare, explain.explain):
     app.command(rich_help_panel="Reports")(command)
 app.add_typer(

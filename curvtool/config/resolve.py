@@ -10,9 +10,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_origin
 
-from curvtool.config.analyses import ANALYSES, Analysis
+from curvtool import registry
 from curvtool.config.schema import SECTIONS, RunConfig
-from curvtool.config.section import Section, flags_of, plain_type, type_hints
+from curvtool.config.section import AnalysisSettings, Section, flags_of, plain_type, type_hints
 from curvtool.errors import UsageError, suggest
 
 PROJECT_FILE = "curvtool.toml"
@@ -98,7 +98,7 @@ def _resolved(
     found = []
     for kind, table in listed:
         own = dict(sources)
-        analysis: Analysis = _fill(ANALYSES[kind], kind, table, flags, environment, str(path), own)
+        analysis: AnalysisSettings = _fill(registry.settings_of(kind), kind, table, flags, environment, str(path), own)
         found.append(RunConfig(**parts, analysis=analysis, sources=own, folder=folder))
     return found
 
@@ -186,15 +186,15 @@ def _check_keys(content: Mapping[str, Any], path: Path | None) -> None:
                 )
             for entry in value:
                 kind = table_of(entry, "analysis").get("kind")
-                if kind not in ANALYSES:
+                if kind not in registry.kinds():
                     raise UsageError(
                         "CT002",
                         f"unknown analysis {kind!r} in {path}",
-                        expected=", ".join(ANALYSES),
+                        expected=", ".join(registry.kinds()),
                         received=repr(kind),
-                        remedy=suggest(str(kind), list(ANALYSES)),
+                        remedy=suggest(str(kind), registry.kinds()),
                     )
-                known = ["kind", *(item.name for item in fields(ANALYSES[kind]))]
+                known = ["kind", *(item.name for item in fields(registry.settings_of(kind)))]
                 for key in entry:
                     if key not in known:
                         raise refuse(f"analysis.{key}", known)
@@ -203,7 +203,7 @@ def _check_keys(content: Mapping[str, Any], path: Path | None) -> None:
             for key in table_of(value, name):
                 if key not in known:
                     raise refuse(f"{name}.{key}", known)
-        elif name in ANALYSES:
+        elif name in registry.kinds():
             raise UsageError(
                 "CT002",
                 f"unknown key {name!r} in {path}",
@@ -217,7 +217,7 @@ def _check_keys(content: Mapping[str, Any], path: Path | None) -> None:
 
 def _check_variables(environment: Mapping[str, str]) -> None:
     """Every CURVTOOL_ variable must be known, as every key must."""
-    sections = (*SECTIONS.values(), *ANALYSES.values())
+    sections = (*SECTIONS.values(), *map(registry.settings_of, registry.kinds()))
     known = ["CURVTOOL_CONFIG", *(_variable(item) for section in sections for item in fields(section))]
     for name in environment:
         if name.startswith("CURVTOOL_") and name not in known:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from curvtool.config.analyses import Analysis
-from curvtool.config.section import Section, numbers_of, parse_bytes, setting
+from curvtool.config.section import AnalysisSettings, Section, numbers_of, parse_bytes, setting
 from curvtool.errors import UsageError
 
 Loadable = Literal["auto", "model", "ema"]
@@ -199,6 +198,6 @@ class RunConfig:
     loss: LossConfig
     params: ParamsConfig
     compute: ComputeConfig
-    analysis: Analysis
+    analysis: AnalysisSettings
     sources: dict[str, str] = field(default_factory=dict)
     folder: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from curvtool.errors import UsageError, suggest
 
@@ -44,6 +44,22 @@ class Section:
                     received=str(value),
                     remedy=f"{flag} {minimum:g}",
                 )
+
+
+OperatorName = Literal["hessian", "ggn", "fisher", "empirical-fisher"]
+
+
+@dataclass(frozen=True)
+class AnalysisSettings(Section):
+    """The settings of one kind of analysis; the docstring of a subclass is the help of its command.
+
+    Attributes:
+        kind: its name, as a user types it.
+        needs_loss: whether it is of a loss's matrix, and not of the model alone.
+    """
+
+    kind: ClassVar[str]
+    needs_loss: ClassVar[bool] = True
 
 
 _SYNONYMS = {

@@ -344,7 +344,9 @@ class _Run:
         found = self._eigenvalues(pairs)
         slacks = [request.tolerance.of(pair.value) for pair in found]
         signs = signs_of(request.which)
-        keep = np.arange(len(pairs.values)) if request.locked is None else pairs.wanted(request.k, request.which)
+        # where a fresh start has the wanted vectors of a locked search beside it, the others are part of its complement
+        whole = request.locked is None or lanczos.exhausted
+        keep = np.arange(len(pairs.values)) if whole else pairs.wanted(request.k, request.which)
         residuals = lanczos.coupling @ pairs.coefficients[:, keep]
         rest: Ends = {}
         if lanczos.exhausted:
@@ -355,7 +357,7 @@ class _Run:
             return None
         return certificate(
             found, slacks, request.which, request.k, pairs.values[keep], residuals.T @ residuals, rest,
-            self.from_start or {}, self.num_fresh,
+            self.from_start or {}, self.num_fresh, 0.0 if self.known is None else self.known.coupling,
         )  # fmt: skip
 
     def _closing_check(self) -> float:

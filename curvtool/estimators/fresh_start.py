@@ -133,7 +133,7 @@ def signs_of(which: str) -> tuple[float, ...]:
 
 def certificate(
     found: tuple[Eigenvalue, ...], slacks: list[float], which: str, k: int, values: np.ndarray, gram: np.ndarray,
-    rest: Ends, whole: Ends, products: float,
+    rest: Ends, whole: Ends, products: float, coupling: float = 0.0,
 ) -> Certificate:  # fmt: skip
     """The limits beyond which nothing was missed.
 
@@ -151,6 +151,7 @@ def certificate(
         rest: by end, what bounds the complement's spectrum.
         whole: likewise the whole one's.
         products: that were made for it.
+        coupling: of vectors that were locked, to the rest.
     """
     limits: dict[float, float | None] = {1.0: None, -1.0: None}
     for sign in signs_of(which):
@@ -165,5 +166,5 @@ def certificate(
         arithmetic = max((pair.rounding for pair in found), default=0.0)
         limit = next((bound for entry, bound in zip([*listed, None], bounds, strict=False)
                       if entry is None or bound > entry[0] + entry[1]))  # fmt: skip
-        limits[sign] = float(sign * (limit + arithmetic))
+        limits[sign] = float(sign * (limit + arithmetic + coupling))
     return Certificate(limits[1.0], limits[-1.0], FAILURE, products)

@@ -188,7 +188,7 @@ class _Span:
         slacks = [request.tolerance.of(pair.value) for pair in pairs]
         return certificate(
             pairs, slacks, request.which, request.k, values, rotation.T @ gram @ rotation, excluded, result.excluded,
-            products,
+            products, 0.0 if self.known is None else self.known.coupling,
         )  # fmt: skip
 
     def result(self, before: EigenvaluesResult, edges: tuple[Eigenvalue, ...] | None) -> EigenvaluesResult:

@@ -41,6 +41,12 @@ class KnownPairs:
         values, residuals = torch.stack(numbers, dim=1).to("cpu", torch.float64).numpy()
         return cls(vectors, values, residuals)
 
+    @property
+    def coupling(self) -> float:
+        """What they are coupled to the rest by, at most: no eigenvalue of the matrix is farther than that from one of
+        the rest, or from one of theirs (Weyl)."""
+        return float(np.linalg.norm(self.residuals))
+
     def distance(self, value: float) -> float:
         """From a value to the nearest of these, less its residual norm."""
         return float((np.abs(self.values - value) - self.residuals).min(initial=math.inf))

@@ -11,8 +11,9 @@ from typing import Any
 
 from curvtool.errors import UsageError
 from curvtool.render.formats import charts_of, content
-from curvtool.report.model import Eigs, Report, TrackRow
-from curvtool.report.numbers import numbers_of
+from curvtool.report.headline import headline_of
+from curvtool.report.model import Report, TrackRow
+from curvtool.report.numbers import numbers_of, tag_of
 
 PREFIX = "curvature/"
 _SUFFIX = {"bound": "_error", "stderr": "_stderr", "interval": "_error"}
@@ -144,11 +145,14 @@ def _scalars_of(found: Report | TrackRow, step: int) -> Iterator[tuple[str, floa
         if value.population is not None:
             yield tag + "_population_low", value.population[0], step
             yield tag + "_population_high", value.population[1], step
-    by_matrix = {each.operator: each.stability for each in found.analyses if isinstance(each, Eigs) and each.stability}
-    for operator, first in by_matrix.items():
-        prefix = PREFIX if operator == "hessian" else f"{PREFIX}{operator}/"
-        yield f"{prefix}lambda_max_x_lr", first.sharpness_times_lr, step
-        yield f"{prefix}lambda_max_x_lr_error", first.error, step
+    ratios = {}
+    for each in found.analyses:
+        first = headline_of(each)
+        if first is not None and first.ratio is not None:
+            ratios[tag_of(getattr(each, "operator", "hessian"), first.ratio.tag)] = first.ratio
+    for tag, ratio in ratios.items():
+        yield PREFIX + tag, ratio.value, step
+        yield f"{PREFIX}{tag}_error", ratio.error, step
 
 
 def _at(config: dict[str, Any], name: str) -> Any:

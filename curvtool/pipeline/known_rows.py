@@ -6,29 +6,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from curvtool.config.analyses import EigsConfig
+from curvtool import registry
 from curvtool.config.schema import RunConfig
-from curvtool.pipeline.eigs import learning_rate, stability_of
 from curvtool.pipeline.records import settings_record
 from curvtool.report import model as report
+from curvtool.report.record import AnalysisRecord
 
 _FREE = {"checkpoint", "lr", "batch_size"}  # numbers do not hang on them, or each row has its own
 
 
 def restated(row: report.TrackRow, configs: Sequence[RunConfig]) -> report.TrackRow:
-    """The row against the learning rate that is given now, which takes no product."""
-    eigs = iter([config for config in configs if isinstance(config.analysis, EigsConfig)])
-    analyses: list[report.Analysis] = []
+    """The row as the settings of now state it, where that takes no product, as against another learning rate."""
+    by_kind: dict[str, list[RunConfig]] = {}
+    for config in configs:
+        by_kind.setdefault(config.analysis.kind, []).append(config)
+    analyses: list[AnalysisRecord] = []
     for each in row.analyses:
-        config = next(eigs, None) if isinstance(each, report.Eigs) else None
-        if isinstance(each, report.Eigs) and config is not None and Path(row.checkpoint).exists():
-            assert isinstance(config.analysis, EigsConfig)
-            lr = learning_rate(config.analysis, row.checkpoint, config.model.trust)
-            stability = stability_of(lr, each.which, each.eigenvalues)
-            told = {name: text for name, text in each.unavailable.items() if name != "stability"}
-            if stability is None:
-                told["stability"] = "no --lr" if lr is None else "needs the largest eigenvalue"
-            each = each.model_copy(update={"stability": stability, "unavailable": told})
+        own = by_kind.get(each.kind)
+        restate = getattr(registry.part(each.kind, "run"), "restated", None)
+        now = own.pop(0) if own else None
+        if restate is not None and now is not None and Path(row.checkpoint).exists():
+            each = restate(each, now, row.checkpoint)
         analyses.append(each)
     return row.model_copy(update={"analyses": analyses})
 

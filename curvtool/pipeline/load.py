@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from curvtool.cluster.solo import Solo
-from curvtool.config.analyses import JacnormConfig
 from curvtool.config.schema import RunConfig
 from curvtool.config.section import numbers_of
 from curvtool.errors import LoadError, UsageError
@@ -117,7 +116,7 @@ def load(
         if told:
             observer.notice(f"model: {told}")
     data = data if data is not None else _data(config, name, module)
-    loss = None if isinstance(config.analysis, JacnormConfig) else _loss(config, module, data, observer)
+    loss = None if not config.analysis.needs_loss else _loss(config, module, data, observer)
     data = with_targets(data, loss)
     for note in data.notes:
         observer.notice(f"data: {note}")

@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
-import torch
-
+from curvtool import registry
 from curvtool.cluster.solo import Solo
-from curvtool.config.analyses import JacnormConfig
 from curvtool.config.schema import RunConfig
-from curvtool.estimators.jacobian_norms import MAX_EXACT_OUTPUTS
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.calibration import measured_seconds
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.execution import SHARDED_BATCH
-from curvtool.operators.jacobian import InputJacobian
 from curvtool.operators.named import OPERATORS
 from curvtool.pipeline import settings
 from curvtool.pipeline.cost_model import DEFAULT_BANDWIDTH, BytesByPart, ClusterModel
 from curvtool.pipeline.load import load
-from curvtool.pipeline.needs import Need, need_of
+from curvtool.pipeline.needs import Need
 from curvtool.problem.problem import Problem
 from curvtool.report import model as report
 
@@ -30,7 +26,7 @@ _TIMED_ROWS = 4  # of a basis, to learn what meeting one of its vectors takes
 
 
 @dataclass(frozen=True)
-class _Measured:
+class Measured:
     """How products are run here, and what they take.
 
     Attributes:
@@ -78,10 +74,8 @@ def plan(
     problem, analysis = loaded.problem, config.analysis
     budget = settings.memory_budget(config, problem.device, cluster)
     ranks, bandwidth = ranks or cluster.size, bandwidth or DEFAULT_BANDWIDTH
-    if isinstance(analysis, JacnormConfig):
-        need, measured = _of_jacobians(config, problem, budget, ranks, bandwidth)
-    else:
-        need, measured = _of_curvature(config, problem, budget, ranks, bandwidth)
+    own = getattr(registry.part(analysis.kind, "plan"), "measured", _of_curvature)
+    need, measured = own(config, problem, budget, ranks, bandwidth)
     return report.Plan(
         kind=analysis.kind,
         model=loaded.model_name,
@@ -103,36 +97,9 @@ def plan(
     )
 
 
-def _of_jacobians(
-    config: RunConfig, problem: Problem, budget: int, ranks: int, bandwidth: float
-) -> tuple[Need, _Measured]:
-    """Of norms of Jacobians: every rank has its own samples, and nothing but norms passes between them."""
-    jacobian = InputJacobian(problem, batch_size=settings.batch_size(config), memory_budget=budget)
-    smaller = min(jacobian.output_dim, jacobian.input_dim)
-    exact = smaller <= MAX_EXACT_OUTPUTS
-    note = "exact: every row of every Jacobian" if exact else "by probes and Lanczos, with errors"
-    rows = range(min(jacobian.batch_size, problem.num_samples))
-    one = torch.zeros(len(rows), jacobian.output_dim, dtype=problem.dtype, device=problem.device)
-    seconds = measured_seconds(lambda: jacobian.vjp(rows, one), problem.device) * problem.num_samples / len(rows)
-    model = ClusterModel(
-        num_params=problem.num_params,
-        itemsize=one.itemsize,
-        num_samples=problem.num_samples,
-        product_seconds=seconds,
-        ranks=ranks,
-        bandwidth=bandwidth,
-        batch_size=jacobian.batch_size,
-        exchanged=False,
-    )
-    held = jacobian.output_dim * jacobian.input_dim * len(rows) * one.itemsize
-    need = Need(float(smaller if exact else 16 + 2 * 15), 0, notes=[note])
-    on_ranks = _forecast(model, replace(model.bytes, working=held), need.products) if ranks > 1 else None
-    return need, _Measured(jacobian.batch_size, "vjp", seconds, 0, held, on_ranks)
-
-
 def _of_curvature(
     config: RunConfig, problem: Problem, budget: int, ranks: int, bandwidth: float
-) -> tuple[Need, _Measured]:
+) -> tuple[Need, Measured]:
     """Of a matrix over the parameters: one product on the first batch is timed, and the room of the basis counted."""
     operator = OPERATORS[getattr(config.analysis, "operator", "hessian")](
         problem,
@@ -142,14 +109,14 @@ def _of_curvature(
         form=config.compute.operations,
     )
     seconds = _seconds_of_product(operator)
-    need = need_of(config.analysis, operator, operator.space, budget)
+    need = registry.part(config.analysis.kind, "plan").need(config.analysis, operator, operator.space, budget)
     need.notes.append("an order of magnitude: small models often take several times as many products")
     execution = operator.execution
     graph_bytes = min(
         execution.calibration.graph_bytes_per_sample * problem.num_samples,
         execution.graph_budget,
     )
-    return need, _Measured(
+    return need, Measured(
         operator.batch_size,
         execution.describe(),
         seconds,
@@ -165,7 +132,7 @@ def _forecast_of_curvature(
     """The same on so many ranks, where a vector takes less room, and more of them are affordable."""
     problem, execution, alone = operator.problem, operator.execution, operator.space
     space = VectorSpace(alone.dim, alone.dtype, alone.device, _Imagined(ranks))
-    need = need_of(config.analysis, operator, space, budget)
+    need = registry.part(config.analysis.kind, "plan").need(config.analysis, operator, space, budget)
     sharded, share = config.compute.shard_parameters, -(-problem.num_samples // ranks)
     model = ClusterModel(
         num_params=alone.dim,
@@ -187,7 +154,7 @@ def _forecast_of_curvature(
         exchanged=need.exchanged,
         num_frozen=problem.num_params - alone.dim,
     )
-    return _forecast(model, model.bytes, need.products)
+    return forecast(model, model.bytes, need.products)
 
 
 def _seconds_of_product(operator: CurvatureOperator) -> float:
@@ -220,7 +187,7 @@ def _largest_module(problem: Problem) -> int:
     return max(found.values())
 
 
-def _forecast(model: ClusterModel, held: BytesByPart, products: float) -> report.RanksForecast:
+def forecast(model: ClusterModel, held: BytesByPart, products: float) -> report.RanksForecast:
     """The model's numbers as they are reported."""
     seconds = model.seconds
     return report.RanksForecast(

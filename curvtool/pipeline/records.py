@@ -11,12 +11,9 @@ from typing import Any
 
 from curvtool.config.schema import RunConfig
 from curvtool.estimators.cost import Cost
+from curvtool.pipeline.provenance import environment
 from curvtool.pipeline.stage import Stage
 from curvtool.report import model as report
-from curvtool.report.provenance import environment
-from curvtool.words import counted
-
-_LARGEST_RTOL = 0.5  # worth an advice
 
 
 def cost_record(cost: Cost, peak: int) -> report.Cost:
@@ -77,73 +74,6 @@ def summary(stages: Sequence[Stage]) -> report.ProblemSummary:
         statistics_batch=problem.statistics_batch,
         unavailable=missing,
     )
-
-
-def not_converged(analysis: report.Analysis, dtype: str) -> report.Warning:
-    """The warning for an analysis that did not reach what was asked for, by products of this dtype."""
-    if isinstance(analysis, report.Eigs):
-        unmet = [e for e in analysis.eigenvalues if not e.converged]
-        rounded = [e for e in unmet if e.unmet == "rounding"]
-        if rounded and len(rounded) == len(unmet):
-            worst = max(pair.error_bound / abs(pair.value) for pair in rounded)  # no 0: for these, rounding is enough
-            which = f"the error of {len(rounded)} of {counted(len(analysis.eigenvalues), 'eigenvalue')}"
-            return _kept_by_rounding("CT201", which, analysis.rtol, dtype, worst)
-        near_zero = [e.error_bound for e in unmet if abs(e.value) <= e.error_bound]
-        remedy = "--basis device" if analysis.basis == "bfloat16" else "raise --max-passes or --rtol"
-        if rounded:
-            remedy += f"; {len(rounded)} of them by rounding: "
-            remedy += "a larger --rtol" if dtype == "float64" else "--dtype float64, or a larger --rtol"
-        if near_zero:  # of a zero no relative error is ever met
-            remedy += (
-                f"; {len(near_zero)} of them are 0 within their errors: --atol {_rounded_up(max(near_zero))} accepts"
-            )
-        return report.Warning(
-            code="CT201",
-            message=f"{len(unmet)} of {counted(len(analysis.eigenvalues), 'eigenvalue')} did not converge to rtol "
-            f"{analysis.rtol:g} in {counted(analysis.cost.solver_hvps, 'product', 'g')}: {remedy}",
-        )
-    if isinstance(analysis, report.Trace):
-        rounding = analysis.arithmetic_error or 0.0
-        if rounding > analysis.rtol * abs(analysis.value):
-            worst = rounding / abs(analysis.value) if analysis.value else math.inf
-            return _kept_by_rounding("CT202", "the interval", analysis.rtol, dtype, worst)
-        return report.Warning(
-            code="CT202",
-            message=f"the interval is wider than rtol {analysis.rtol:g} after {counted(analysis.num_passes, 'pass')}: "
-            "raise --max-passes or --rtol",
-        )
-    if isinstance(analysis, report.Diag):
-        if analysis.method == "exact":
-            worst = analysis.relative_error or math.inf
-            return _kept_by_rounding("CT202", "the entries' errors", analysis.rtol, dtype, worst)
-        return report.Warning(
-            code="CT202",
-            message=f"the entries' errors are larger than rtol {analysis.rtol:g} after "
-            f"{counted(analysis.num_passes, 'pass')}: raise --max-passes or --rtol",
-        )
-    if isinstance(analysis, report.Density):
-        return report.Warning(code="CT202", message="not every probe was made, or not every step")
-    if isinstance(analysis, report.Verify):
-        return report.Warning(code="CT201", message="curvtool's own numbers did not converge: raise --rtol")
-    return report.Warning(
-        code="CT201",
-        message="some spectral norms did not converge: their errors are in the report (spectral_max_error)",
-    )
-
-
-def _kept_by_rounding(code: str, which: str, rtol: float, dtype: str, worst: float) -> report.Warning:
-    """The warning for errors that no product lowers, the worst of which is so large beside its value."""
-    remedies = [] if dtype == "float64" else ["--dtype float64"]
-    if worst < _LARGEST_RTOL:
-        remedies.append(f"--rtol {_rounded_up(worst)}")
-    remedy = ", or ".join(remedies) or "it is 0 within rounding, and of a 0 no relative error is ever met"
-    return report.Warning(code=code, message=f"rounding alone keeps {which} above rtol {rtol:g}: {remedy}")
-
-
-def _rounded_up(value: float) -> str:
-    """To one digit, never less."""
-    exponent = math.floor(math.log10(value))
-    return f"{math.ceil(value / 10**exponent)}e{exponent}"
 
 
 def settings_record(configs: Sequence[RunConfig]) -> dict[str, Any]:

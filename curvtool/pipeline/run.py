@@ -10,35 +10,20 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
+from curvtool import registry
 from curvtool.cluster.solo import Solo
-from curvtool.config.analyses import (
-    CheckConfig,
-    DensityConfig,
-    DiagConfig,
-    EigsConfig,
-    JacnormConfig,
-    TraceConfig,
-    VerifyConfig,
-)
 from curvtool.config.schema import RunConfig
 from curvtool.errors import STOPPING, CurvtoolError, RankLost, cause_of
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.distribution import SharedParameters, SharedSamples
 from curvtool.operators.memory import return_large_blocks, reuse_freed_pages
 from curvtool.pipeline import records
-from curvtool.pipeline.check import run_check
-from curvtool.pipeline.density import run_density
-from curvtool.pipeline.diag import run_diag
-from curvtool.pipeline.eigs import run_eigs
 from curvtool.pipeline.identity import check_alike, fingerprint
-from curvtool.pipeline.jacnorm import run_jacnorm
 from curvtool.pipeline.journal import Journal, Keeping
 from curvtool.pipeline.load import Loaded, load
 from curvtool.pipeline.shared import KnownPairs, Shared
 from curvtool.pipeline.stage import Stage
 from curvtool.pipeline.state import StateFolder
-from curvtool.pipeline.trace import run_trace
-from curvtool.pipeline.verify import run_verify
 from curvtool.report import model as report
 
 
@@ -128,7 +113,7 @@ def _reported(
         stage = Stage(config, loaded, observer, shared, cluster)
         if problem.dtype == torch.bfloat16:
             stage.warn("CT203", "bfloat16 products carry 8 bits: read the noise floor first")
-        if not isinstance(config.analysis, JacnormConfig):  # which is of the inputs, in evaluation mode
+        if config.analysis.needs_loss:  # norms of Jacobians are of the inputs, in evaluation mode
             stage.warnings += [report.Warning(code=code, message=told) for code, told in problem.cautions]
         try:
             analyses.append(_finished(stage, observer))
@@ -147,7 +132,8 @@ def _reported(
             stage.warnings.append(_stopped_early(stopped))
             break
         if not analyses[-1].converged:
-            stage.warnings.append(records.not_converged(analyses[-1], stage.dtype_name))
+            told = registry.part(analyses[-1].kind, "facts").not_converged(analyses[-1], stage.dtype_name)
+            stage.warnings.append(told)
     if not analyses and stopped is not None:
         raise stopped
     converged = all(analysis.converged for analysis in analyses)
@@ -168,18 +154,22 @@ def _finished(stage: Stage, observer: Observer) -> report.Analysis:
     """The analysis' record; from before the run was stopped where it was through then."""
     made: list[report.Analysis] = []
 
+    name = getattr(stage.config.analysis, "operator", "")
+    before = stage.shared.pairs.get(name)
+
     def make() -> dict[str, Any]:
-        made.append(_analyse(stage))
+        made.append(registry.part(stage.config.analysis.kind, "run").run(stage, stage.config.analysis))
         if stage.stopped is not None:  # its part of the result is not one to remember
             raise _NotFinished
-        shared, name = stage.shared, getattr(stage.config.analysis, "operator", "")
+        shared = stage.shared
+        pairs = shared.pairs.get(name)
         return {
             "record": made[0].model_dump_json(),
             "warnings": [[warning.code, warning.message] for warning in stage.warnings],
             "checks": stage.checks,
             "numbers": [shared.loss_value, shared.grad_norm],
             "modes": stage.modes,
-            "pairs": shared.pairs.get(name) if isinstance(made[0], report.Eigs) else None,
+            "pairs": None if pairs is before else pairs,
         }
 
     try:
@@ -191,7 +181,6 @@ def _finished(stage: Stage, observer: Observer) -> report.Analysis:
     stage.warnings = [report.Warning(code=code, message=message) for code, message in facts["warnings"]]
     stage.checks, stage.modes = facts["checks"], facts["modes"]
     stage.shared.loss_value, stage.shared.grad_norm = stage.loss_value, stage.grad_norm = facts["numbers"]
-    name = getattr(stage.config.analysis, "operator", "")
     if facts["pairs"] is not None:
         stage.shared.pairs[name] = facts["pairs"]
     record: report.Analysis = TypeAdapter(report.Analysis).validate_json(facts["record"])
@@ -206,21 +195,3 @@ def _stopped_early(cause: BaseException, before: str | None = None) -> report.Wa
     reason = cause.message if isinstance(cause, CurvtoolError) else "interrupted"
     what = "the numbers are partial" if before is None else f"{before} gave nothing yet"
     return report.Warning(code="CT204", message=f"stopped early: {reason}; {what}")
-
-
-def _analyse(stage: Stage) -> report.Analysis:
-    match stage.config.analysis:
-        case EigsConfig() as analysis:
-            return run_eigs(stage, analysis)
-        case TraceConfig() as analysis:
-            return run_trace(stage, analysis)
-        case DensityConfig() as analysis:
-            return run_density(stage, analysis)
-        case DiagConfig() as analysis:
-            return run_diag(stage, analysis)
-        case CheckConfig() as analysis:
-            return run_check(stage, analysis)
-        case VerifyConfig() as analysis:
-            return run_verify(stage, analysis)
-        case JacnormConfig() as analysis:
-            return run_jacnorm(stage, analysis)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -22,7 +23,9 @@ from curvtool.pipeline import settings
 from curvtool.pipeline.load import Loaded
 from curvtool.pipeline.shared import Shared
 from curvtool.problem.problem import Problem
+from curvtool.problem.vectors import independent, load_vectors
 from curvtool.report import model as report
+from curvtool.words import counted
 
 Result = TypeVar("Result")
 
@@ -136,6 +139,27 @@ class Stage:
             self.gradient = gradient if keep_gradient else None
         self.checks, self.loss_value, self.grad_norm = shared.checks[name], shared.loss_value, shared.grad_norm
         return operator
+
+    def deflation_vectors(self, path: str) -> torch.Tensor:
+        """The vectors of the file that are independent, shape (k, P), on the host; those that are not are named.
+
+        Raises:
+            LoadError: as `load_vectors`.
+        """
+        given = load_vectors(Path(path), self.problem.shapes)
+        kept = independent(given)
+        if len(kept) < len(given):
+            self.warn(
+                "CT251",
+                f"{len(given) - len(kept)} of {counted(len(given), 'vector')} in {path} lie in the span of the others "
+                "and were left out",
+            )
+        return kept
+
+    def fitting(self, k: int, most: int) -> int:
+        """The number of eigenvalues; where the user named none, no more than there are."""
+        given = self.config.sources.get(f"{self.config.analysis.kind}.k", "default") != "default"
+        return k if given else max(1, min(k, most))
 
     def take_gradient(self) -> torch.Tensor | None:
         """The gradient as a unit vector, shape (P,), given up here; None where it is zero or was taken before."""

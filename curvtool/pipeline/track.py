@@ -249,7 +249,7 @@ class _Choice:
         return "warm" if fmean(warm) <= _CLEARLY * fmean(cold) else "cold"
 
     def learn(self, row: report.TrackRow) -> None:
-        costs = [each.cost.solver_hvps for each in row.analyses if isinstance(each, report.Eigs)]
+        costs = [each.cost.solver_hvps for each in row.analyses if each.kind == "eigs"]
         if costs:
             self._costs[row.start] = [*self._costs[row.start], sum(costs)][-_REMEMBERED:]
 

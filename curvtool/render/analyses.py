@@ -1,39 +1,70 @@
-"""Who shows which analysis: each module has `show` (terminal), `csv` (header, rows), `markdown` (lines), `charts`; some
-have `notes` (what stands below the tables) and `tables` (more than one for a page)."""
+"""How each kind of analysis is shown, from its own module `show`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from curvtool.render import check, density, diag, eigs, jacnorm, trace, verify
-from curvtool.render.charts import Gallery
+from rich.console import Console
+
+from curvtool import registry
+from curvtool.render.charts import Chart, Gallery
 from curvtool.render.tables import Listing
-from curvtool.report.model import JacNorm
+from curvtool.report.record import AnalysisRecord
 
 
-def galleries_of(analysis: Any) -> list[Gallery]:
+def title_of(kind: str) -> str:
+    """A kind in words."""
+    return str(registry.part(kind, "show").TITLE)
+
+
+def shows_preflight(analysis: AnalysisRecord) -> bool:
+    """Whether the preflight's numbers are part of what is shown."""
+    return bool(getattr(_show(analysis), "SHOWS_PREFLIGHT", False))
+
+
+def verdict_of(analysis: AnalysisRecord) -> list[str]:
+    """What its numbers say, in sentences."""
+    return list(_show(analysis).verdict(analysis))
+
+
+def print_tables_of(analysis: AnalysisRecord, console: Console) -> None:
+    """Its tables and notes on a terminal."""
+    _show(analysis).show(analysis, console)
+
+
+def csv_of(analysis: AnalysisRecord) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows, at full precision."""
+    header, rows = _show(analysis).csv(analysis)
+    return header, rows
+
+
+def markdown_of(analysis: AnalysisRecord) -> list[str]:
+    """Lines of Markdown."""
+    return list(_show(analysis).markdown(analysis))
+
+
+def charts_of_analysis(analysis: AnalysisRecord) -> list[Chart]:
+    """Its pictures."""
+    return list(_show(analysis).charts(analysis))
+
+
+def galleries_of(analysis: AnalysisRecord) -> list[Gallery]:
     """Its images, where it has any."""
-    return jacnorm.galleries(analysis) if isinstance(analysis, JacNorm) else []
+    galleries = getattr(_show(analysis), "galleries", None)
+    return [] if galleries is None else list(galleries(analysis))
 
 
-def notes_of(analysis: Any) -> list[str]:
+def notes_of(analysis: AnalysisRecord) -> list[str]:
     """What stands below its tables."""
-    notes = getattr(RENDERERS[analysis.kind], "notes", None)
+    notes = getattr(_show(analysis), "notes", None)
     return [] if notes is None else list(notes(analysis))
 
 
-def tables_of(analysis: Any) -> list[Listing]:
+def tables_of(analysis: AnalysisRecord) -> list[Listing]:
     """Its tables, each with a caption; that of its CSV where it has no others."""
-    tables = getattr(RENDERERS[analysis.kind], "tables", None)
-    return [("Numbers", *RENDERERS[analysis.kind].csv(analysis))] if tables is None else list(tables(analysis))
+    tables = getattr(_show(analysis), "tables", None)
+    return [("Numbers", *csv_of(analysis))] if tables is None else list(tables(analysis))
 
 
-RENDERERS: dict[str, Any] = {
-    "eigs": eigs,
-    "trace": trace,
-    "density": density,
-    "diag": diag,
-    "jacnorm": jacnorm,
-    "check": check,
-    "verify": verify,
-}
+def _show(analysis: AnalysisRecord) -> Any:
+    return registry.part(analysis.kind, "show")

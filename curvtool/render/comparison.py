@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from curvtool import registry
+from curvtool.render.analyses import title_of
 from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import number, percent, percents, with_error
 from curvtool.render.tables import MATRICES, least_width, markdown_table, new_table
@@ -19,11 +21,9 @@ from curvtool.report.numbers import ComparedValue
 from curvtool.words import counted
 
 _SHORT = 20
-_KINDS = {
-    "problem": "Loss and gradient", "eigs": "Eigenvalues", "trace": "Trace", "density": "Spectral density",
-    "diag": "Diagonal", "jacnorm": "Jacobian norms",
-}  # fmt: skip
+_OTHERS = {"problem": "Loss and gradient"}
 _WHICH = {"la": "largest", "sa": "smallest", "lm": "largest in magnitude", "be": "both ends"}
+_LEAST_P = 1e-9
 _LEAST_VERDICT = 17  # columns, within which no number of a verdict is broken
 
 
@@ -122,7 +122,7 @@ def note(comparison: Comparison) -> str:
 def _title(analysis: str) -> str:
     """`eigs hessian la` in words; a number in brackets, of the same analysis twice, stays."""
     kind, *rest = analysis.split()
-    title = _KINDS.get(kind, kind)
+    title = title_of(kind) if kind in registry.kinds() else _OTHERS.get(kind, kind)
     for word in rest:
         title += (
             f" of the {MATRICES[word]}" if word in MATRICES else f" ({_WHICH[word]})" if word in _WHICH else f" {word}"
@@ -150,7 +150,7 @@ def _row(quantity: ComparedQuantity) -> list[str]:
 
 def _broken(cell: str) -> str:
     """A value above its error, a difference above its share, a verdict above its reason."""
-    return re.sub(r" (?=\+- |\([+-])|(?<=[;,]) (?=over|p = )", "\n", cell)
+    return re.sub(r" (?=\+- |\([+-])|(?<=[;,]) (?=over|p [=<] )", "\n", cell)
 
 
 def _value(value: ComparedValue | None) -> str:
@@ -175,10 +175,15 @@ def _word(difference: Difference | None) -> str:
         return "not compared"
     told = "differs" if difference.exceeds else "one may be missed" if difference.missed else "within the errors"
     if difference.p_adjusted is not None:
-        told += f", p = {number(difference.p_adjusted, 2)}"
+        told += f", {_p(difference.p_adjusted)}"
     if difference.p_data is not None:
-        told += f"; over data p = {number(difference.p_data, 2)}"
+        told += f"; over data {_p(difference.p_data)}"
     return told
+
+
+def _p(value: float) -> str:
+    """A p-value; smaller ones than an approximation is good for are told as such."""
+    return f"p = {number(value, 2)}" if value >= _LEAST_P else "p < 1e-9"
 
 
 def csv(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:

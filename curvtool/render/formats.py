@@ -97,11 +97,14 @@ def content(found: Report | Rows | Comparison, format: str) -> bytes:
 def charts_of(found: Report | Rows | Comparison) -> list[Chart | Gallery]:
     """All that can be drawn of it."""
     from curvtool.render import comparison
-    from curvtool.render.analyses import RENDERERS, galleries_of
+    from curvtool.render.analyses import charts_of_analysis, galleries_of
     from curvtool.render.track import charts as charts_of_rows
 
     if isinstance(found, Report):
-        return [chart for each in found.analyses for chart in [*RENDERERS[each.kind].charts(each), *galleries_of(each)]]
+        drawn: list[Chart | Gallery] = []
+        for each in found.analyses:
+            drawn += [*charts_of_analysis(each), *galleries_of(each)]
+        return drawn
     if isinstance(found, Comparison):
         return list(comparison.charts(found))
     return list(charts_of_rows(found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from curvtool.render.analyses import RENDERERS
+from curvtool.render.analyses import print_tables_of, shows_preflight, verdict_of
 from curvtool.render.numbers import bytes_text, count, number, seconds_text, with_error
 from curvtool.render.tables import new_table
 from curvtool.report.model import Cost, Plan, PreflightChecks, ProblemSummary, RanksForecast, Report
@@ -15,11 +15,10 @@ from curvtool.words import counted
 def print_report(report: Report, console: Console) -> None:
     """The result first, then what it was measured on and what it cost."""
     for analysis in report.analyses:
-        renderer = RENDERERS[analysis.kind]
-        for text in renderer.verdict(analysis):
+        for text in verdict_of(analysis):
             console.print(text, style="bold", markup=False, highlight=False)
-        renderer.show(analysis, console)
-        if analysis.kind == "check":
+        print_tables_of(analysis, console)
+        if shows_preflight(analysis):
             _print_preflight(report.problem.preflight, console)
         _print_problem(report, analysis.cost, console)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from curvtool.render.analyses import RENDERERS
+from curvtool.render.analyses import csv_of, markdown_of
 from curvtool.render.tables import csv_text
 from curvtool.report.model import Report
 from curvtool.report.numbers import numbers
@@ -12,7 +12,7 @@ from curvtool.words import counted
 def to_csv(report: Report) -> str:
     """A row a number, at full precision: the analysis' own columns; of several analyses every number with its error."""
     if len(report.analyses) == 1:
-        return csv_text(*RENDERERS[report.analyses[0].kind].csv(report.analyses[0]))
+        return csv_text(*csv_of(report.analyses[0]))
     rows = numbers(report)
     return csv_text(list(rows[0]) if rows else [], [list(row.values()) for row in rows])
 
@@ -21,7 +21,7 @@ def to_markdown(report: Report) -> str:
     """Tables in Markdown, with where the numbers come from."""
     lines: list[str] = []
     for analysis in report.analyses:
-        lines += [*RENDERERS[analysis.kind].markdown(analysis), ""]
+        lines += [*markdown_of(analysis), ""]
     problem, prov = report.problem, report.provenance
     lines.append(
         f"{problem.model}, {counted(problem.num_trainable, 'parameter')}, {counted(problem.num_samples, 'sample')}, "

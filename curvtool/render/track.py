@@ -12,8 +12,8 @@ from rich.console import Console
 from curvtool.render.charts import Chart, Series, spans_decades
 from curvtool.render.numbers import number, with_error
 from curvtool.render.tables import MATRICES, csv_text, filled_table, markdown_table, print_tables, width_of
-from curvtool.report.model import Analysis, Density, Diag, Eigs, JacNorm, Trace, TrackRow
-from curvtool.report.numbers import half_width_of
+from curvtool.report.headline import Headline, Ratio, band_of, headline_of, name_of, words_of
+from curvtool.report.model import TrackRow
 from curvtool.words import counted
 
 _SHOWN = 1e-5  # relative; more digits are in the file
@@ -23,11 +23,11 @@ def row_line(row: TrackRow) -> str:
     """A line."""
     told = []
     for place, analysis in enumerate(row.analyses):
-        point = _point(0, row, place)
-        if point is not None:
-            told.append(f"{_name(analysis)} {_value(point)} +- {number(_error(point), 2)}")
-        if isinstance(analysis, Eigs) and analysis.stability is not None:
-            told.append(f"x lr {_times_lr(analysis)}")
+        first = _first(row, place)
+        if first is not None:
+            told.append(f"{name_of(analysis)} {_value(first)} +- {number(first.error, 2)}")
+        if first is not None and first.ratio is not None:
+            told.append(f"{first.ratio.name} {number(first.ratio.value, 4)}")
     path = PurePath(row.checkpoint)
     where = PurePath(path.parent.name) / path.name
     return f"{where}: {'; '.join(told)} ({counted(_products(row), 'product', 'g')}, {row.start} start)"
@@ -39,17 +39,17 @@ def verdict(rows: Sequence[TrackRow]) -> list[str]:
     several = len({row.run for row in rows}) > 1
     for run in dict.fromkeys(row.run for row in rows):
         own = [row for row in rows if row.run == run and row.analyses]
-        points = [point for number_, row in enumerate(own) if (point := _point(number_, row, 0)) is not None]
+        points = [(_step(place, row), first) for place, row in enumerate(own) if (first := _first(row, 0)) is not None]
         if not points:
             continue
-        ends = [min(points, key=lambda point: point[1]), max(points, key=lambda point: point[1])]
-        reached = " and ".join(dict.fromkeys(f"{_value(end)} (step {end[0]:g})" for end in ends))
+        ends = [min(points, key=lambda point: point[1].value), max(points, key=lambda point: point[1].value)]
+        reached = " and ".join(dict.fromkeys(f"{_value(end)} (step {step:g})" for step, end in ends))
         between = "between " if " and " in reached else ""
-        text = (f"{PurePath(run).name}: " if several else "") + f"{_what(own[0].analyses[0])} {between}{reached}"
-        known = [e.stability for row in own if isinstance(e := row.analyses[0], Eigs) and e.stability is not None]
-        if known:
-            above = sum(each.sharpness_times_lr - each.error > each.threshold for each in known)
-            text += f"; above 2 / learning rate at {above} of {counted(len(known), 'checkpoint')}"
+        text = (f"{PurePath(run).name}: " if several else "") + f"{words_of(own[0].analyses[0])} {between}{reached}"
+        ratios = [first.ratio for _, first in points if first.ratio is not None]
+        if ratios:
+            above = sum(each.is_above for each in ratios)
+            text += f"; above {ratios[0].edge_name} at {above} of {counted(len(ratios), 'checkpoint')}"
         told.append(f"{text}.")
     return told
 
@@ -85,41 +85,27 @@ def _columns(rows: Sequence[TrackRow]) -> dict[str, list[str]]:
     columns["loss"] = [number(row.problem.loss_value, 4) for row in rows]
     columns["grad norm"] = [number(row.problem.grad_norm, 3) for row in rows]
     for place, first in enumerate(rows[0].analyses):
-        name = _name(first)
+        name = name_of(first)
         name = name if name not in columns else f"{name} ({place + 1})"
-        points = [_point(0, row, place) for row in rows]
+        points = [_first(row, place) for row in rows]
         columns[name] = ["-" if point is None else _value(point) for point in points]
-        columns["+-" + " " * place] = ["-" if point is None else number(_error(point), 2) for point in points]
-        analyses = [row.analyses[place] if place < len(row.analyses) else None for row in rows]
-        known = [each if isinstance(each, Eigs) and each.stability is not None else None for each in analyses]
-        if any(known):
-            columns["x lr"] = ["-" if each is None else _times_lr(each) for each in known]
+        columns["+-" + " " * place] = ["-" if point is None else number(point.error, 2) for point in points]
+        ratios = [None if point is None else point.ratio for point in points]
+        known = next((ratio for ratio in ratios if ratio is not None), None)
+        if known is not None:
+            columns[known.name] = ["-" if each is None else number(each.value, 4) for each in ratios]
     columns["products"] = [f"{_products(row):g}" for row in rows]
     columns["start"] = [row.start for row in rows]
     return columns
 
 
-def _name(analysis: Analysis) -> str:
-    if isinstance(analysis, Eigs):
-        return {"sa": "lambda_min", "lm": "lambda_abs_max"}.get(analysis.which, "lambda_max")
-    return {"trace": "trace", "density": "share < 0", "diag": "sum", "jacnorm": "norm"}.get(
-        analysis.kind, analysis.kind
-    )
+def _first(row: TrackRow, place: int) -> Headline | None:
+    """The first number of its analysis at this place."""
+    return headline_of(row.analyses[place]) if place < len(row.analyses) else None
 
 
-def _value(point: tuple[float, float, float, float]) -> str:
-    return with_error(point[1], max(_error(point), _SHOWN * abs(point[1])))
-
-
-def _error(point: tuple[float, float, float, float]) -> float:
-    """The longer side of the error bar."""
-    _, value, low, high = point
-    return max(high - value, value - low)
-
-
-def _times_lr(eigs: Eigs) -> str:
-    assert eigs.stability is not None
-    return number(eigs.stability.sharpness_times_lr, 4)
+def _value(first: Headline) -> str:
+    return with_error(first.value, max(first.error, _SHOWN * abs(first.value)))
 
 
 def _products(row: TrackRow) -> float:
@@ -130,17 +116,18 @@ def _products(row: TrackRow) -> float:
 def charts(rows: Sequence[TrackRow]) -> list[Chart]:
     """The first number of every analysis over the steps, a line a run; the largest eigenvalue against 2 / lr."""
     found = []
-    for place, first in enumerate(rows[0].analyses if rows else []):
+    for place, analysis in enumerate(rows[0].analyses if rows else []):
         runs = {run: [r for r in rows if r.run == run] for run in dict.fromkeys(row.run for row in rows)}
         series = []
         for run, own in runs.items():
-            told = [point for number, row in enumerate(own) if (point := _point(number, row, place)) is not None]
-            x, y, low, high = ([point[i] for point in told] for i in range(4))
+            told = [(_step(i, row), first) for i, row in enumerate(own) if (first := _first(row, place)) is not None]
+            x, y = [step for step, _ in told], [each.value for _, each in told]
+            low, high = [each.low for _, each in told], [each.high for _, each in told]
             series.append(Series(PurePath(run).name or "run", "line", x, y, low, high))
         if not any(each.x for each in series):
             continue
-        what, caption = _what(first), _BANDS[first.kind]
-        matrix = MATRICES.get(getattr(first, "operator", ""))
+        what, caption = words_of(analysis), band_of(analysis)
+        matrix = MATRICES.get(getattr(analysis, "operator", ""))
         title = what if matrix is None else f"{what} of the {matrix}"
         values = [y for each in series for y in each.y if y is not None]
         series += _edges(runs, place)
@@ -149,46 +136,23 @@ def charts(rows: Sequence[TrackRow]) -> list[Chart]:
     return found
 
 
-_BANDS = {
-    "eigs": "Bands: the estimated error.",
-    "trace": "Bands: the 95 % interval.",
-    "density": "Bands: the 95 % interval.",
-    "diag": "Bands: 95 % over the probes.",
-    "jacnorm": "Bands: the estimated error.",
-}
-
-
-def _what(analysis: Analysis) -> str:
-    """Its first number, in words."""
-    if isinstance(analysis, Eigs):
-        named = {"sa": "Smallest eigenvalue", "lm": "Eigenvalue largest in magnitude"}
-        return named.get(analysis.which, "Largest eigenvalue")
-    words = {
-        "trace": "Trace",
-        "density": "Share of eigenvalues below zero by more than rounding",
-        "diag": "Sum of the diagonal",
-        "jacnorm": "Largest norm of an input-output Jacobian",
-    }
-    return words.get(analysis.kind, analysis.kind)
-
-
 def _edges(runs: Mapping[str, Sequence[TrackRow]], place: int) -> list[Series]:
-    """2 / lr of the rows that know a learning rate: one line where all have the same, else a line a run."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    """The values at the threshold, of the rows that know it: one line where all have the same, else a line a run."""
+    edges: dict[str, list[tuple[float, Ratio]]] = {}
     for run, rows in runs.items():
         for number_, row in enumerate(rows):
-            analysis = row.analyses[place] if place < len(row.analyses) else None
-            if isinstance(analysis, Eigs) and analysis.stability is not None:
-                found.setdefault(run, []).append((_step(number_, row), 2 / analysis.stability.lr))
-    heights = {height for edges in found.values() for _, height in edges}
+            first = _first(row, place)
+            if first is not None and first.ratio is not None:
+                edges.setdefault(run, []).append((_step(number_, row), first.ratio))
+    heights = {ratio.edge for told in edges.values() for _, ratio in told}
     if len(heights) == 1:
-        steps = [step for edges in found.values() for step, _ in edges]
-        height = heights.pop()
-        return [Series(f"2 / learning rate = {height:.3g}", "line", [min(steps), max(steps)], [height, height])]
+        steps = [step for told in edges.values() for step, _ in told]
+        name, height = next(iter(edges.values()))[0][1].edge_name, heights.pop()
+        return [Series(f"{name} = {height:.3g}", "line", [min(steps), max(steps)], [height, height])]
     lines = []
-    for run, edges in found.items():
-        name = "2 / learning rate" + (f" ({PurePath(run).name})" if len(runs) > 1 else "")
-        lines.append(Series(name, "line", [step for step, _ in edges], [height for _, height in edges]))
+    for run, told in edges.items():
+        name = told[0][1].edge_name + (f" ({PurePath(run).name})" if len(runs) > 1 else "")
+        lines.append(Series(name, "line", [step for step, _ in told], [ratio.edge for _, ratio in told]))
     return lines
 
 
@@ -196,47 +160,18 @@ def _step(number: int, row: TrackRow) -> float:
     return float(row.step if row.step is not None else number)
 
 
-def _point(number: int, row: TrackRow, place: int) -> tuple[float, float, float, float] | None:
-    """Step, value, and the ends of its error bar."""
-    analysis = row.analyses[place] if place < len(row.analyses) else None
-    step = _step(number, row)
-    match analysis:
-        case Eigs() if analysis.eigenvalues:
-            pair = analysis.eigenvalues[0]
-            return step, pair.value, pair.value - pair.error_bound, pair.value + pair.error_bound
-        case Trace():
-            low, high = analysis.ci95 or (analysis.value, analysis.value)
-            return step, analysis.value, low, high
-        case Density():
-            share = analysis.below_zero
-            value = share.value if share.is_known else (share.low + share.high) / 2  # the interval alone is to be shown
-            return step, value, share.low, share.high
-        case Diag():
-            reach = half_width_of(analysis, analysis.num_passes)
-            return step, analysis.sum, analysis.sum - reach, analysis.sum + reach
-        case JacNorm():
-            summary = analysis.spectral or analysis.frobenius
-            error = analysis.spectral_max_error if analysis.spectral else analysis.frobenius_max_stderr
-            if summary is not None and summary.bounds is not None:
-                return step, summary.max, *summary.bounds["max"]
-            if summary is not None:
-                return step, summary.max, summary.max - (error or 0.0), summary.max + (error or 0.0)
-    return None
-
-
 def table(rows: Sequence[TrackRow]) -> tuple[list[str], list[list[Any]]]:
     """Header and rows, a row a checkpoint, at full precision."""
-    kinds = [_name(each) for each in rows[0].analyses] if rows else []
+    kinds = [name_of(each) for each in rows[0].analyses] if rows else []
     header = ["run", "checkpoint", "step", "loss", "grad_norm"]
     header += [name for kind in kinds for name in (kind, f"{kind}_low", f"{kind}_high")]
     header += ["learning_rate", "products", "start"]
     found = []
-    for number_, row in enumerate(rows):
-        points = [_point(number_, row, place) for place in range(len(kinds))]
-        values = [v for point in points for v in (point[1:] if point is not None else ("", "", ""))]
+    for row in rows:
+        points = [_first(row, place) for place in range(len(kinds))]
+        values = [v for p in points for v in ((p.value, p.low, p.high) if p is not None else ("", "", ""))]
         facts = [row.run, PurePath(row.checkpoint).name, row.step, row.problem.loss_value, row.problem.grad_norm]
-        stabilities = [each.stability for each in row.analyses if isinstance(each, Eigs) and each.stability is not None]
-        lr = stabilities[0].lr if stabilities else ""
+        lr = next((p.ratio.setting for p in points if p is not None and p.ratio is not None), "")
         found.append([*facts, *values, lr, _products(row), row.start])
     return header, found
 

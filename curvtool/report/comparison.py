@@ -17,6 +17,7 @@ from curvtool.report.ranks import may_be_the_same
 from curvtool.report.record import Record
 
 # what a number means hangs on these; another value of them makes it another quantity
+_SAME_THRESHOLD = 2.0  # times: two runs of one kind measure noise that differs by less
 _MEANING = ("loss", "reduction", "parameters", "loss options", "weight decay", "BatchNorm")
 
 
@@ -103,6 +104,12 @@ def compare(reports: Sequence[Report], names: Sequence[str]) -> Comparison:
             difference_of(first, other) if first is not None and other is not None and not reason else None
             for other, reason in zip(values[1:], apart, strict=True)
         ]
+        for place, other in enumerate(values[1:]):
+            if differences[place] is not None and first is not None and other is not None:
+                reason = _other_threshold(first, other)
+                if reason:
+                    differences[place] = None
+                    refused.append(f"{key[0]}, {key[1]}: {reason} in {names[0]} and {names[place + 1]}")
         quantities.append(ComparedQuantity(analysis=key[0], name=key[1], values=values, differences=differences))
     look_for_missed(quantities)
     shared = [q for q in quantities if any(d is not None for d in q.differences)]
@@ -250,6 +257,16 @@ def _adjust(differences: Sequence[Difference]) -> None:
         largest = max(largest, min(1.0, (len(tested) - place) * (difference.p_value or 0.0)))
         difference.p_adjusted = largest
         difference.exceeds = largest < LEVEL  # of the family of all tests of a comparison
+
+
+def _other_threshold(first: ComparedValue, other: ComparedValue) -> str | None:
+    """Why two shares are of different events: between the thresholds there may be any number of eigenvalues."""
+    if first.threshold is None or other.threshold is None:
+        return None
+    low, high = sorted((first.threshold, other.threshold))
+    if high <= _SAME_THRESHOLD * low:
+        return None
+    return f"what is below zero by more than rounding starts at {first.threshold:.2g} and {other.threshold:.2g}"
 
 
 def _other_meaning(first: Report, other: Report) -> str | None:

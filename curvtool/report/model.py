@@ -6,54 +6,21 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from curvtool.report.analyses import (
-    Analysis,
-    BlockTrace,
-    Certificate,
-    Check,
-    ClassNorms,
-    Density,
-    Diag,
-    Eigenvalue,
-    Eigs,
-    EntriesSummary,
-    Histogram,
-    JacNorm,
-    LayerEigenvalue,
-    Outlier,
-    PopulationValue,
-    Share,
-    Stability,
-    Summary,
-    TopExample,
-    Trace,
-    Verify,
-    Way,
-)
-from curvtool.report.record import Cost, Record
+from curvtool.report.parts import Analysis
+from curvtool.report.record import AnalysisRecord, Cost, Record
+from curvtool.report.share import Share
 
 __all__ = [
     "SCHEMA_VERSION",
     "Analysis",
-    "BlockTrace",
+    "AnalysisRecord",
     "BytesOnRank",
-    "Certificate",
-    "Check",
-    "ClassNorms",
     "Cost",
-    "Density",
     "DeviceMemory",
-    "Diag",
-    "Eigenvalue",
-    "Eigs",
-    "EntriesSummary",
-    "Histogram",
+    "Doctor",
     "Inspection",
-    "JacNorm",
-    "LayerEigenvalue",
-    "Outlier",
+    "OperationVerdict",
     "Plan",
-    "PopulationValue",
     "PreflightChecks",
     "ProblemSummary",
     "Provenance",
@@ -62,16 +29,10 @@ __all__ = [
     "Report",
     "SecondsOnRanks",
     "Share",
-    "Stability",
     "Status",
-    "Summary",
     "TensorEntry",
-    "TopExample",
-    "Trace",
     "TrackRow",
-    "Verify",
     "Warning",
-    "Way",
 ]
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"

@@ -10,16 +10,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from curvtool import registry
 from curvtool.linalg.student import quantile
-from curvtool.report.analyses import BlockTrace, Density, Diag, Eigs, JacNorm, Share, Summary, Trace
-from curvtool.report.model import Analysis, ProblemSummary, Report, TrackRow
-from curvtool.report.ranks import Rank, rank_of_layer, ranks, ranks_of
+from curvtool.report.model import ProblemSummary, Report, TrackRow
+from curvtool.report.ranks import Rank
 from curvtool.report.record import Record
+from curvtool.report.share import Share
 
 ErrorKind = Literal["bound", "stderr", "interval"]
 LEVEL = 0.05  # of the intervals
 _ROUNDING = 1e-12  # relative, of numbers in float64
-_LEAST_PARTS = 4  # of the data: of fewer no standard error over them is stated
 
 
 class ComparedValue(Record):
@@ -48,6 +48,9 @@ class ComparedValue(Record):
     )
     rank: Rank | None = Field(default=None, description="of an eigenvalue: what its list leaves open")
     share: Share | None = Field(default=None, description="of a share of the eigenvalues: its interval")
+    threshold: float | None = Field(
+        default=None, description="of a share below zero: what an eigenvalue counts as below zero by"
+    )
     step: float = Field(default=0.0, description="of a share: one eigenvalue; its interval ends at whole ones")
     population: tuple[float, float] | None = Field(
         default=None, description="95 % interval for the population that the data are a sample of, where it is known"
@@ -74,7 +77,7 @@ def numbers_of(report: Report | TrackRow) -> Iterator[Number]:
             yield Number("problem", name, bound(value, max(noise * abs(value), least)), name.replace(" ", "_"))
     seen: dict[str, int] = {}
     for analysis in report.analyses:
-        own = list(_numbers_of(analysis, noise))
+        own = list(registry.part(analysis.kind, "facts").numbers(analysis, noise))
         label = own[0].analysis if own else ""
         seen[label] = seen.get(label, 0) + 1
         suffix = f" ({seen[label]})" if seen[label] > 1 else ""  # the same analysis twice, by its place
@@ -87,109 +90,9 @@ def gradient_error(problem: ProblemSummary) -> float:
     return problem.preflight.gradient_error or 0.0
 
 
-def _numbers_of(analysis: Analysis, noise: float) -> Iterator[Number]:
-    match analysis:
-        case Eigs():
-            yield from _of_eigs(analysis)
-        case Trace():
-            label, tag = f"trace {analysis.operator}", _of_matrix(analysis.operator, "trace")
-            if analysis.stderr == 0.0 and analysis.ci95 is not None:  # every entry was computed
-                half = (analysis.ci95[1] - analysis.ci95[0]) / 2
-                yield Number(label, "trace", bound(analysis.value, half), tag)
-            else:
-                degrees = degrees_of(analysis, analysis.num_passes)
-                found = _estimate(analysis.value, analysis.stderr, degrees, analysis.arithmetic_error, noise)
-                yield from _known(label, "trace", found, tag)
-            for name, block in (analysis.per_layer or {}).items():
-                tag = _of_matrix(analysis.operator, f"layers/{name}/trace")
-                degrees = degrees_of(block, analysis.num_passes)
-                found = _estimate(block.value, block.stderr, degrees, block.arithmetic_error, noise)
-                yield from _known(label, f"layer {name}", found, tag)
-        case Density():
-            label = f"density {analysis.operator}"
-            for name, tag, share in (
-                ("share below zero by more than rounding", "share_below_zero", analysis.below_zero),
-                (f"share within {analysis.near:.4g} of zero", "share_near_zero", analysis.near_zero),
-            ):
-                value = share_of(share, noise, analysis.num_dims)
-                yield Number(label, name, value, _of_matrix(analysis.operator, tag))
-            tag = _of_matrix(analysis.operator, "trace_by_density")
-            rounding = noise * abs(analysis.trace)
-            fixed = analysis.trace - rounding, analysis.trace + rounding
-            own = interval(
-                analysis.trace, analysis.trace_ci95, fixed, stderr=analysis.trace_stderr, degrees=analysis.trace_degrees
-            )
-            yield Number(label, "trace", own, tag)
-        case Diag():
-            label, tag = f"diag {analysis.operator}", _of_matrix(analysis.operator, "trace_by_diagonal")
-            degrees = degrees_of(analysis, analysis.num_passes)
-            found = _estimate(analysis.sum, analysis.sum_stderr, degrees, analysis.arithmetic_error, noise)
-            yield from _known(label, "sum", found, tag)
-        case JacNorm():
-            for name, summary, spread in (
-                ("spectral", analysis.spectral, analysis.spectral_max_error),
-                ("Frobenius", analysis.frobenius, analysis.frobenius_max_stderr),
-            ):
-                if summary is not None:
-                    over_data = summary.mean_stderr_examples
-                    if over_data is None:
-                        over_data = summary.std / math.sqrt(max(analysis.num_examples, 1))
-                    drawn = name == "Frobenius" and bool(spread)  # the error of the other is a bound
-                    tag = f"jacobian_{name.lower()}_norm"
-                    mean = _of_summary(summary, "mean", spread, noise, drawn).model_copy(
-                        update={
-                            "data_stderr": over_data,
-                            "data_degrees": max(analysis.num_examples - 1.0, 1.0),
-                            "data_bias": 0.0,
-                        }
-                    )
-                    yield Number("jacnorm", f"mean {name} norm", mean, f"{tag}_mean")
-                    largest = _of_summary(summary, "max", spread, noise, drawn)
-                    yield Number("jacnorm", f"largest {name} norm", largest, f"{tag}_max")
-
-
-def _of_eigs(eigs: Eigs) -> Iterator[Number]:
-    label = f"eigs {eigs.operator} {eigs.which}"
-    known = [pair.population for pair in eigs.eigenvalues]
-    degrees = next((float(each.degrees) for each in known if each is not None), _LEAST_PARTS - 1.0)
-    for place, rank, pair in zip(ranks(eigs), ranks_of(eigs), eigs.eigenvalues, strict=True):
-        value = bound(pair.value, pair.error_bound, pair.data_stderr, degrees).model_copy(
-            update={
-                "rank": rank,
-                "data_bias": pair.data_bias,
-                "population": None if pair.population is None else (pair.population.low, pair.population.high),
-            }
-        )
-        yield Number(label, f"eigenvalue {place}", value, _of_matrix(eigs.operator, _tag_of_pair(eigs, place)))
-    for name, layer in (eigs.per_layer or {}).items():
-        tag = _of_matrix(eigs.operator, f"layers/{name}/{_FIRST[eigs.which]}")
-        value = bound(layer.value, layer.error_bound)
-        yield Number(label, f"layer {name}", value.model_copy(update={"rank": rank_of_layer(eigs, layer)}), tag)
-
-
 def is_layer(name: str) -> bool:
     """Whether a number of this name is of a layer's own block."""
     return name.startswith("layer ")
-
-
-def _of_summary(summary: Summary, name: str, spread: float | None, noise: float, drawn: bool) -> ComparedValue:
-    """A statistic over examples with its own interval; of older reports, with the worst example's error.
-
-    Args:
-        summary: the statistics.
-        name: `mean` or `max`.
-        spread: the worst example's error.
-        noise: relative error of a product.
-        drawn: whether random probes took part.
-    """
-    value = float(getattr(summary, name))
-    rounding = noise * abs(value)
-    if summary.bounds is None:
-        return bound(value, max(spread or 0.0, rounding))
-    low, high = summary.bounds[name]
-    if drawn:
-        return interval(value, (low, high), (value - rounding, value + rounding))
-    return bound(value, max(high - value, value - low, rounding))
 
 
 def bound(
@@ -272,33 +175,14 @@ def half_width(stderr: float | None, degrees: float | None, arithmetic: float | 
     return quantile(LEVEL, math.inf if degrees is None else degrees) * (stderr or 0.0) + (arithmetic or 0.0)
 
 
-_FIRST = {"la": "lambda_max", "sa": "lambda_min", "lm": "lambda_abs_max", "be": "lambda_max"}
-
-
-def _tag_of_pair(eigs: Eigs, place: int) -> str:
-    """`lambda_max`, `lambda_2`, … from above, `lambda_min`, `lambda_min_2`, … from below."""
-    if place == 1:
-        return _FIRST[eigs.which]
-    if place == -1:
-        return "lambda_min"
-    name = "lambda_min" if place < 0 else {"sa": "lambda_min", "lm": "lambda_abs"}.get(eigs.which, "lambda")
-    return f"{name}_{abs(place)}"
-
-
-def _of_matrix(operator: str, tag: str) -> str:
-    """The Hessian's numbers have no prefix."""
+def tag_of(operator: str, tag: str) -> str:
+    """What a tracker calls a matrix's number; the Hessian's have no prefix."""
     return tag if operator == "hessian" else f"{operator}/{tag}"
 
 
-def degrees_of(record: Trace | BlockTrace | Diag, num_passes: int) -> float:
-    """Degrees of freedom of its standard error; the least that so many passes give where the report has none."""
-    return max(num_passes - 1.0, 1.0) if record.degrees_of_freedom is None else record.degrees_of_freedom
-
-
-def half_width_of(record: Trace | BlockTrace | Diag, num_passes: int) -> float:
-    """Half of its 95 % interval, as if the number of passes had been fixed beforehand."""
-    stderr = record.sum_stderr if isinstance(record, Diag) else record.stderr
-    return half_width(stderr, degrees_of(record, num_passes), record.arithmetic_error)
+def least_degrees(degrees: float | None, num_passes: int) -> float:
+    """Degrees of freedom of a standard error; the least that so many passes give where the report has none."""
+    return max(num_passes - 1.0, 1.0) if degrees is None else degrees
 
 
 def share_of(share: Share, noise: float, num_dims: int) -> ComparedValue:
@@ -308,7 +192,7 @@ def share_of(share: Share, noise: float, num_dims: int) -> ComparedValue:
     return found.model_copy(update={"share": share, "step": 1 / num_dims})
 
 
-def _estimate(
+def estimate_of(
     value: float, stderr: float | None, degrees: float, arithmetic: float | None, noise: float
 ) -> ComparedValue | None:
     """A number by probes, or with a bound where every entry was computed; None where no error is known.
@@ -326,7 +210,8 @@ def _estimate(
     return estimate(value, stderr, degrees, arithmetic) if stderr else bound(value, arithmetic)
 
 
-def _known(label: str, name: str, value: ComparedValue | None, tag: str) -> Iterator[Number]:
+def known(label: str, name: str, value: ComparedValue | None, tag: str) -> Iterator[Number]:
+    """The number, where its error is known."""
     if value is not None:
         yield Number(label, name, value, tag)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -35,6 +35,10 @@ class Record(BaseModel):
         return self
 
 
+DEGREES = "of the standard error (Satterthwaite); null where it has none or every entry was computed"
+ARITHMETIC = "what rounding may add on either side, beside the probes' error"
+
+
 class Cost(Record):
     """What an analysis cost. A product with the whole operator counts one, a pass over all samples likewise."""
 
@@ -44,3 +48,18 @@ class Cost(Record):
     data_passes: float = Field(description="passes over all samples, fractions allowed")
     seconds: float = Field(description="wall time of the analysis")
     peak_bytes: int = Field(description="most memory in use: tensors on a CUDA device, the whole process on the host")
+
+
+class AnalysisRecord(Record):
+    """What one analysis found; every kind has a subclass.
+
+    Attributes:
+        kind: its name, a Literal in the subclass.
+        converged: whether it reached what was asked for.
+        cost: products and time.
+    """
+
+    if TYPE_CHECKING:  # declared by each kind, in its own order of fields
+        kind: str
+        converged: bool
+        cost: Cost

@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from curvtool.analyses.eigs.record import Eigs
 from curvtool.cluster.solo import Solo
 from curvtool.config.resolve import resolve_all
 from curvtool.estimators.observer import SILENT
 from curvtool.pipeline.track import Track
 from curvtool.problem.demo import digits
-from curvtool.report.model import Eigs, TrackRow
+from curvtool.report.model import TrackRow
 
 EVERY = {"3 steps": 3, "epoch": 57}
 STARTS = ("cold", "auto", "warm")

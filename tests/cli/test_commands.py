@@ -19,6 +19,7 @@ import torch
 from oracles import integral
 from rich.console import Console
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import curvtool
 from curvtool.cli import interruption
@@ -423,6 +424,28 @@ def test_eigenvectors_are_written_read_again_and_left_out(folder, run):
     assert "CT005" in run(*base, "--vectors", "v.pt")[2]
 
 
+def test_vectors_without_a_direction_are_refused_and_copies_left_out(folder, run):
+    base = ["eigs", *MODEL, "-k", "2", "--dtype", "float64", "--json", "r.json"]
+    assert run(*base, "--vectors", "v.safetensors")[0] == 0
+    tensors = load_file("v.safetensors")
+    for name, change in {
+        "zero": lambda t: torch.cat([t, torch.zeros_like(t[:1])]),
+        "nan": lambda t: torch.cat([t, torch.full_like(t[:1], float("nan"))]),
+        "copies": lambda t: torch.cat([t, -2 * t[1:], t[:1] * (1 + 1e-6)]),
+    }.items():
+        save_file({key: change(t) for key, t in tensors.items()}, f"{name}.safetensors")
+    for name, word in (("zero", "zeros"), ("nan", "not finite")):
+        for flag in ("--deflate", "--start"):
+            status, _, err = run(*base, flag, f"{name}.safetensors")
+            assert status == 3 and "CT029" in err and f"vector 2 in {name}.safetensors" in err and word in err
+    assert run(*base, "--deflate", "v.safetensors")[0] == 0
+    once = [e["value"] for e in json.loads(Path("r.json").read_text())["analyses"][0]["eigenvalues"]]
+    status, _, err = run(*base, "--deflate", "copies.safetensors")
+    assert status == 0 and "CT251: 2 of 4 vectors in copies.safetensors" in err
+    twice = [e["value"] for e in json.loads(Path("r.json").read_text())["analyses"][0]["eigenvalues"]]
+    assert twice == pytest.approx(once, rel=1e-3)
+
+
 def test_every_layers_leading_eigenvalue_and_the_learning_rate(folder, run):
     status, out, _ = run("eigs", *MODEL, "-k", "1", "--dtype", "float64", "--per-layer", "--lr", "0.1",
                          "--check", "full", "--json", "r.json")  # fmt: skip
@@ -601,7 +624,7 @@ def test_a_density_that_disagrees_with_the_trace_is_told(folder, run, monkeypatc
         true = curvtool.trace(*arguments, **options)
         return dataclasses.replace(true, value=9 * true.value, ci95=(8.9 * true.value, 9.1 * true.value))
 
-    monkeypatch.setattr("curvtool.pipeline.density.trace", wrong)
+    monkeypatch.setattr("curvtool.analyses.density.run.trace", wrong)
     status, _, err = run("density", *MODEL, "--probes", "6", "--outliers", "6", "--method", "probes")
     assert status == 0 and "CT210" in err
 

@@ -46,6 +46,35 @@ def test_beyond_the_limits_every_eigenvalue_is_listed(name, which, check):
             assert len(beyond) <= len(result.eigenvalues)
 
 
+@pytest.mark.parametrize("check", ["none", "fast", "full"])
+@pytest.mark.parametrize("which", ["la", "sa", "be", "lm"])
+@pytest.mark.parametrize("left", [1, 2, 3, 5, 9, 40])
+def test_limits_beside_vectors_that_were_deflated(left, which, check):
+    """The rest may be so small that the search exhausts it: what it saw and did not list counts too."""
+    true = np.sort(np.random.default_rng(left).normal(size=43))
+    operator = operator_of(true)
+    vectors = torch.linalg.eigh(operator.matrix).eigenvectors.T
+    for seed, size in ((0, 0.0), (1, 0.0), (2, 1e-3), (3, 0.05)):
+        chosen = np.random.default_rng(seed).permutation(43)
+        moved = vectors[chosen[left:]] + size * torch.randn(43 - left, 43, dtype=torch.float64) / 43**0.5
+        locked = operator.space.orthonormal(moved)
+        forms = torch.einsum("ij,jk,ik->i", locked, operator.matrix, locked).numpy()
+        k = min(2, left // 2 if which == "be" else left) or 1
+        if which == "be" and left < 2:
+            continue
+        result = eigenvalues(operator, k, which=which, rtol=1e-2, seed=seed, check=check, locked=locked)
+        made = result.certificate
+        for sign, limit in ((+1, made.above), (-1, made.below)) if made is not None else ():
+            if limit is not None:
+                known = [*result.values, *forms]
+                assert (sign * true > sign * limit + 1e-9).sum() <= len(known)
+                if not size:
+                    rest = true[chosen[:left]]
+                    beyond = rest[sign * rest > sign * limit + 1e-9]
+                    listed = {round(float(np.abs(true - value).argmin())) for value in result.values}
+                    assert {int(np.abs(true - value).argmin()) for value in beyond} <= listed
+
+
 def test_a_tight_cluster_hardly_ever_hides_a_member():
     """Its members stand a tolerance apart, so that one that is half seen moves no value by more than that."""
     true = np.sort(np.r_[np.linspace(0, 2, 95), 9 + 0.01 * np.arange(5)])[::-1]

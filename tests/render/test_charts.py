@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 
+from curvtool.analyses.jacnorm import thumbnails
 from curvtool.errors import UsageError
-from curvtool.pipeline import thumbnails
-from curvtool.render.analyses import RENDERERS, galleries_of
+from curvtool.render.analyses import charts_of_analysis, galleries_of, verdict_of
 from curvtool.render.formats import FORMATS, PICTURES, content, format_of
 from curvtool.render.track import charts as charts_of_rows
 
 
 def all_charts(report):
-    return [chart for each in report.analyses for chart in RENDERERS[each.kind].charts(each)]
+    return [chart for each in report.analyses for chart in charts_of_analysis(each)]
 
 
 def test_every_analysis_is_drawn(whole):
     for analysis in whole.analyses[:-1]:  # no way to run products was timed
-        assert RENDERERS[analysis.kind].charts(analysis), analysis.kind
+        assert charts_of_analysis(analysis), analysis.kind
 
 
 def test_series_are_whole_and_errors_stand_around_the_values(whole, rows):
@@ -122,13 +122,13 @@ def test_convergence(whole):
     passes, estimate, stderr = trace.history[-1]
     assert passes == trace.num_passes and estimate == pytest.approx(trace.value)
     assert stderr == pytest.approx(trace.stderr)
-    line, wanted = {chart.title: chart for chart in RENDERERS["eigs"].charts(eigs)}["Convergence"].series
+    line, wanted = {chart.title: chart for chart in charts_of_analysis(eigs)}["Convergence"].series
     assert len(line.x) >= 2 and set(wanted.y) == {eigs.rtol}
 
 
 def test_a_number_alone_is_drawn_with_its_interval(whole):
     trace = whole.analyses[1].model_copy(update={"per_layer": None, "history": []})
-    (chart,) = RENDERERS["trace"].charts(trace)
+    (chart,) = charts_of_analysis(trace)
     assert (chart.series[0].low[0], chart.series[0].high[0]) == trace.ci95
     assert content(whole.model_copy(update={"analyses": [trace]}), "png").startswith(b"\x89PNG")
 
@@ -146,7 +146,7 @@ def test_names_without_a_format(tmp_path):
 
 
 def test_verdicts(whole):
-    told = {each.kind: " ".join(RENDERERS[each.kind].verdict(each)) for each in whole.analyses}
+    told = {each.kind: " ".join(verdict_of(each)) for each in whole.analyses}
     eigs = whole.analyses[0]
     product = eigs.eigenvalues[0].value * 0.3
     assert ("sharp" in told["eigs"]) == (product > 2) and math.isfinite(product)

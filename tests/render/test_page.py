@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from curvtool.render.analyses import RENDERERS
+from curvtool.render.analyses import charts_of_analysis
 from curvtool.render.html.page import page_of_report, page_of_rows
 from curvtool.report.read import read_report
 
@@ -77,7 +77,7 @@ def test_accessible(file, browser, width, scheme):
 @in_browser
 def test_a_canvas_a_chart_and_values_by_keyboard(whole, browser, report_file):
     opened = Opened(browser, report_file)
-    charts = [chart for each in whole.analyses for chart in RENDERERS[each.kind].charts(each)]
+    charts = [chart for each in whole.analyses for chart in charts_of_analysis(each)]
     elements = opened.page.query_selector_all(".chart")
     assert len(elements) == len(charts) == len(opened.page.query_selector_all("canvas"))
     for element, chart in zip(elements, charts, strict=True):

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from curvtool import MatrixOperator, trace
+from curvtool.analyses.trace.record import BlockTrace, Trace
+from curvtool.analyses.trace.show import verdict
 from curvtool.estimators.by_probes import Blocks
-from curvtool.render.trace import verdict
-from curvtool.report.model import BlockTrace, Cost, Trace
+from curvtool.report.model import Cost
 
 SIZES = {"first": 4, "second": 12, "third": 48}
 

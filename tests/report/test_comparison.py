@@ -299,3 +299,21 @@ def test_a_report_alone(run, made, tmp_path):
     (tmp_path / "a.json").write_text(made.model_dump_json())
     status, _, err = run("compare", tmp_path / "a.json")
     assert status == 2 and "CT072" in err
+
+
+def test_shares_below_thresholds_that_differ_are_not_the_same_event(tmp_path):
+    """float32 counts as below zero what lies beyond its noise, float64 nearly all: neither is wrong."""
+    file = tmp_path / "density.toml"
+    density = 'kind = "density"\nprobes = 2\nsteps = 8\noutliers = 0'
+    file.write_text(RUNS[: RUNS.index("[[analysis]]")] + f"[[analysis]]\n{density}\n")
+    made = run_all(resolve_all({}, config_file=str(file), environment={})).report
+    for times, is_same in ((1.0, True), (1.9, True), (0.6, True), (2.1, False), (1e-6, False)):
+
+        def change(content, times=times):
+            content["analyses"][0]["threshold"] *= times
+
+        found = compare([made, changed(made, change)], ["a", "b"])
+        names = {quantity.name for quantity in found.quantities}
+        assert ("share below zero by more than rounding" in names) == is_same
+        assert any("starts at" in text for text in found.not_compared) != is_same
+        assert {"trace", "loss"} <= names

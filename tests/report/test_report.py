@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 import curvtool
+from curvtool.analyses.eigs.record import Eigenvalue
 from curvtool.report import write
-from curvtool.report.model import Cost, Eigenvalue, Report
+from curvtool.report.model import Cost, Report
 
 SCHEMA = Path(curvtool.__file__).parent / "report" / "schema.json"
 

@@ -13,9 +13,10 @@ from test_coverage_of_jacobian_norms import linear, matrix
 from torch import nn
 
 from curvtool import InputJacobian, Problem, density, eigenvalues, jacobian_norms
-from curvtool.config.analyses import DensityConfig, JacnormConfig
-from curvtool.pipeline import density as pipeline
-from curvtool.pipeline.jacnorm_record import jacnorm_record
+from curvtool.analyses.density import run as pipeline
+from curvtool.analyses.density.settings import Settings as DensitySettings
+from curvtool.analyses.jacnorm.recording import jacnorm_record
+from curvtool.analyses.jacnorm.settings import Settings as JacnormSettings
 from curvtool.report import numbers
 
 _RNG = np.random.default_rng(7)
@@ -44,7 +45,7 @@ def by_density(name, num_probes, num_outliers, seed):
         outliers=outliers.values, outlier_vectors=outliers.vectors,
     )  # fmt: skip
     problem = SimpleNamespace(num_trainable=len(values), device=torch.device("cpu"))
-    record = pipeline._record(SimpleNamespace(problem=problem), DensityConfig(), result, outliers, None, result.cost)
+    record = pipeline._record(SimpleNamespace(problem=problem), DensitySettings(), result, outliers, None, result.cost)
     return {each.name: each.value for each in numbers._numbers_of(record, 1e-12)}
 
 
@@ -72,7 +73,7 @@ def jacobian(model):
 def by_norms(model, norm, top, seed):
     """Means and the largest."""
     result = jacobian_norms(jacobian(model), norm=norm, max_exact_outputs=0, top=top, seed=seed)
-    record = jacnorm_record(result, JacnormConfig(norm=norm), None, 0, False, {})
+    record = jacnorm_record(result, JacnormSettings(norm=norm), None, 0, False, {})
     return {each.name: each.value for each in numbers._numbers_of(record, 1e-12)}
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from curvtool import MatrixOperator, eigenvalues
-from curvtool.config.analyses import EigsConfig
-from curvtool.pipeline.eigs import eigs_record
+from curvtool.analyses.eigs.recording import eigs_record
+from curvtool.analyses.eigs.settings import Settings as EigsSettings
 from curvtool.report import numbers
 from curvtool.report.comparison import ComparedQuantity, difference_of, look_for_missed
 
@@ -39,7 +39,7 @@ def listed(name, k, which, seed, **arguments):
     operator = MatrixOperator(torch.diag(torch.as_tensor(SPECTRA[name].copy())))
     rtol = arguments.get("rtol", 1e-3)
     result = eigenvalues(operator, k, which=which, seed=seed, **{"rtol": rtol, **arguments})
-    record = eigs_record(STAGE, EigsConfig(rtol=rtol), result, None, None)
+    record = eigs_record(STAGE, EigsSettings(rtol=rtol), result, None, None)
     return {each.name: each.value for each in numbers._numbers_of(record, 1e-12)}
 
 

@@ -8,9 +8,9 @@ import torch
 from pairs_of_runs import MOST_ALARMS, measured
 
 from curvtool import MatrixOperator, diagonal, eigenvalues, trace
-from curvtool.config.analyses import TraceConfig
-from curvtool.pipeline import trace as pipeline
-from curvtool.pipeline.eigs import eigenvalue_record
+from curvtool.analyses.eigs.recording import eigenvalue_record
+from curvtool.analyses.trace import run as pipeline
+from curvtool.analyses.trace.settings import Settings as TraceSettings
 from curvtool.report import numbers
 
 SIZES = {"first": 24, "second": 12, "third": 4}
@@ -46,7 +46,7 @@ def by_trace(method, operator, seed):
     """The trace and the layers', as a report holds them."""
     blocks = pipeline._blocks(STAGE.problem) if method == "hutchinson" else None
     result = trace(operator, method=method, rtol=0.1, max_passes=60, blocks=blocks, seed=seed)
-    record = pipeline._record(STAGE, TraceConfig(), result)
+    record = pipeline._record(STAGE, TraceSettings(), result)
     return {each.name: each.value for each in numbers._numbers_of(record, 1e-12)}
 
 

@@ -10,9 +10,9 @@ from test_coverage_of_jacobian_norms import linear, matrix
 from test_coverage_of_population import covariance, logistic
 
 from curvtool import MatrixOperator, eigenvalues, jacobian_norms
-from curvtool.config.analyses import JacnormConfig
-from curvtool.pipeline.eigs import eigenvalue_record
-from curvtool.pipeline.jacnorm_record import jacnorm_record
+from curvtool.analyses.eigs.recording import eigenvalue_record
+from curvtool.analyses.jacnorm.recording import jacnorm_record
+from curvtool.analyses.jacnorm.settings import Settings as JacnormSettings
 from curvtool.report import numbers
 from curvtool.report.comparison import LEVEL, difference_of
 
@@ -51,7 +51,7 @@ def alarms_over_norms(kind, num_examples, num):
         result = jacobian_norms(
             linear(matrix(kind), num_examples), norm="frobenius", max_exact_outputs=0, top=0, seed=seed
         )
-        record = jacnorm_record(result, JacnormConfig(norm="frobenius"), None, 0, False, {})
+        record = jacnorm_record(result, JacnormSettings(norm="frobenius"), None, 0, False, {})
         return next(each.value for each in numbers._numbers_of(record, 1e-12) if each.name.startswith("mean"))
 
     found = [difference_of(of_seed(2 * seed), of_seed(2 * seed + 1)).p_data for seed in range(num)]

@@ -14,9 +14,9 @@ from curvtool.estimators.accuracy.shares import Form, share_interval
 from curvtool.estimators.density_result import smoothed
 from curvtool.linalg.intervals import beta_probability
 from curvtool.linalg.quadrature import Quadrature
-from curvtool.report.analyses import Share
 from curvtool.report.comparison import difference_of
 from curvtool.report.numbers import LEVEL, share_of
+from curvtool.report.share import Share
 
 NOMINAL = ("below_zero", "near_zero", "below_near", "trace")
 _RNG = np.random.default_rng(7)

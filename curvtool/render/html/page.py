@@ -11,7 +11,7 @@ from typing import Any
 
 from curvtool.errors import UsageError
 from curvtool.render import comparison as comparing
-from curvtool.render.analyses import RENDERERS, galleries_of, notes_of, tables_of
+from curvtool.render.analyses import charts_of_analysis, galleries_of, notes_of, tables_of, title_of, verdict_of
 from curvtool.render.charts import Chart
 from curvtool.render.numbers import bytes_text, count, number, seconds_text
 from curvtool.render.tables import Listing
@@ -19,15 +19,11 @@ from curvtool.render.track import charts as charts_of_rows
 from curvtool.render.track import table as table_of_rows
 from curvtool.render.track import verdict as verdict_of_rows
 from curvtool.report.comparison import Comparison
-from curvtool.report.model import Analysis, ProblemSummary, Provenance, Report, TrackRow
+from curvtool.report.model import AnalysisRecord, ProblemSummary, Provenance, Report, TrackRow
 from curvtool.words import counted
 
 _HERE = Path(__file__).parent
 _LIBRARY = ("uplot/static/uPlot.iife.js", "uplot/static/uPlot.min.css")
-_NAMES = {
-    "eigs": "Eigenvalues", "trace": "Trace", "density": "Spectral density", "diag": "Diagonal",
-    "jacnorm": "Jacobian norms", "check": "Check", "verify": "Verification",
-}  # fmt: skip
 _HEADERS = {
     "error_bound": "error (est.)", "bound_kind": "error by", "residual_norm": "residual", "data_stderr": "data s.e.",
     "population_low": "95 % from", "population_high": "to",
@@ -155,13 +151,13 @@ def _as_script(data: Any) -> str:
     return json.dumps(data, allow_nan=False).replace("<", "\\u003c")
 
 
-def _section(analysis: Analysis) -> dict[str, Any]:
-    renderer, cost = RENDERERS[analysis.kind], analysis.cost
+def _section(analysis: AnalysisRecord) -> dict[str, Any]:
+    cost = analysis.cost
     told = f"{counted(cost.num_hvps, 'product', '.4g')}, " if cost.num_hvps else ""
     return {
-        "title": _NAMES[analysis.kind],
-        "verdict": renderer.verdict(analysis),
-        "charts": renderer.charts(analysis),
+        "title": title_of(analysis.kind),
+        "verdict": verdict_of(analysis),
+        "charts": charts_of_analysis(analysis),
         "galleries": galleries_of(analysis),
         "tables": _tables(tables_of(analysis)),
         "notes": notes_of(analysis),

@@ -1,0 +1,1 @@
+"""The quantities: a folder each, which holds all that knows its kind."""

@@ -1,0 +1,33 @@
+"""The `check` analysis: the preflight alone, and how products can be run."""
+
+from __future__ import annotations
+
+from curvtool.analyses.check.record import Check
+from curvtool.analyses.check.settings import Settings
+from curvtool.estimators.cost import Meter
+from curvtool.operators.execution import DIFFERENCES
+from curvtool.operators.memory import peak_bytes
+from curvtool.pipeline.records import cost_record
+from curvtool.pipeline.stage import Stage
+
+
+def run(stage: Stage, analysis: Settings) -> Check:
+    """What the preflight finds, each way to run a product with its time, and what a batch takes."""
+    operator = stage.checked_operator(analysis.operator)
+    meter = Meter(operator)
+    stage.observer.begin("ways to run a product")
+    execution = operator.execution
+    calibration = execution.calibration if execution.mode == DIFFERENCES else execution.calibrate_thoroughly()
+    stage.close(operator, False, 1.0)
+    zero = calibration.seconds == {} and calibration.rejected == {}
+    return Check(
+        operator=analysis.operator,
+        converged=True,
+        seconds_by_mode={str(way): seconds for way, seconds in calibration.seconds.items()},
+        rejected_modes={str(way): reason for way, reason in calibration.rejected.items()},
+        calibration_samples=calibration.num_samples,
+        graph_bytes_per_sample=calibration.graph_bytes_per_sample,
+        batch_size=operator.batch_size,
+        cost=cost_record(meter.cost(), peak_bytes(stage.problem.device)),
+        unavailable={"seconds_by_mode": "--hvp was given, nothing was timed"} if zero else {},
+    )

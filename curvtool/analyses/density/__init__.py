@@ -1,0 +1,1 @@
+"""The spectral density, with its error band."""

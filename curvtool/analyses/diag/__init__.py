@@ -1,0 +1,1 @@
+"""The diagonal, with a standard error for each entry."""

@@ -1,0 +1,1 @@
+"""Extreme eigenvalues, each with an estimate of its error."""

@@ -1,0 +1,75 @@
+"""What a user may set for extreme eigenvalues."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from curvtool.config.section import AnalysisSettings, OperatorName, check_safetensors, setting
+from curvtool.errors import UsageError
+
+Which = Literal["la", "sa", "lm", "be"]
+Method = Literal["lanczos", "power"]
+Checked = Literal["none", "fast", "full"]
+Basis = Literal["auto", "device", "host", "bfloat16"]
+
+
+def _number(text: str) -> float:
+    """NaN for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+@dataclass(frozen=True)
+class Settings(AnalysisSettings):
+    """Extreme eigenvalues of the loss's Hessian, each with an estimate of its error.
+
+    Sharpness of a minimum, and the learning rate's edge of stability (lambda_max against 2/lr).
+    """
+
+    kind = "eigs"
+    k: int = setting(5, "How many eigenvalues (at each end for be).", "-k", "--num", minimum=1)
+    which: Which | None = setting(
+        None,
+        "la largest, sa smallest, lm largest magnitude, be both ends; la by default, lm for power iteration.",
+    )
+    method: Method = setting("lanczos", "Lanczos, or deflated power iteration.")
+    rtol: float = setting(1e-3, "Relative error of each eigenvalue to reach.", minimum=1e-15)
+    atol: float = setting(0.0, "Error that is enough however small an eigenvalue is (for those near zero).", minimum=0)
+    max_passes: int = setting(300, "Products after which to stop unconverged.", minimum=1)
+    operator: OperatorName = setting("hessian", "Which matrix; ggn: Gauss-Newton.")
+    check: Checked = setting(
+        "fast",
+        "Closing check: none; fast, a few products, some of which look for missed pairs (not for power iteration or a "
+        "bfloat16 basis); full makes true residuals and looks for missed pairs.",
+    )
+    per_layer: bool = setting(False, "The leading eigenvalue of every layer's own block too.")
+    lr: str | None = setting(
+        None,
+        "Learning rate: print it times the largest eigenvalue, against 2; auto: as the checkpoint's optimizer had it.",
+        metavar="NUMBER|auto",
+    )
+    vectors: str | None = setting(None, "Write the eigenvectors to this .safetensors file.", metavar="FILE")
+    start: str | None = setting(None, "Start from the vectors of this .safetensors file.", metavar="FILE")
+    deflate: str | None = setting(
+        None, "Known eigenvectors (.safetensors) in whose complement to look.", metavar="FILE"
+    )
+    vector_rtol: float | None = setting(None, "Error of each eigenvector to reach too (sine of its angle).", minimum=0)
+    block_size: int = setting(1, "Starting vectors of Lanczos: how often a multiple eigenvalue is seen.", minimum=1)
+    max_basis: int | None = setting(None, "Most vectors that Lanczos holds; from the memory budget by default.")
+    basis: Basis = setting("auto", "Where Lanczos keeps them: host memory, or bfloat16 (half the memory, coarser).")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr is not None and self.lr != "auto" and not 0 < _number(self.lr) < math.inf:
+            raise UsageError(
+                "CT001", "no such learning rate", expected="a number above 0, or auto", received=self.lr,
+                remedy="--lr 0.1",
+            )  # fmt: skip
+        check_safetensors(self.vectors, "eigenvectors", "--vectors eigenvectors.safetensors")
+
+
+SETTINGS = Settings

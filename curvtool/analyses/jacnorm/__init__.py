@@ -1,0 +1,1 @@
+"""Norms of the input-output Jacobian of every example."""

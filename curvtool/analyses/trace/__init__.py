@@ -1,0 +1,1 @@
+"""The trace, with its confidence interval."""

@@ -1,0 +1,112 @@
+"""The `trace` analysis: from its settings to its record."""
+
+from __future__ import annotations
+
+from curvtool.analyses.trace import record
+from curvtool.analyses.trace.settings import Settings
+from curvtool.estimators.by_probes import Blocks, BlockTrace
+from curvtool.estimators.trace import TraceResult, trace
+from curvtool.operators.memory import peak_bytes
+from curvtool.pipeline.records import cost_record, finite_degrees
+from curvtool.pipeline.stage import Stage
+from curvtool.problem.problem import Problem
+
+_PARAMETER, _LAYER = "parameter ", "layer "  # kinds of blocks: a module and a parameter may share a name
+
+
+def run(stage: Stage, analysis: Settings) -> record.Trace:
+    """The trace of the chosen matrix, and each layer's where asked for."""
+    operator = stage.checked_operator(analysis.operator, group_size=analysis.probe_group)
+    known = stage.shared.pairs.get(analysis.operator)
+    operator.execution.release()  # the trace runs on groups of its own
+    result = stage.estimate(
+        "trace",
+        operator,
+        lambda: trace(
+            operator,
+            method=analysis.method,
+            rtol=analysis.rtol,
+            max_passes=analysis.max_passes,
+            rank=analysis.rank,
+            blocks=_blocks(stage.problem) if analysis.per_layer else None,
+            eigenpairs=None if known is None else (known.values, known.vectors),
+            memory_budget=stage.budget // 2,
+            seed=stage.config.compute.seed,
+            noise=stage.noise,
+            observer=stage.observer,
+        ),
+    )
+    stage.close(operator, result.scale == 0.0, analysis.rtol)
+    return _record(stage, analysis, result)
+
+
+def _blocks(problem: Problem) -> Blocks:
+    """Every parameter, and every layer that has more than one."""
+    places = {name: index for index, name in enumerate(problem.parameters)}
+    members = {_PARAMETER + name: [index] for name, index in places.items()}
+    members |= {_LAYER + layer: [places[name] for name in names] for layer, names in problem.layers().items()}
+    return Blocks([shape.numel() for shape in problem.shapes.values()], members)
+
+
+def _record(stage: Stage, analysis: Settings, result: TraceResult) -> record.Trace:
+    missing = "an interval needs two passes"
+    unavailable: dict[str, str] = {}
+    if result.blocks is None:
+        unavailable |= dict.fromkeys(("per_parameter", "per_layer"), "not asked for")
+    if result.ci95 is None:
+        unavailable |= {"ci95": missing, "stderr": missing}
+    degrees, reason = finite_degrees(result.degrees)
+    if reason:
+        unavailable["degrees_of_freedom"] = reason
+    shapes = stage.problem.shapes
+    sizes = {_PARAMETER + name: shape.numel() for name, shape in shapes.items()}
+    sizes |= {
+        _LAYER + layer: sum(shapes[name].numel() for name in names) for layer, names in stage.problem.layers().items()
+    }
+    return record.Trace(
+        operator=analysis.operator,
+        method=result.method,
+        method_reason=result.reason,
+        rank=result.rank,
+        rtol=analysis.rtol,
+        converged=result.converged,
+        value=result.value,
+        stderr=result.stderr,
+        degrees_of_freedom=degrees,
+        arithmetic_error=result.arithmetic,
+        ci95=result.ci95,
+        num_passes=result.num_passes,
+        num_terms=result.num_terms,
+        per_parameter=_block_records(result.blocks, _PARAMETER, sizes),
+        per_layer=_block_records(result.blocks, _LAYER, sizes),
+        history=list(result.history),
+        cost=cost_record(result.cost, peak_bytes(stage.problem.device)),
+        unavailable=unavailable,
+    )
+
+
+def _block_records(
+    blocks: dict[str, BlockTrace] | None, kind: str, sizes: dict[str, int]
+) -> dict[str, record.BlockTrace] | None:
+    if blocks is None:
+        return None
+    return {
+        name.removeprefix(kind): _block_record(block, sizes[name])
+        for name, block in blocks.items()
+        if name.startswith(kind)
+    }
+
+
+def _block_record(block: BlockTrace, num_params: int) -> record.BlockTrace:
+    unavailable = {} if block.stderr is not None else {"stderr": "an error needs two passes"}
+    degrees, reason = finite_degrees(block.degrees)
+    if reason:
+        unavailable["degrees_of_freedom"] = reason
+    return record.BlockTrace(
+        value=block.value,
+        stderr=block.stderr,
+        degrees_of_freedom=degrees,
+        arithmetic_error=block.arithmetic,
+        num_params=num_params,
+        unavailable=unavailable,
+    )

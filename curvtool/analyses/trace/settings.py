@@ -1,0 +1,30 @@
+"""What a user may set for the trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from curvtool.config.section import AnalysisSettings, OperatorName, setting
+
+Method = Literal["auto", "hutchinson", "deflated", "hutch++", "xtrace", "exact"]
+
+
+@dataclass(frozen=True)
+class Settings(AnalysisSettings):
+    """Trace of the loss's Hessian, with a 95 % confidence interval.
+
+    Mean curvature over all directions; by random probes, one for each group of samples.
+    """
+
+    kind = "trace"
+    rtol: float = setting(0.05, "Half-width of the 95 % interval over the estimate, to reach.", minimum=1e-15)
+    max_passes: int = setting(1000, "Passes after which to stop with a wider interval.", minimum=2)
+    probe_group: int | None = setting(None, "Samples that share a random probe; 8 to 32 by default.", minimum=1)
+    method: Method = setting("auto", "By the variance of the first passes, and the report says why.")
+    rank: int | None = setting(None, "Vectors of the space that deflated and hutch++ know exactly.", minimum=1)
+    operator: OperatorName = setting("hessian", "Which matrix.")
+    per_layer: bool = setting(False, "Every layer's and parameter's trace too, from the same probes.")
+
+
+SETTINGS = Settings
