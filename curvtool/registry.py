@@ -49,6 +49,11 @@ def kinds() -> list[str]:
     return list(_FOLDERS)
 
 
+def folders() -> list[str]:
+    """The packages that hold the kinds."""
+    return list(_FOLDERS.values())
+
+
 def part(kind: str, name: str) -> Any:
     """A module of a kind's folder: `settings`, `record`, `run`, `show` or `facts`.
 

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from curvtool import registry
+from curvtool.cli.once import Once
 from curvtool.cli.options import Output, with_options
 
 PANEL = "Analyses"
@@ -45,7 +46,7 @@ class _Known(MutableMapping[str, Any]):
         if self.without_options:
             own.command(name, rich_help_panel=PANEL, help=registry.settings_of(name).__doc__)(_nothing)
         else:
-            own.command(name, rich_help_panel=PANEL)(command_of(name))
+            own.command(name, cls=Once, rich_help_panel=PANEL)(command_of(name))
         return typer.main.get_command(own)
 
     def __setitem__(self, name: str, command: Any) -> None:

@@ -25,6 +25,7 @@ from curvtool.cli import (
     track,
 )
 from curvtool.cli.analysis import PANEL, Commands
+from curvtool.cli.once import Once
 from curvtool.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -48,9 +49,9 @@ app = typer.Typer(
     "loss's Hessian, norms of the input-output Jacobian, each with its error.",
 )
 for command in (run.run, track.track):
-    app.command(rich_help_panel=PANEL)(command)
+    app.command(cls=Once, rich_help_panel=PANEL)(command)
 for command in (render.render, compare.compare, explain.explain):
-    app.command(rich_help_panel="Reports")(command)
+    app.command(cls=Once, rich_help_panel="Reports")(command)
 app.add_typer(
     export.app,
     name="export",
@@ -58,7 +59,7 @@ app.add_typer(
     short_help="Reports, or rows of track, to TensorBoard, MLflow or Weights & Biases.",
 )
 for command in (init.init, inspect.inspect, doctor.doctor):
-    app.command(rich_help_panel="Setting up")(command)
+    app.command(cls=Once, rich_help_panel="Setting up")(command)
 app.add_typer(config.app, name="config", rich_help_panel="Setting up")
 
 

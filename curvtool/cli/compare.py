@@ -13,12 +13,15 @@ from curvtool.cli.options import Color, Format
 def compare(
     reports: Annotated[list[Path], typer.Argument(metavar="REPORT REPORT …", help="Two or more reports (.json).")],
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="PATH", help="Write it: .html, .png, .svg, .pdf, .csv, .md or .json."),
+        list[Path] | None,
+        typer.Option(
+            "--output", "-o", metavar="PATH",
+            help="Write it: .html, .png, .svg, .pdf, .csv, .md or .json; may be repeated.",
+        ),
     ] = None,
     format: Format = "table",
     color: Color = "auto",
-) -> None:
+) -> None:  # fmt: skip
     """Reports side by side: which settings and numbers differ, and whether by more than the errors.
 
     The others are compared with the first one. Numbers of another loss, matrix or choice of parameters are refused.
@@ -33,14 +36,16 @@ def compare(
     from curvtool.report.read import read_report, short_names
     from curvtool.report.write import check_writable, write_atomic
 
-    target = None if output is None else format_of(output)
-    if output is not None:
-        check_writable(output)
+    targets = {path: format_of(path) for path in output or []}
+    for path in targets:
+        check_writable(path)
     found = compared([read_report(path) for path in reports], short_names(reports))
-    if output is not None and target is not None:
-        write_atomic(output, content(found, target))
-        typer.echo(f"{output}: written", err=True)
-    elif format != "table":
+    for path, target in targets.items():
+        write_atomic(path, content(found, target))
+        typer.echo(f"{path}: written", err=True)
+    if targets:
+        return
+    if format != "table":
         sys.stdout.write(content(found, format).decode())
     else:
         show(found, make_console(Output(color=color)))

@@ -31,8 +31,8 @@ from curvtool.report.write import check_writable, write_atomic
 
 if TYPE_CHECKING:
     from curvtool.cluster.solo import Solo
-    from curvtool.pipeline.journal import Keeping
     from curvtool.report.model import Report
+    from curvtool.resume.ledger import Keeping
 
 
 def execute(kind: str, flags: dict[str, Any], output: Output) -> None:
@@ -42,7 +42,7 @@ def execute(kind: str, flags: dict[str, Any], output: Output) -> None:
         CurvtoolError: what went wrong; what had been computed is written first.
         SystemExit: interrupted (130), after writing likewise.
     """
-    output.output_format()
+    output.output_formats()
     output.bytes_per_second()
     execute_all([resolve(kind, flags, config_file=output.config)], output)
 
@@ -51,7 +51,7 @@ def execute_all(configs: Sequence[RunConfig], output: Output) -> None:
     """Runs several analyses of one problem likewise."""
     with joined(configs[0].compute.rank_timeout) as cluster:
         if cluster.is_first:
-            for name in (output.output, output.json):
+            for name in (*output.output, output.json):
                 if name is not None and name != "-":
                     check_writable(Path(name))
         _execute(configs, output, cluster)
@@ -132,7 +132,7 @@ def _run_and_show(
 
 def keeping_of(output: Output) -> Keeping | None:
     """Where the state is kept, if anywhere; then signals wait for an end between two products."""
-    from curvtool.pipeline.journal import Keeping
+    from curvtool.resume.ledger import Keeping
 
     if output.resume is not None and output.state is not None and output.resume != output.state:
         raise UsageError(
@@ -161,8 +161,7 @@ def _show(report: Report, output: Output, errors: Console) -> Exception | None:
     from curvtool.render.formats import content
 
     files = {Path(output.json): "json"} if output.json is not None and output.json != "-" else {}
-    if output.output is not None:
-        files[output.output] = str(output.output_format())
+    files |= output.output_formats()
     unwritten: Exception | None = None
     for path, format in files.items():
         try:

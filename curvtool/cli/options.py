@@ -46,7 +46,7 @@ class Output:
     """Where the result goes, and how loudly."""
 
     json: str | None = None
-    output: Path | None = None
+    output: tuple[Path, ...] = ()
     format: str = "table"
     color: str = "auto"
     verbose: int = 0
@@ -60,15 +60,15 @@ class Output:
     resume: Path | None = None
     checkpoint_seconds: float = 600.0
 
-    def output_format(self) -> str | None:
-        """The format of `-o` by its suffix.
+    def output_formats(self) -> dict[Path, str]:
+        """The files of `-o`, each with the format that its suffix names.
 
         Raises:
             UsageError: CT005, a suffix without a format, or one that needs an extra.
         """
         from curvtool.render.formats import format_of
 
-        return None if self.output is None else format_of(self.output)
+        return {path: format_of(path) for path in self.output}
 
     def bytes_per_second(self) -> float | None:
         """What `--bandwidth` says; None where it was not given.
@@ -110,8 +110,8 @@ def _output_parameters() -> list[inspect.Parameter]:
     declared: list[tuple[str, Any, Any, tuple[str, ...], dict[str, Any]]] = [
         ("json", str | None, None, ("--json",),
          {"metavar": "PATH|-", "help": "Write the report as JSON; - is stdout, and nothing else goes there."}),
-        ("output", Path | None, None, ("--output", "-o"),
-         {"metavar": "PATH", "help": "Write the result: .json, .csv, .md, .html, .png, .svg or .pdf."}),
+        ("output", list[Path] | None, None, ("--output", "-o"),
+         {"metavar": "PATH", "help": "Write the result: .json, .csv, .md, .html, .png, .svg or .pdf; repeatable."}),
         ("dry_run", bool, False, ("--dry-run",), {"help": "Say what it would do and cost, and stop."}),
         ("ranks", int | None, None, ("--ranks",),
          {"metavar": "R", "help": "With --dry-run: time and memory on so many ranks."}),
@@ -164,7 +164,10 @@ def _section_parameters(section: type[Section], panel: str) -> list[inspect.Para
             annotation: Any = list[str] | None
         else:
             annotation = (str if choices else plain) | None  # the section itself checks them, and suggests
-        found.append(_keyword(item.name, Annotated[annotation, typer.Option(*flags_of(item), **details)], None))
+        names = flags_of(item)
+        if plain is bool:  # so that a flag can switch off what the project file switched on
+            names = (f"{names[0]}/--no-{names[0].removeprefix('--')}",)
+        found.append(_keyword(item.name, Annotated[annotation, typer.Option(*names, **details)], None))
     return found
 
 
@@ -207,12 +210,12 @@ def with_options(
             from curvtool.config.resolve import parse_arguments
 
             flags = {name: value for name, value in given.items() if name not in names and name != "model"}
-            flags = {name: value for name, value in flags.items() if value is not False}
             for name in ("factory_args", "options"):
                 if flags.get(name):
                     flags[name] = parse_arguments(flags[name])
             flags["checkpoint"] = given["model"]
-            command(flags, Output(**{name: given[name] for name in names}))
+            chosen = {name: given[name] for name in names}
+            command(flags, Output(**{**chosen, "output": tuple(given["output"] or ())}))
 
         expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         expanded.__annotations__ = {p.name: p.annotation for p in parameters}

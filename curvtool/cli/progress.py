@@ -80,3 +80,7 @@ class TerminalObserver(Observer):
         """A line of its own."""
         if not self.quiet:
             self.console.print(text, style="cyan", markup=False, highlight=False)
+
+    def alarm(self, text: str) -> None:
+        """A line of its own, with `-q` too."""
+        self.console.print(f"warning: {text}", style="yellow", markup=False, highlight=False)

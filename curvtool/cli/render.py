@@ -13,10 +13,10 @@ from curvtool.cli.options import Color, Format
 def render(
     report: Annotated[Path, typer.Argument(metavar="REPORT", help="A report (.json), or rows of track (.jsonl).")],
     output: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             "--output", "-o", metavar="PATH",
-            help="Write it as .html, .png, .svg, .pdf, .csv, .md or .json; without this it is printed.",
+            help="Write it as .html, .png, .svg, .pdf, .csv, .md or .json, may be repeated; without it it is printed.",
         ),
     ] = None,
     format: Format = "table",
@@ -34,13 +34,14 @@ def render(
     from curvtool.report.read import read_any
     from curvtool.report.write import check_writable, write_atomic
 
-    target = None if output is None else format_of(output)
-    if output is not None:
-        check_writable(output)
+    targets = {path: format_of(path) for path in output or []}
+    for path in targets:
+        check_writable(path)
     found = read_any(report)
-    if output is not None and target is not None:
-        write_atomic(output, content(found, target))
-        typer.echo(f"{output}: written", err=True)
+    for path, target in targets.items():
+        write_atomic(path, content(found, target))
+        typer.echo(f"{path}: written", err=True)
+    if targets:
         return
     console = make_console(Output(color=color))
     if format != "table":

@@ -19,6 +19,6 @@ def run(flags: dict[str, Any], output: Output) -> None:
     from curvtool.cli.execute import execute_all
     from curvtool.config.resolve import resolve_all
 
-    output.output_format()
+    output.output_formats()
     file = flags.pop("checkpoint") or output.config
     execute_all(resolve_all(flags, config_file=file), output)

@@ -11,6 +11,7 @@ import typer
 
 from curvtool.cli import interruption
 from curvtool.cli.options import Output, with_options
+from curvtool.config.section import refuse_unless
 from curvtool.errors import EXIT_INTERRUPTED, EXIT_RESUMABLE, UsageError
 
 _HELP = "Checkpoints of a training run, as 'runs/*/step_*.pt' in quotes; in the order of their last number."
@@ -83,7 +84,14 @@ def track(flags: dict[str, Any], output: Output) -> None:
 
         if output.verbose and cluster.is_first:
             show_settings(configs, errors)
-        target = Path(output.output) if output.output is not None else Path("track.jsonl")
+        refuse_unless(
+            len(output.output) <= 1,
+            "the rows go to one file",
+            "-o once",
+            len(output.output),
+            "curvtool render for others",
+        )
+        target = output.output[0] if output.output else Path("track.jsonl")
         if target.suffix != ".jsonl":
             raise UsageError(
                 "CT005", f"no format for {target.name}", expected="a name that ends in .jsonl, for the rows",

@@ -10,9 +10,25 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 from curvtool.errors import UsageError, suggest
 
 
-def setting(default: Any, help: str, *flags: str, minimum: float | None = None, metavar: str | None = None) -> Any:
-    """A field with its help, its flags (`--name-with-dashes` if none), its least value and the word for its value."""
-    metadata = {"help": help, "flags": flags, "minimum": minimum, "metavar": metavar}
+def setting(
+    default: Any,
+    help: str,
+    *flags: str,
+    minimum: float | None = None,
+    below: float | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """A field with its help and its flags (`--name-with-dashes` if none).
+
+    Args:
+        default: its value where none is given.
+        help: what it is, for `--help`.
+        flags: as a user types them.
+        minimum: its least value.
+        below: what its value is less than.
+        metavar: the word for its value in the help.
+    """
+    metadata = {"help": help, "flags": flags, "minimum": minimum, "below": below, "metavar": metavar}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -44,6 +60,15 @@ class Section:
                     received=str(value),
                     remedy=f"{flag} {minimum:g}",
                 )
+            below = item.metadata.get("below")
+            if below is not None and value is not None and not value < below:
+                raise UsageError(
+                    "CT001",
+                    f"{flag} is too large",
+                    expected=f"below {below:g}",
+                    received=str(value),
+                    remedy=f"{flag} {item.default or 0.1 * below:g}",
+                )
 
 
 OperatorName = Literal["hessian", "ggn", "fisher", "empirical-fisher"]
@@ -73,6 +98,12 @@ def _near(flag: str, value: str, choices: list[str]) -> str:
     """What may have been meant, by its name or by another word for it."""
     meant = _SYNONYMS.get(value.lower().replace("_", "-"))
     return f"{flag} {meant}" if meant in choices else suggest(value, choices)
+
+
+def refuse_unless(fits: bool, what: str, expected: str, received: object, remedy: str) -> None:
+    """Raises CT001 for values that do not fit each other, before anything is loaded."""
+    if not fits:
+        raise UsageError("CT001", what, expected=expected, received=str(received), remedy=remedy)
 
 
 def check_safetensors(path: str | None, what: str, remedy: str) -> None:

@@ -60,7 +60,7 @@ def by_lanczos(
         beside: whether fresh starts look for missed pairs.
     """
     run = partial(_Run, operator, request, observer)
-    return observer.remembered("Lanczos", operator, lambda: run().result_of_all(close, beside))
+    return observer.ledger.remembered("Lanczos", operator, lambda: run().result_of_all(close, beside))
 
 
 class _Run:
@@ -96,14 +96,15 @@ class _Run:
         self.is_settled = False
         self.from_start: Ends | None = None
         self.num_shown, self.num_fresh, self.is_unsure = 0, 0.0, False
-        observer.resume("basis", operator, self)
+        self.going: dict[str, Any] | None = None  # on with the search after a fresh start; see `_goes_on_unmoved`
+        observer.ledger.resume("basis", operator, self)
 
     def state(self) -> dict[str, Any]:
         """The Krylov space, and how often in a row it was good enough."""
         return {
             "lanczos": self.lanczos.state(), "in_a_row": self.in_a_row, "last": self.last, "storage": self.storage,
             "history": [list(each) for each in self.history], "settled": self.is_settled,
-            "fresh": [self.num_shown, self.num_fresh],
+            "fresh": [self.num_shown, self.num_fresh], "going": self.going,
             "ends": None if self.from_start is None else [[sign, end] for sign, end in self.from_start.items()],
         }  # fmt: skip
 
@@ -114,6 +115,7 @@ class _Run:
         self.history = [(products, value, error) for products, value, error in state["history"]]
         self.is_settled, (self.num_shown, self.num_fresh) = state["settled"], state["fresh"]
         self.from_start = None if state["ends"] is None else dict(state["ends"])
+        self.going = state["going"]
         if state["storage"] == "bfloat16":  # its rounding is in the vectors, wherever they lie now
             self.storage = "bfloat16"
         if self.lanczos.size:
@@ -138,7 +140,8 @@ class _Run:
         discrepancy: float | None = None
         limits: Certificate | None = None
         try:
-            self._iterate()
+            if self.going is None:
+                self._iterate()
             self._note_ends()
             limits = self._look_beside() if beside else self._certificate(None)
             if close:
@@ -260,10 +263,19 @@ class _Run:
     def _look_beside(self) -> Certificate | None:
         """Fresh starts beside the basis, as long as these or going on show missed pairs; the search then goes on."""
         while True:
-            fresh, emerged, is_open = self._fresh_start()
-            limits = self._certificate(fresh)  # Ritz values only near the eigenvalues later, so it holds for these too
-            if emerged is None and (not is_open or self._goes_on_unmoved()):
-                return limits
+            fresh, emerged, limits = None, None, None
+            if self.going is None:
+                fresh, emerged, is_open = self._fresh_start()
+                limits = self._certificate(fresh)  # Ritz values only near the eigenvalues later: it holds for these too
+                if emerged is None and not is_open:
+                    return limits
+                if emerged is None:
+                    before, steps = self._eigenvalues(self._known_pairs), _GOING_ON * self.lanczos.num_steps
+                    self.going = {"before": before, "left": math.ceil(steps), "limits": limits}
+            if self.going is not None:
+                limits = self.going["limits"]
+                if self._goes_on_unmoved(self.going):
+                    return limits
             self.num_shown += 1
             goes_on = self.num_shown <= _MOST_SHOWN and all(
                 self.lanczos.join(vector, keep_for(self.request.k, self.request.which)) for vector in emerged or []
@@ -275,18 +287,28 @@ class _Run:
             del fresh, emerged
             self._iterate()
 
-    def _goes_on_unmoved(self) -> bool:
-        """Goes on with the search where a fresh start left something open; whether the values stay where they are."""
+    @property
+    def _known_pairs(self) -> RitzPairs:
         assert self.pairs is not None
-        before, trend = self._eigenvalues(self.pairs), self._trend()
-        for _ in range(math.ceil(_GOING_ON * self.lanczos.num_steps)):
-            if self.lanczos.exhausted or self.num_products >= self.request.max_passes:
+        return self.pairs
+
+    def _goes_on_unmoved(self, going: dict[str, Any]) -> bool:
+        """Goes on with the search where a fresh start left something open; whether the values stay where they are.
+
+        Args:
+            going: the eigenvalues `before` and the steps `left`, which a run that was stopped meanwhile has again.
+        """
+        before, trend, has_moved = going["before"], self._trend(), False
+        while not has_moved:
+            now = self._eigenvalues(self._known_pairs)
+            moves = np.abs([e.value - o.value for e, o in zip(now, before, strict=True)])
+            has_moved = bool((moves > self._slacks(before)).any())
+            if has_moved or not going["left"] or self.lanczos.exhausted or self.num_products >= self.request.max_passes:
                 break
+            going["left"] -= 1
             self._advance(trend)
-            moves = np.abs([e.value - o.value for e, o in zip(self._eigenvalues(self.pairs), before, strict=True)])
-            if (moves > self._slacks(before)).any():
-                return False
-        return self._is_enough
+        self.going = None
+        return not has_moved and self._is_enough
 
     def _slacks(self, found: tuple[Eigenvalue, ...]) -> np.ndarray:
         """By how much each value may move where nothing was missed."""

@@ -30,7 +30,7 @@ def by_power(
 ) -> EigenvaluesResult:
     """See `eigenvalues`, which checks the arguments."""
     run = partial(_Run, operator, k, tolerance, max_passes, seed, observer, noise)
-    return observer.remembered("power iteration", operator, lambda: run().result_of_all())
+    return observer.ledger.remembered("power iteration", operator, lambda: run().result_of_all())
 
 
 class _Run:
@@ -52,7 +52,7 @@ class _Run:
         self.vectors, self.images = operator.space.empty(k), operator.space.empty(k)
         self.current: PowerState | None = None
         self.start: torch.Tensor | None = None  # where the iteration of the next pair goes on
-        observer.resume("vectors", operator, self)
+        observer.ledger.resume("vectors", operator, self)
 
     def state(self) -> dict[str, Any]:
         """The pairs found, and the next iterate of the one that is looked for."""

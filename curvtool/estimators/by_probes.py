@@ -118,7 +118,7 @@ class ProbeSearch:
         self._membership = _membership(blocks) if blocks else None
         self._forms_before = np.zeros((0, operator.num_terms))
         self._pairs_before = np.zeros((0, operator.num_terms, len(_FACTS)))
-        observer.resume("probes", operator, self)
+        observer.ledger.resume("probes", operator, self)
 
     def state(self) -> dict[str, Any]:
         """The passes so far; what was decided after them is decided again from them."""

@@ -120,7 +120,7 @@ def density(
     def quadratures(first: int, seeds: Sequence[tuple[int, ...]]) -> list[Quadrature]:
         nonlocal running
         group = QuadraturesInStep(operator.matmat, space, fitting, seeds, locked)
-        observer.resume("bases", operator, group)
+        observer.ledger.resume("bases", operator, group)
         for running in group.steps():
             done = first * fitting + len(running) * len(running[0].nodes)
             observer.advance(done, implied_trace(found + running), num_probes * fitting - done)
@@ -129,10 +129,12 @@ def density(
     observer.begin("spectral density", float(num_probes * steps))
     fitting = steps
     try:
-        fitting, together = observer.remembered("room", None, room)
+        fitting, together = observer.ledger.remembered("room", None, room)
         for first in range(0, num_probes, together):
             seeds = [(seed, 20, probe) for probe in range(num_probes)[first : first + together]]
-            found += observer.remembered("quadratures", operator, partial(quadratures, first, seeds))
+            found += observer.ledger.remembered(
+                f"quadratures from {first}", operator, partial(quadratures, first, seeds)
+            )
             running = []
     except STOPPING as error:
         stop = cause_of(error)

@@ -119,7 +119,7 @@ class _Run:
         self.reason = "asked for"
         self.until = 0  # passes that were decided on
         self.is_decided = False
-        observer.resume("probes", operator, self)
+        observer.ledger.resume("probes", operator, self)
 
     def state(self) -> dict[str, Any]:
         """The mean and the spread of the passes so far, and what was decided after them."""

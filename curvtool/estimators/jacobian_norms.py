@@ -219,7 +219,7 @@ class _Run:
         """All batches."""
         problem, cluster = self.jacobian.problem, self.cluster
         self.observer.begin("Jacobian norms", problem.num_samples)
-        self.observer.resume("batches", None, self)
+        self.observer.ledger.resume("batches", None, self)
         ranges = problem.ranges(self.jacobian.batch_size)
         for start in range(len(self.batches), len(ranges), cluster.size):  # what is done are always the first ones
             turn = ranges[start : start + cluster.size]

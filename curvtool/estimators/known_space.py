@@ -34,7 +34,7 @@ class KnownSpace:
 def known_space(operator: LinearOperator, method: str, num_vectors: int, seed: int, observer: Observer) -> KnownSpace:
     """`krylov_space` (for the method `deflated`) or `sketched_space`, with its vectors as those of the probes."""
     make = krylov_space if method == "deflated" else sketched_space
-    basis, trace = observer.remembered("space", operator, lambda: make(operator, num_vectors, seed, observer))
+    basis, trace = observer.ledger.remembered("space", operator, lambda: make(operator, num_vectors, seed, observer))
     return KnownSpace(operator.for_probes(basis), trace)
 
 
@@ -52,7 +52,7 @@ def krylov_space(
         return operator.matvec_by_terms(vector), against.new_empty(0, len(against))
 
     lanczos = Lanczos(product, operator.space, num_vectors, (seed, 15))
-    observer.resume("basis", operator, lanczos)
+    observer.ledger.resume("basis", operator, lanczos)
 
     def never(pairs: RitzPairs, number: int) -> np.ndarray:
         raise AssertionError("the basis is as large as the number of steps")
@@ -75,7 +75,7 @@ def sketched_space(
         Q, shape (m, size), and tr(Q A Q^T).
     """
     sketch = _Sketch(operator, num_vectors, seed)
-    observer.resume("sketch", operator, sketch)
+    observer.ledger.resume("sketch", operator, sketch)
     while sketch.num_drawn < num_vectors:
         sketch.add()
         left = num_vectors - sketch.num_drawn

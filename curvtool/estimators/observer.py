@@ -24,24 +24,12 @@ class Resumable(Protocol):
         """Puts it back."""
 
 
-class Observer:
-    """Hears nothing and remembers nothing; a terminal's progress bar and a journal override what they need.
+class Ledger:
+    """What a run remembers, by name, so that one that was stopped goes on: this one remembers nothing.
 
-    On several ranks an estimator calls each of these alike on all of them.
+    Names are explicit. Of the same name within the same result the first, second, ... are told apart. On several ranks
+    an estimator calls each of these alike on all of them.
     """
-
-    def begin(self, task: str, total: float | None = None) -> None:
-        """A task starts; `total` is its number of data passes where that is known."""
-
-    def advance(self, done: float, estimate: str, remaining: float | None = None) -> None:
-        """`done` passes are through; `estimate`: the number so far with its error; `remaining`: passes expected.
-
-        Raises:
-            KeyboardInterrupt: it is time to stop.
-        """
-
-    def notice(self, text: str) -> None:
-        """Something that the user should know, once."""
 
     def remembered(
         self,
@@ -68,6 +56,42 @@ class Observer:
             operator: whose products it takes, and whose space its vectors belong to.
             owner: what is put back, and asked for its state from now on.
         """
+
+    def chosen(self, name: str, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `choose()` returns, or returned at its first use in the run: of a choice that several analyses share.
+
+        Args:
+            name: what was chosen.
+            choose: chooses: numbers and words alone.
+        """
+        return choose()
+
+
+class Observer:
+    """Hears of progress, and shows none; a terminal's bar overrides what it needs.
+
+    Attributes:
+        ledger: what is remembered of the run.
+    """
+
+    ledger = Ledger()
+
+    def begin(self, task: str, total: float | None = None) -> None:
+        """A task starts; `total` is its number of data passes where that is known."""
+
+    def advance(self, done: float, estimate: str, remaining: float | None = None) -> None:
+        """`done` passes are through; `estimate`: the number so far with its error; `remaining`: passes expected.
+
+        Raises:
+            KeyboardInterrupt: it is time to stop.
+        """
+
+    def notice(self, text: str) -> None:
+        """Something that the user should know, once."""
+
+    def alarm(self, text: str) -> None:
+        """Something that went wrong beside the numbers: it is shown where notices are not."""
+        self.notice(text)
 
 
 SILENT = Observer()

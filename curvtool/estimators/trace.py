@@ -138,7 +138,7 @@ class _Run:
         self.blocks, self.seed, self.observer = blocks, seed, observer
         self.meter = Meter(operator)
         vector_bytes = max(operator.probe_space.vector_bytes, 1)
-        self.affordable: int = observer.remembered("room", None, lambda: memory_budget // vector_bytes - 4)
+        self.affordable: int = observer.ledger.remembered("room", None, lambda: memory_budget // vector_bytes - 4)
         self.probing: ProbeSearch | None = None
         self.known: KnownSpace | None = None
         self.given: KnownSpace | None = None  # known before

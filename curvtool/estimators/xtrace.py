@@ -72,7 +72,7 @@ class XTrace:
         self._probes = self._basis = self._images = operator.space.empty(0)
         self._triangle = np.zeros((0, 0))  # R of A W = Q R, a column a probe
         self._made_before: dict[str, Any] | None = None
-        observer.resume("probes", operator, self)
+        observer.ledger.resume("probes", operator, self)
 
     def state(self) -> dict[str, Any]:
         """The probes so far with their products; what was decided after them is decided again from them."""

@@ -18,13 +18,13 @@ from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.distribution import SharedParameters, SharedSamples
 from curvtool.operators.memory import return_large_blocks, reuse_freed_pages
 from curvtool.pipeline import records
-from curvtool.pipeline.identity import check_alike, fingerprint
-from curvtool.pipeline.journal import Journal, Keeping
 from curvtool.pipeline.load import Loaded, load
 from curvtool.pipeline.shared import KnownPairs, Shared
 from curvtool.pipeline.stage import Stage
-from curvtool.pipeline.state import StateFolder
 from curvtool.report import model as report
+from curvtool.resume.folder import StateFolder
+from curvtool.resume.identity import check_alike, fingerprint
+from curvtool.resume.ledger import Keeping, KeptLedger, Watched
 
 
 @dataclasses.dataclass
@@ -36,6 +36,11 @@ class Outcome:
     stopped: BaseException | None = None
     is_resumable: bool = False
     pairs: dict[str, KnownPairs] = dataclasses.field(default_factory=dict)
+
+
+def most_demanding(configs: Sequence[RunConfig]) -> RunConfig:
+    """The run by which the problem of all is loaded: the first one that needs a loss, where one does."""
+    return next((config for config in configs if config.analysis.needs_loss), configs[0])
 
 
 def run(config: RunConfig, observer: Observer = SILENT, cluster: Solo | None = None, **options: Any) -> Outcome:
@@ -73,20 +78,23 @@ def run_all(
         KeyboardInterrupt: likewise.
     """
     started = records.now()
-    cluster, config = cluster or Solo(), configs[0]
-    loaded = loaded or load(config, observer, cluster)
-    facts = fingerprint(configs, loaded) if keeping is not None or cluster.size > 1 else {}
+    cluster = cluster or Solo()
+    loaded = loaded or load(most_demanding(configs), observer, cluster)
+    kept = keeping is not None or cluster.size > 1
+    facts = fingerprint(configs, loaded.problem, loaded.checkpoint_sha256) if kept else {}
     check_alike(cluster, facts)
-    journal: Journal | None = None
-    if keeping is not None or cluster.size > 1:
-        observer = journal = Journal(observer, cluster, was_asked, keeping.seconds if keeping else math.inf)
+    ledger: KeptLedger | None = None
+    if kept:
+        seconds = keeping.seconds if keeping else math.inf
+        ledger = KeptLedger(observer.notice, observer.alarm, cluster, was_asked, seconds)
+        observer = Watched(observer, ledger)
     try:
-        if journal is not None and keeping is not None:
-            journal.keep_in(StateFolder(keeping.path, cluster, facts), keeping.go_on)
-        return _reported(configs, loaded, observer, cluster, journal, start, started)
+        if ledger is not None and keeping is not None:
+            ledger.keep_in(StateFolder(keeping.path, cluster, facts), keeping.go_on)
+        return _reported(configs, loaded, observer, cluster, ledger, start, started)
     finally:
-        if journal is not None:
-            journal.close()
+        if ledger is not None:
+            ledger.close()
 
 
 def _reported(
@@ -94,7 +102,7 @@ def _reported(
     loaded: Loaded,
     observer: Observer,
     cluster: Solo,
-    journal: Journal | None,
+    ledger: KeptLedger | None,
     start: torch.Tensor | None,
     started: str,
 ) -> Outcome:
@@ -145,9 +153,9 @@ def _reported(
         warnings=[*records.warnings_of(stages), *failures],
         provenance=records.provenance(stages, started),
     )
-    if journal is not None and stopped is None:
-        journal.save()
-    return Outcome(whole, stopped, journal is not None and journal.has_saved, shared.pairs)
+    if ledger is not None and stopped is None:
+        ledger.finish()
+    return Outcome(whole, stopped, ledger is not None and ledger.has_saved, shared.pairs)
 
 
 def _finished(stage: Stage, observer: Observer) -> report.Analysis:
@@ -173,7 +181,7 @@ def _finished(stage: Stage, observer: Observer) -> report.Analysis:
         }
 
     try:
-        facts = observer.remembered(stage.config.analysis.kind, None, make, stage.shared.space)
+        facts = observer.ledger.remembered(stage.config.analysis.kind, None, make, stage.shared.space)
     except _NotFinished:
         return made[0]
     if made:

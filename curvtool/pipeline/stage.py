@@ -103,7 +103,7 @@ class Stage:
             form = str(made[0].execution.form)
             return {"ranks": self.cluster.size, "form": form, "batch_size": made[0].batch_size}
 
-        chosen = self.observer.remembered("choices", None, choose)
+        chosen = self.observer.ledger.chosen(f"operator {name} {sorted(options.items())}", choose)
         if made:
             return made[0]
         same = {"form": chosen["form"]}
@@ -178,7 +178,7 @@ class Stage:
             CurvtoolError, KeyboardInterrupt: what stopped it, where it had nothing yet.
         """
         try:
-            return self.observer.remembered(name, operator, run)
+            return self.observer.ledger.remembered(name, operator, run)
         except Interrupted as stop:
             if stop.partial is None:
                 raise stop.cause from None

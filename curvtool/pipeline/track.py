@@ -18,17 +18,17 @@ from curvtool.config.schema import RunConfig
 from curvtool.errors import CurvtoolError, DerivativeError, LoadError, RankLost, StopRequested, UsageError
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.pipeline.checkpoints import step_of
-from curvtool.pipeline.identity import fingerprint
-from curvtool.pipeline.journal import Keeping
 from curvtool.pipeline.known_rows import differing, restated
 from curvtool.pipeline.load import Loaded, load
-from curvtool.pipeline.run import run_all
+from curvtool.pipeline.run import most_demanding, run_all
 from curvtool.problem.checkpoints import sniff
 from curvtool.problem.data import Data
 from curvtool.problem.vectors import load_vectors, stacked_parts, to_bytes
 from curvtool.report import model as report
 from curvtool.report.rows import append_row, read_rows
 from curvtool.report.write import check_writable, write_atomic
+from curvtool.resume.identity import fingerprint
+from curvtool.resume.ledger import Keeping
 
 STARTS = ("auto", "cold", "warm")
 _REMEMBERED = 5  # turns of a start; training changes
@@ -119,7 +119,7 @@ class Track:
             )
         if self._data is None:
             configs = self._configs_of(path)
-            loaded = load(configs[0], SILENT, self.cluster)
+            loaded = load(most_demanding(configs), SILENT, self.cluster)
             self._data = loaded.problem.data
             self._check_settings(configs, loaded)
 
@@ -128,7 +128,7 @@ class Track:
         configs = self._configs_of(path)
         observer.begin(f"checkpoint {number + 1} of {len(self.paths)}: {path.name}")
         try:  # what is told of the data and the settings is told once
-            loaded = load(configs[0], observer if self._data is None else SILENT, self.cluster, self._data)
+            loaded = load(most_demanding(configs), observer if self._data is None else SILENT, self.cluster, self._data)
         except LoadError as error:
             self._leave_out(path, error, observer)
             return None
@@ -255,5 +255,9 @@ class _Choice:
 
 
 def _settings(configs: Sequence[RunConfig], loaded: Loaded) -> str:
-    facts = {name: value for name, value in fingerprint(configs, loaded).items() if name != "checkpoint"}
+    facts = {
+        name: value
+        for name, value in fingerprint(configs, loaded.problem, loaded.checkpoint_sha256).items()
+        if name != "checkpoint"
+    }
     return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]

@@ -22,6 +22,13 @@ def is_reference(text: str) -> bool:
     return bool(colon) and all(part.isidentifier() for path in (module, attribute) for part in path.split("."))
 
 
+def file_of(reference: str) -> Path | None:
+    """The file of the module that a reference names, once it was imported; None where it has none."""
+    module = sys.modules.get(reference.partition(":")[0])
+    path = getattr(module, "__file__", None)
+    return Path(path) if path else None
+
+
 def resolve(reference: str, what: str = "factory", folder: Path | None = None) -> Callable[..., Any]:
     """Imports what `reference` names; the working folder, and `folder` after it, are importable.
 

@@ -56,7 +56,7 @@ def run(stage: Stage, analysis: Settings) -> Density | Eigs:
     given = None if analysis.deflate is None else stage.deflation_vectors(analysis.deflate)
     operator = stage.checked_operator(analysis.operator)
     meter, known = Meter(operator), stage.shared.pairs.get(analysis.operator)
-    exact = stage.observer.remembered("whole matrix", None, lambda: _is_exact(stage, analysis, operator))
+    exact = stage.observer.ledger.remembered("whole matrix", None, lambda: _is_exact(stage, analysis, operator))
     search: EigenvaluesResult | None = None
     if exact:
         outliers = _Outliers()

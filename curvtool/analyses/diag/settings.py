@@ -22,7 +22,9 @@ class Settings(AnalysisSettings):
         None, "Write the diagonal, and its standard errors, by parameter name (.safetensors).", metavar="FILE"
     )
     method: Method = setting("auto", "By probes, or exactly; the report says why.")
-    rtol: float = setting(0.1, "Norm of all standard errors over the diagonal's norm, to reach.", minimum=1e-15)
+    rtol: float = setting(
+        0.1, "Norm of all standard errors over the diagonal's norm, to reach.", minimum=1e-15, below=1
+    )
     max_passes: int = setting(300, "Passes after which to stop with larger errors.", minimum=2)
     probe_group: int | None = setting(None, "Samples that share a random probe; 8 to 32 by default.", minimum=1)
     operator: OperatorName = setting("hessian", "Which matrix; for ggn and the Fishers often exact.")

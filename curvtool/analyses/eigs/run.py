@@ -190,7 +190,7 @@ def _per_layer(stage: Stage, analysis: Settings, layers: dict[str, LayerEigenval
             noise=stage.noise,
             observer=stage.observer,
         )
-        result = stage.observer.remembered(f"layer {name}", operator, find)
+        result = stage.observer.ledger.remembered(f"layer {name}", operator, find)
         pair = eigenvalue_record(result.eigenvalues[0])
         layers[name] = LayerEigenvalue(
             value=pair.value,

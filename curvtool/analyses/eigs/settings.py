@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from curvtool.config.section import AnalysisSettings, OperatorName, check_safetensors, setting
+from curvtool.config.section import AnalysisSettings, OperatorName, check_safetensors, refuse_unless, setting
 from curvtool.errors import UsageError
 
 Which = Literal["la", "sa", "lm", "be"]
@@ -37,7 +37,7 @@ class Settings(AnalysisSettings):
         "la largest, sa smallest, lm largest magnitude, be both ends; la by default, lm for power iteration.",
     )
     method: Method = setting("lanczos", "Lanczos, or deflated power iteration.")
-    rtol: float = setting(1e-3, "Relative error of each eigenvalue to reach.", minimum=1e-15)
+    rtol: float = setting(1e-3, "Relative error of each eigenvalue to reach.", minimum=1e-15, below=1)
     atol: float = setting(0.0, "Error that is enough however small an eigenvalue is (for those near zero).", minimum=0)
     max_passes: int = setting(300, "Products after which to stop unconverged.", minimum=1)
     operator: OperatorName = setting("hessian", "Which matrix; ggn: Gauss-Newton.")
@@ -57,7 +57,9 @@ class Settings(AnalysisSettings):
     deflate: str | None = setting(
         None, "Known eigenvectors (.safetensors) in whose complement to look.", metavar="FILE"
     )
-    vector_rtol: float | None = setting(None, "Error of each eigenvector to reach too (sine of its angle).", minimum=0)
+    vector_rtol: float | None = setting(
+        None, "Error of each eigenvector to reach too (sine of its angle).", minimum=1e-15, below=1
+    )
     block_size: int = setting(1, "Starting vectors of Lanczos: how often a multiple eigenvalue is seen.", minimum=1)
     max_basis: int | None = setting(None, "Most vectors that Lanczos holds; from the memory budget by default.")
     basis: Basis = setting("auto", "Where Lanczos keeps them: host memory, or bfloat16 (half the memory, coarser).")
@@ -69,6 +71,29 @@ class Settings(AnalysisSettings):
                 "CT001", "no such learning rate", expected="a number above 0, or auto", received=self.lr,
                 remedy="--lr 0.1",
             )  # fmt: skip
+        is_power = self.method == "power"
+        refuse_unless(
+            not is_power or self.which in (None, "lm"),
+            f"power iteration cannot find {self.which!r}: it finds the largest magnitudes",
+            "--which lm",
+            self.which,
+            "--method lanczos",
+        )
+        refuse_unless(
+            not is_power or self.basis == "auto",
+            "power iteration has no basis to place",
+            "Lanczos",
+            self.method,
+            "--method lanczos",
+        )
+        refuse_unless(
+            not is_power or (self.start is None and self.deflate is None and self.block_size == 1),
+            "power iteration takes no start, deflation vectors or block",
+            "Lanczos",
+            self.method,
+            "--method lanczos",
+        )
+        refuse_unless(self.atol < math.inf, "--atol is too large", "a finite number", self.atol, "--atol 1e-6")
         check_safetensors(self.vectors, "eigenvectors", "--vectors eigenvectors.safetensors")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from curvtool.config.section import AnalysisSettings, OperatorName, setting
+from curvtool.config.section import AnalysisSettings, OperatorName, refuse_unless, setting
 
 Method = Literal["auto", "hutchinson", "deflated", "hutch++", "xtrace", "exact"]
 
@@ -18,13 +18,30 @@ class Settings(AnalysisSettings):
     """
 
     kind = "trace"
-    rtol: float = setting(0.05, "Half-width of the 95 % interval over the estimate, to reach.", minimum=1e-15)
+    rtol: float = setting(0.05, "Half-width of the 95 % interval over the estimate, to reach.", minimum=1e-15, below=1)
     max_passes: int = setting(1000, "Passes after which to stop with a wider interval.", minimum=2)
     probe_group: int | None = setting(None, "Samples that share a random probe; 8 to 32 by default.", minimum=1)
     method: Method = setting("auto", "By the variance of the first passes, and the report says why.")
     rank: int | None = setting(None, "Vectors of the space that deflated and hutch++ know exactly.", minimum=1)
     operator: OperatorName = setting("hessian", "Which matrix.")
     per_layer: bool = setting(False, "Every layer's and parameter's trace too, from the same probes.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_unless(
+            self.rank is None or self.method in {"deflated", "hutch++"},
+            "only deflated and hutch++ take a rank",
+            "--method deflated",
+            self.method,
+            "--method deflated",
+        )
+        refuse_unless(
+            not self.per_layer or self.method in {"auto", "hutchinson", "exact"},
+            f"{self.method} does not give the layers' traces",
+            "auto, hutchinson or exact",
+            self.method,
+            "--method auto",
+        )
 
 
 SETTINGS = Settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from curvtool.config.section import AnalysisSettings, setting
+from curvtool.config.section import AnalysisSettings, refuse_unless, setting
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,15 @@ class Settings(AnalysisSettings):
 
     kind = "verify"
     k: int = setting(3, "How many of the largest eigenvalues.", "-k", "--num", minimum=1)
-    rtol: float = setting(1e-3, "Relative error of each eigenvalue to reach.", minimum=1e-15)
+    rtol: float = setting(1e-3, "Relative error of each eigenvalue to reach.", minimum=1e-15, below=1)
     tools: str = setting("dense,pyhessian", "What to compare with.", metavar="TOOL,…")
     max_dense: int = setting(2000, "Parameters up to which the dense matrix is made.", minimum=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for tool in self.tools.split(","):
+            known = tool.strip() in {"dense", "pyhessian"}
+            refuse_unless(known, f"unknown tool {tool.strip()!r}", "dense, pyhessian", tool, "--tools dense")
 
 
 SETTINGS = Settings

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from curvtool.cluster.solo import Solo
 from curvtool.config.schema import RunConfig
 from curvtool.errors import LoadError
-
-if TYPE_CHECKING:
-    from curvtool.pipeline.load import Loaded
+from curvtool.problem.checkpoints.sniff import sha256
+from curvtool.problem.factory import file_of, is_reference
+from curvtool.problem.problem import Problem
 
 _NOT_NUMBERS = {  # paths and sizes
     "checkpoint", "batch_size", "batch_norm", "vectors", "out", "per_example", "directions", "lr",
@@ -21,7 +21,9 @@ def settings_of(configs: Sequence[RunConfig]) -> dict[str, str]:
     """All settings that the numbers hang on, but for how and where they are computed."""
     config, sections = configs[0], ("model", "data", "loss", "params")
     values = {f"{name}.{key}": value for name in sections for key, value in vars(getattr(config, name)).items()}
-    values |= {f"compute.{name}": getattr(config.compute, name) for name in ("dtype", "seed", "tf32")}
+    values |= {
+        f"compute.{name}": getattr(config.compute, name) for name in ("dtype", "seed", "tf32", "hvp", "operations")
+    }
     for number, each in enumerate(configs):
         name = each.analysis.kind if len(configs) == 1 else f"{each.analysis.kind} {number + 1}"
         values |= {f"{name}.{key}": value for key, value in vars(each.analysis).items()}
@@ -31,14 +33,38 @@ def settings_of(configs: Sequence[RunConfig]) -> dict[str, str]:
     return {"analyses": ", ".join(each.analysis.kind for each in configs), **told}
 
 
-def fingerprint(configs: Sequence[RunConfig], loaded: Loaded) -> dict[str, str]:
-    """What a state, a row or the other ranks must agree in: the settings, and what was loaded by them."""
-    problem = loaded.problem
+def fingerprint(configs: Sequence[RunConfig], problem: Problem, checkpoint_sha256: str) -> dict[str, str]:
+    """What a state, a row or the other ranks must agree in: the settings, and what was loaded by them.
+
+    Of a user's own code that is the file that a setting names; what it imports is not followed.
+    """
     return {
-        "checkpoint": f"sha256 {loaded.checkpoint_sha256[:16]}",
+        "checkpoint": f"sha256 {checkpoint_sha256[:16]}",
         "data": f"sha256 {problem.data.fingerprint()[:16]}",
         "number of parameters": str(problem.num_trainable),
+        **_files_of(configs),
         **settings_of(configs),
+    }
+
+
+def _files_of(configs: Sequence[RunConfig]) -> dict[str, str]:
+    """The contents of the other files that numbers depend on, by the setting that names them."""
+    model, loss = configs[0].model, configs[0].loss
+    files: dict[str, Path | None] = {}
+    for flag, text in (("--factory", model.factory), ("--loss", loss.name)):
+        if text is not None and is_reference(text):
+            files[flag] = file_of(text)
+    if model.base_model:
+        files["--base-model"] = Path(model.base_model)
+    for config in configs:
+        for name in ("start", "deflate"):
+            given = getattr(config.analysis, name, None)
+            if given:
+                files[f"--{name}"] = Path(given)
+    return {
+        f"the file of {flag}": f"{path.name}, sha256 {sha256(path)[:16]}"
+        for flag, path in files.items()
+        if path is not None and path.exists()
     }
 
 

@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import torch
 
-from curvtool.estimators.accuracy.norms import NormEstimates
-from curvtool.estimators.accuracy.population import OverData, Population
-from curvtool.estimators.by_probes import BlockTrace
-from curvtool.estimators.cost import Cost
-from curvtool.estimators.density_result import DensityResult, Mass
-from curvtool.estimators.diagonal import DiagonalResult
-from curvtool.estimators.eigenpairs import Certificate, Eigenvalue, EigenvaluesResult, Tolerance
-from curvtool.estimators.jacobian_norms import JacobianNormsResult
-from curvtool.estimators.trace import TraceResult
-from curvtool.linalg.quadrature import Quadrature
-from curvtool.operators.preflight import Preflight
-from curvtool.pipeline.shared import KnownPairs
+from curvtool import registry
 
-_CLASSES: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (
-        BlockTrace, Certificate, Cost, DensityResult, DiagonalResult, Eigenvalue, EigenvaluesResult,
-        JacobianNormsResult, KnownPairs, Mass, NormEstimates, OverData, Population, Preflight, Quadrature, Tolerance,
-        TraceResult,
-    )
-}  # fmt: skip
 Put = Callable[[torch.Tensor | np.ndarray], Any]
 Get = Callable[[Any], torch.Tensor | np.ndarray]
 
@@ -42,7 +24,7 @@ def encode(value: Any, put: Put) -> Any:
         return value.item()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         facts = {field.name: encode(getattr(value, field.name), put) for field in dataclasses.fields(value)}
-        return {"$class": type(value).__name__, "facts": facts}
+        return {"$class": f"{type(value).__module__}:{type(value).__name__}", "facts": facts}
     if isinstance(value, tuple):
         return {"$tuple": [encode(item, put) for item in value]}
     if isinstance(value, list):
@@ -72,7 +54,21 @@ def decode(tree: Any, get: Get) -> Any:
     if "$tensor" in tree:
         return get(tree["$tensor"])
     if "$class" in tree:
-        return _CLASSES[tree["$class"]](**{name: decode(item, get) for name, item in tree["facts"].items()})
+        return _class_of(tree["$class"])(**{name: decode(item, get) for name, item in tree["facts"].items()})
     if "$tuple" in tree:
         return tuple(decode(item, get) for item in tree["$tuple"])
     return {key: decode(item, get) for key, item in tree["$dict"]}
+
+
+def _class_of(name: str) -> type:
+    """A dataclass of this package, or of the folder of a registered kind: nothing else is imported.
+
+    Raises:
+        LookupError: it is none.
+    """
+    module, _, called = name.partition(":")
+    if any(module == place or module.startswith(place + ".") for place in ("curvtool", *registry.folders())):
+        found = getattr(import_module(module), called, None)
+        if isinstance(found, type) and dataclasses.is_dataclass(found):
+            return found
+    raise LookupError(f"{name} is no class of a result")

@@ -30,11 +30,11 @@ from curvtool.cluster.solo import Solo
 from curvtool.errors import LoadError, UsageError
 from curvtool.linalg.shards import Shards
 from curvtool.linalg.space import VectorSpace
-from curvtool.pipeline.codec import decode, encode
-from curvtool.pipeline.lock import Lock
 from curvtool.report.write import check_writable, write_atomic
+from curvtool.resume.codec import decode, encode
+from curvtool.resume.lock import Lock
 
-_VERSION = f"3 of curvtool {version('curvtool')}"  # another version may take other ways
+_VERSION = f"4 of curvtool {version('curvtool')}"  # another version may take other ways
 _MANIFEST = "state.json"
 _NUMBERED = "[0-9]" * 6
 _READ_AT_ONCE = 2**24
@@ -99,6 +99,9 @@ class StateFolder:
         Returns:
             Why it was not possible: what was there before is there still. None where it was.
         """
+        failure: str | None = self.cluster.first(self._lock_again)
+        if failure is not None:
+            return failure
         generation, self._next = self._next, self._next + 1
         folder = self._folder(generation)
         tensors: dict[str, torch.Tensor] = {}
@@ -115,6 +118,18 @@ class StateFolder:
         if self.cluster.is_first:
             self._remove_all_others()
         return failure
+
+    def _lock_again(self) -> str | None:
+        """Takes the lock once more where the folder was deleted meanwhile; in words why it cannot be had."""
+        if self._lock is None or self._lock.is_held:
+            return None
+        self._lock.release()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = Lock(self.path / "lock", patience=0.0)
+        except (OSError, UsageError) as error:
+            return error.message if isinstance(error, UsageError) else error.strerror or str(error)
+        return None
 
     def load(self) -> dict[str, Any] | None:
         """The last entries as they were encoded, or those before where a file is damaged; None if there are none.

@@ -23,18 +23,23 @@ class Lock:
     Args:
         path: the file to lock; it is made, and names the process that holds it.
         notice: is told where another process has to be waited for.
+        patience: seconds to wait for it; `PATIENCE_SECONDS` if None.
 
     Raises:
         UsageError: CT066, another process holds it still; CT007, the file cannot be made or written to.
     """
 
-    def __init__(self, path: Path, notice: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, path: Path, notice: Callable[[str], None] = lambda _: None, patience: float | None = None
+    ) -> None:
+        self.path = path
         self._handle: int | None = None
         try:
             import fcntl
         except ImportError:  # no such locks on this system
             return
         until: float | None = None
+        patience = PATIENCE_SECONDS if patience is None else patience
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
@@ -52,8 +57,9 @@ class Lock:
             except BlockingIOError:
                 holder = os.pread(handle, 200, 0).decode(errors="replace").strip()
                 if until is None:
-                    until = time.monotonic() + PATIENCE_SECONDS
-                    notice(f"{path.parent} is in use by {holder}: waiting for {PATIENCE_SECONDS:g} s at most")
+                    until = time.monotonic() + patience
+                    if patience:
+                        notice(f"{path.parent} is in use by {holder}: waiting for {patience:g} s at most")
                 if time.monotonic() < until:
                     time.sleep(_LOOK_SECONDS)
                     continue
@@ -72,6 +78,17 @@ class Lock:
         with contextlib.suppress(OSError):  # a full disk: the lock holds without a name
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the file that is locked is the one that is there: a folder may be deleted and made again."""
+        if self._handle is None:
+            return True
+        try:
+            there, own = self.path.stat(), os.fstat(self._handle)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino)
 
     def release(self) -> None:
         """Lets others take it."""

@@ -1,8 +1,9 @@
-"""An observer that remembers: what is finished, and how far what runs has come."""
+"""What a run remembers: what is finished, and how far what runs has come."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,14 @@ import torch
 from curvtool.cluster.solo import Solo
 from curvtool.errors import LoadError, StopRequested, UsageError
 from curvtool.estimators.cost import Meter
-from curvtool.estimators.observer import Observer, Resumable
+from curvtool.estimators.observer import Ledger, Observer, Resumable
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.base import LinearOperator
-from curvtool.pipeline.codec import copied
-from curvtool.pipeline.state import StateFolder
+from curvtool.resume.codec import copied
+from curvtool.resume.folder import StateFolder
 
 Result = TypeVar("Result")
+_CHOICES = "choices"  # under which they stand among the entries, whose names begin with a slash
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class _Entry:
     ) -> None:
         self.space = space if operator is None else operator.space
         self.owner, self.result = owner, None
+        self.matrix = _matrix(operator)
         self.meter = None if operator is None else Meter(operator)
         self.cost: list[float] | None = None
 
@@ -54,30 +57,41 @@ class _Entry:
         if costs is None:
             cost = None if self.meter is None else self.meter.cost()
             costs = [0.0, 0.0, 0.0] if cost is None else [cost.num_hvps, cost.data_passes, cost.seconds]
-        return {"cost": costs, "value": self.result if self.owner is None else self.owner.state()}
+        held = self.result if self.owner is None else self.owner.state()
+        return {"cost": costs, "matrix": self.matrix, "value": held}
 
 
-class Journal(Observer):
-    """Passes on what it hears, stops the run when it is asked to, and keeps its state in a folder where there is one.
+class KeptLedger(Ledger):
+    """Keeps what it is told in a folder, where there is one, and stops the run when it is asked to.
 
     A run that goes on does the same again from its beginning: what was finished is given to it, and what was on its way
-    is put back, so that it comes out as it would have. Entries are told apart by the order in which they are asked for.
+    is put back, so that it comes out as it would have. Entries have names, within the name of the result that they are
+    part of. A replay that does not meet an entry, or meets it with another matrix, has taken another way than the run
+    before: it ends with an error, and the state stays as it was.
 
     Args:
-        inner: hears what an observer hears.
+        notice: is told what happens to the state.
+        alarm: is told where it cannot be saved.
         cluster: the ranks, which stop and save at the same product.
         was_asked: whether a signal came to this rank.
         seconds: between two times that the state is saved.
     """
 
     def __init__(
-        self, inner: Observer, cluster: Solo, was_asked: Callable[[], bool] = lambda: False, seconds: float = 600.0
+        self,
+        notice: Callable[[str], None],
+        alarm: Callable[[str], None],
+        cluster: Solo,
+        was_asked: Callable[[], bool] = lambda: False,
+        seconds: float = 600.0,
     ) -> None:
-        self.inner, self.cluster, self.was_asked, self.seconds = inner, cluster, was_asked, seconds
+        self.notice, self.alarm = notice, alarm
+        self.cluster, self.was_asked, self.seconds = cluster, was_asked, seconds
         self.folder: StateFolder | None = None
         self._before: dict[str, Any] = {}  # entries of the run that was stopped, still encoded, until they are met
         self._entries: dict[str, _Entry] = {}
-        self._scopes: list[list[Any]] = [["", 0]]  # names of what is being made, each with the entries within so far
+        self._choices: dict[str, dict[str, Any]] = {}
+        self._scopes: list[tuple[str, Counter[str]]] = [("", Counter())]  # what is being made, and the names within
         self._saved_at = time.monotonic()
 
     def keep_in(self, folder: StateFolder, go_on: bool) -> None:
@@ -99,15 +113,16 @@ class Journal(Observer):
                 received="the state of another run, or of this one",
                 remedy=f"--resume {folder.path} to go on from it, or another folder",
             )
-        folder.open(self.inner.notice)
+        folder.open(self.notice)
         self.folder = folder
         found = folder.load() if go_on else None
         if found is not None:
             self._before = found
+            self._choices = folder.value(self._before.pop(_CHOICES), None)
             before = " (the last one is damaged: the one before it)" if folder.fell_back else ""
-            self.inner.notice(f"going on from the state in {folder.path}{before}")
+            self.notice(f"going on from the state in {folder.path}{before}")
         elif go_on:
-            self.inner.notice(f"no state in {folder.path} yet: starting afresh")
+            self.notice(f"no state in {folder.path} yet: starting afresh")
 
     def close(self) -> None:
         """Leaves the folder to others."""
@@ -119,19 +134,14 @@ class Journal(Observer):
         """Whether there is a state to go on from."""
         return self.folder is not None and not self.folder.is_empty
 
-    def begin(self, task: str, total: float | None = None) -> None:
-        """Passed on."""
-        self.inner.begin(task, total)
-        self._look()
+    def finish(self) -> None:
+        """The run is through: all that the run before had was met, and is saved.
 
-    def advance(self, done: float, estimate: str, remaining: float | None = None) -> None:
-        """Passed on; then the state is saved where it is time to, or to stop."""
-        self.inner.advance(done, estimate, remaining)
-        self._look()
-
-    def notice(self, text: str) -> None:
-        """Passed on."""
-        self.inner.notice(text)
+        Raises:
+            LoadError: CT062, some of it was not met.
+        """
+        self._check_met("")
+        self.save()
 
     def remembered(
         self,
@@ -141,19 +151,20 @@ class Journal(Observer):
         space: VectorSpace | None = None,
     ) -> Result:
         """What it was before the run was stopped; else it is made, and remembered."""
-        key = self._next_key(name)
-        entry = self._entries[key] = _Entry(operator, space=space)
+        key = self._key(name)
+        entry = _Entry(operator, space=space)
         if key in self._before and self.folder is not None:
-            result = self._restored(key, operator, entry.space)
+            result = self._restored(key, operator, entry)
             entry.result = copied(result)  # who asked for it may go on with its tensors in place
             entry.cost = None if entry.meter is None else _spent(entry.meter)
+            self._entries[key] = entry
             return cast(Result, result)
-        del self._entries[key]
-        self._scopes.append([key, 0])
+        self._scopes.append((key, Counter()))
         try:
             made = make()
         finally:
             self._scopes.pop()
+        self._check_met(key + "/")
         for inside in [each for each in self._entries if each.startswith(key + "/")]:
             del self._entries[inside]
         if self.folder is not None:  # likewise
@@ -164,20 +175,21 @@ class Journal(Observer):
 
     def resume(self, name: str, operator: LinearOperator | None, owner: Resumable) -> None:
         """Puts the owner back to where it was."""
-        key = self._next_key(name)
-        self._entries[key] = _Entry(operator, owner)
+        key = self._key(name)
+        entry = self._entries[key] = _Entry(operator, owner)
         if key in self._before and self.folder is not None:
-            found = self._restored(key, operator, self._entries[key].space)
+            found = self._restored(key, operator, entry)
             try:
                 owner.restore(found)
             except (ValueError, RuntimeError, LookupError, TypeError) as error:
-                raise LoadError(
-                    "CT062",
-                    f"the state in {self.folder.path} does not fit this run",
-                    expected="as many vectors, as long, as when it was saved",
-                    received=(str(error).strip().splitlines() or [type(error).__name__])[0][:200],
-                    remedy=f"the settings and the memory as before; or rm -r {self.folder.path}, and start again",
-                ) from error
+                received = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+                raise self._other_run("as many vectors, as long, as when it was saved", received) from error
+
+    def chosen(self, name: str, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What was chosen at its first use, by whichever analysis."""
+        if name not in self._choices:
+            self._choices[name] = choose()
+        return self._choices[name]
 
     def save(self) -> None:
         """Writes what there is; what could not be written is told, and the state before stays."""
@@ -186,25 +198,19 @@ class Journal(Observer):
         entries: dict[str, tuple[Any, VectorSpace | None]] = {
             key: (entry.value(), entry.space) for key, entry in self._entries.items()
         }
+        entries[_CHOICES] = self._choices, None
         failure = self.folder.save(entries)
         self._saved_at = time.monotonic()
         if failure is not None:
             left = "no state is there" if self.folder.is_empty else "the one before is kept"
-            self.inner.notice(f"the state could not be saved to {self.folder.path}: {failure}; {left}")
+            self.alarm(f"the state could not be saved to {self.folder.path}: {failure}; {left}")
 
-    def _restored(self, key: str, operator: LinearOperator | None, space: VectorSpace | None) -> Any:
-        assert self.folder is not None
-        found = self.folder.value(self._before.pop(key), space)
-        if operator is not None:
-            operator.credit(*found["cost"])
-        return found["value"]
+    def look(self) -> None:
+        """Saves the state where it is time to, and stops the run where it was asked to; between two products.
 
-    def _next_key(self, name: str) -> str:
-        scope = self._scopes[-1]
-        scope[1] += 1
-        return f"{scope[0]}/{scope[1]}-{name}"
-
-    def _look(self) -> None:
+        Raises:
+            StopRequested: it was asked to.
+        """
         asked, due = self.was_asked(), time.monotonic() - self._saved_at > self.seconds
         if self.cluster.size > 1:
             flags = self.cluster.sum(torch.tensor([float(asked), float(due)]))
@@ -214,6 +220,73 @@ class Journal(Observer):
         self.save()
         if asked:
             raise StopRequested
+
+    def _restored(self, key: str, operator: LinearOperator | None, entry: _Entry) -> Any:
+        assert self.folder is not None
+        found = self.folder.value(self._before.pop(key), entry.space)
+        if found["matrix"] != entry.matrix:
+            raise self._other_run(f"{key[1:]} of {found['matrix']}", entry.matrix)
+        if operator is not None:
+            operator.credit(*found["cost"])
+        return found["value"]
+
+    def _check_met(self, within: str) -> None:
+        """All entries of the run before under that name must have been met."""
+        left = [key for key in self._before if key.startswith(within)]
+        if left:
+            raise self._other_run(f"a run that comes to {', '.join(key[1:] for key in left[:3])}", "one that does not")
+
+    def _other_run(self, expected: str, received: str) -> LoadError:
+        assert self.folder is not None
+        return LoadError(
+            "CT062",
+            f"the state in {self.folder.path} does not fit this run",
+            expected=expected,
+            received=received,
+            remedy=f"the settings and the memory as before; or rm -r {self.folder.path}, and start again",
+        )
+
+    def _key(self, name: str) -> str:
+        scope, names = self._scopes[-1]
+        names[name] += 1
+        return f"{scope}/{name}" + (f" ({names[name]})" if names[name] > 1 else "")
+
+
+class Watched(Observer):
+    """Passes on what it hears of progress, and lets the ledger look whether it is time to save or to stop.
+
+    Args:
+        inner: hears what an observer hears.
+        ledger: of the run.
+    """
+
+    def __init__(self, inner: Observer, ledger: KeptLedger) -> None:
+        self.inner, self.kept, self.ledger = inner, ledger, ledger
+
+    def begin(self, task: str, total: float | None = None) -> None:
+        """Passed on; then the ledger looks."""
+        self.inner.begin(task, total)
+        self.kept.look()
+
+    def advance(self, done: float, estimate: str, remaining: float | None = None) -> None:
+        """Likewise."""
+        self.inner.advance(done, estimate, remaining)
+        self.kept.look()
+
+    def notice(self, text: str) -> None:
+        """Passed on."""
+        self.inner.notice(text)
+
+    def alarm(self, text: str) -> None:
+        """Passed on."""
+        self.inner.alarm(text)
+
+
+def _matrix(operator: LinearOperator | None) -> str:
+    """Which matrix, in words."""
+    if operator is None:
+        return "no matrix"
+    return f"{getattr(operator, 'name', type(operator).__name__)} with {operator.space.dim} rows"
 
 
 def _spent(meter: Meter) -> list[float]:

@@ -9,9 +9,10 @@ import pytest
 
 from curvtool.config.resolve import resolve
 from curvtool.errors import LoadError, StopRequested, UsageError
-from curvtool.pipeline import lock
-from curvtool.pipeline.journal import Keeping
+from curvtool.estimators.observer import Observer
 from curvtool.pipeline.run import run
+from curvtool.resume import lock
+from curvtool.resume.ledger import Keeping
 
 PLAIN = {
     "checkpoint": "demo:digits", "dtype": "float64", "operations": "torch", "hvp": "fresh", "batch_size": "16",
@@ -118,7 +119,8 @@ def test_a_cut_off_state_falls_back_to_the_one_before(uninterrupted, tmp_path):
     (last,) = sorted(folder.glob("[0-9]*"))[-1].glob("*.safetensors")
     last.write_bytes(last.read_bytes()[:-100])
     told = []
-    observer = type("Told", (), {"notice": lambda _, text: told.append(text), "begin": no, "advance": no})()
+    observer = Observer()
+    observer.notice = told.append
     outcome = run(config, observer, keeping=Keeping(folder, go_on=True))
     assert "the one before it" in told[-1] or any("the one before it" in text for text in told)
     same(numbers(outcome.report), uninterrupted("eigs"))
@@ -126,10 +128,6 @@ def test_a_cut_off_state_falls_back_to_the_one_before(uninterrupted, tmp_path):
 
 def saved(folder):
     return {path: path.read_bytes() for path in folder.glob("*/state.json")}
-
-
-def no(*_, **__):
-    return None
 
 
 def test_both_states_cut_off(tmp_path):
