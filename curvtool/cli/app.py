@@ -135,10 +135,11 @@ def _run() -> int:
 
 
 def _say(error: CurvtoolError) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    from curvtool.cli.console import plain_console
+
+    console = plain_console(stderr=True, highlight=False, soft_wrap=True)
     first, *rest = error.lines()
     console.print(f"[bold red]{_rank()}error[/] [dim]{error.code}[/]: {escape(first)}")
     for line in rest:

@@ -28,24 +28,28 @@ def compare(
     """
     import sys
 
-    from curvtool.cli.console import make_console
+    from curvtool.cli.console import make_console, say
     from curvtool.cli.options import Output
     from curvtool.render.comparison import show
     from curvtool.render.formats import content, format_of
     from curvtool.report.comparison import compare as compared
-    from curvtool.report.read import read_report, short_names
+    from curvtool.report.read import read_from, read_report, short_names
     from curvtool.report.write import check_writable, write_atomic
 
     targets = {path: format_of(path) for path in output or []}
     for path in targets:
         check_writable(path)
-    found = compared([read_report(path) for path in reports], short_names(reports))
-    for path, target in targets.items():
-        write_atomic(path, content(found, target))
-        typer.echo(f"{path}: written", err=True)
+    read = [read_report(path) for path in reports]
+    with read_from(*reports):
+        found = compared(read, short_names(reports))
+        written = {path: content(found, target) for path, target in targets.items()}
+    for path, whole in written.items():
+        write_atomic(path, whole)
+        say(f"{path}: written")
     if targets:
         return
-    if format != "table":
-        sys.stdout.write(content(found, format).decode())
-    else:
-        show(found, make_console(Output(color=color)))
+    with read_from(*reports):
+        if format != "table":
+            sys.stdout.write(content(found, format).decode())
+        else:
+            show(found, make_console(Output(color=color)))

@@ -21,8 +21,7 @@ def doctor(
     """
     import sys
 
-    from rich.console import Console
-
+    from curvtool.cli.console import plain_console
     from curvtool.pipeline.doctor import examine
     from curvtool.render.doctor import print_doctor
     from curvtool.report.write import check_writable, write_atomic
@@ -45,4 +44,4 @@ def doctor(
         return
     if json is not None:
         write_atomic(Path(json), text.encode())
-    print_doctor(found, Console(), all_operations=all_operations)
+    print_doctor(found, plain_console(), all_operations=all_operations)

@@ -92,8 +92,9 @@ def _each(
     """All are read before the first one is sent."""
     from importlib.util import find_spec
 
+    from curvtool.cli.console import say
     from curvtool.errors import CurvtoolError, LoadError
-    from curvtool.report.read import read_any, short_names
+    from curvtool.report.read import read_any, read_from, short_names
 
     found = [read_any(path) for path in reports]
     names = [each.replace("/", "-") for each in short_names(reports)]
@@ -102,14 +103,16 @@ def _each(
     failed: CurvtoolError | None = None
     for each, run in zip(found, names, strict=True):
         try:
-            for place in send(each, run):
-                typer.echo(f"{run}: {place}", err=True)
+            with read_from(*reports):
+                places = send(each, run)
+            for place in places:
+                say(f"{run}: {place}")
         except LoadError as error:  # the others may still go
-            typer.echo(f"{run}: not sent: {error.received}", err=True)
+            say(f"{run}: not sent: {error.received}")
             failed = failed or error
     if failed is not None:
         raise failed
     if find_spec("matplotlib") is None:
-        typer.echo("without pictures and page: pip install 'curvtool[plot]'", err=True)
+        say("without pictures and page: pip install 'curvtool[plot]'")
     if next_command:
-        typer.echo(f"look at them: {next_command}", err=True)
+        say(f"look at them: {next_command}")

@@ -15,6 +15,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Write over a project file that is there.")] = False,
 ) -> None:  # fmt: skip
     """Write a commented curvtool.toml from the checkpoints, data and models that are found; nothing is executed."""
+    from curvtool.cli.console import say
     from curvtool.config.resolve import PROJECT_FILE
     from curvtool.errors import UsageError
     from curvtool.pipeline.starter import look, project_file
@@ -38,7 +39,7 @@ def init(
         ("models", list(found.factories)),
     ):
         shown = ", ".join(names[:5]) + (f", … ({len(names)} in all)" if len(names) > 5 else "")
-        typer.echo(f"{what}: {shown or 'none found'}", err=True)
+        say(f"{what}: {shown or 'none found'}")
     complete = found.checkpoints and (found.data or found.sources)
     following = "curvtool run" if complete else "fill in what is missing, then curvtool run"
-    typer.echo(f"{target}: written. Look at it; next: {following}", err=True)
+    say(f"{target}: written. Look at it; next: {following}")

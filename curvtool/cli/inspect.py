@@ -19,8 +19,7 @@ def inspect(
     """
     import sys
 
-    from rich.console import Console
-
+    from curvtool.cli.console import plain_console
     from curvtool.pipeline.inspection import inspect_file
     from curvtool.render.inspection import print_inspection
     from curvtool.report.write import check_writable, write_atomic
@@ -34,4 +33,4 @@ def inspect(
         return
     if json is not None:
         write_atomic(Path(json), text.encode())
-    print_inspection(found, Console(), all_tensors=all_tensors)
+    print_inspection(found, plain_console(), all_tensors=all_tensors)

@@ -25,30 +25,33 @@ def render(
     """A report as a page, a picture or a table: nothing is computed again."""
     import sys
 
-    from curvtool.cli.console import make_console
+    from curvtool.cli.console import make_console, say
     from curvtool.cli.options import Output
     from curvtool.render.formats import content, format_of
     from curvtool.render.table import print_report
     from curvtool.render.track import print_rows
     from curvtool.report.model import Report
-    from curvtool.report.read import read_any
+    from curvtool.report.read import read_any, read_from
     from curvtool.report.write import check_writable, write_atomic
 
     targets = {path: format_of(path) for path in output or []}
     for path in targets:
         check_writable(path)
     found = read_any(report)
-    for path, target in targets.items():
-        write_atomic(path, content(found, target))
-        typer.echo(f"{path}: written", err=True)
+    with read_from(report):
+        written = {path: content(found, target) for path, target in targets.items()}
+    for path, whole in written.items():
+        write_atomic(path, whole)
+        say(f"{path}: written")
     if targets:
         return
     console = make_console(Output(color=color))
-    if format != "table":
-        sys.stdout.write(content(found, format).decode())
-    elif isinstance(found, Report):
-        for warning in found.warnings:
-            typer.echo(f"warning {warning.code}: {warning.message}", err=True)
-        print_report(found, console)
-    else:
-        print_rows(found, console)
+    with read_from(report):
+        if format != "table":
+            sys.stdout.write(content(found, format).decode())
+        elif isinstance(found, Report):
+            for warning in found.warnings:
+                say(f"warning {warning.code}: {warning.message}")
+            print_report(found, console)
+        else:
+            print_rows(found, console)

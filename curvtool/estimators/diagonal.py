@@ -258,7 +258,7 @@ class _Run:
         # of every group, the variance of the sum is twice the sum of the entries' variances
         spread = 2 * float(space.total(self.squares)) / (self.num_passes * (self.num_passes - 1)) if several else None
         return DiagonalResult(
-            diagonal=self.mean * unit,
+            diagonal=(self.mean if errors is None else self.mean.masked_fill(errors.zero, 0.0)) * unit,
             stderr=errors.stderr * unit + least if errors is not None else None,
             entry_degrees=errors.degrees if errors is not None else None,
             relative_error=error,

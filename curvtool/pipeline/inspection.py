@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 import torch
@@ -103,7 +104,7 @@ def _of_data(path: Path, look: Look) -> Inspection:
         tensors=[],
         would_import=[],
         notes=look.notes,
-        next_command=f"curvtool eigs MODEL --factory {flags_here()[0]} --data {path}{look.flags}",
+        next_command=f"curvtool eigs MODEL --factory {flags_here()[0]} --data {quote(str(path))}{look.flags}",
         unavailable={"num_params": reason, "weights_under": reason},
     )
 
@@ -178,26 +179,26 @@ def _next_command(path: Path, kind: sniff.FileKind, role: Role, found: _Found) -
             f" --{flag} NAME" for flag, usual in (("input-key", INPUT_KEYS), ("target-key", TARGET_KEYS))
             if not names & {*usual}
         )  # fmt: skip
-        return f"curvtool eigs MODEL --factory {flags_here()[0]} --data {path}{keys}"
+        return f"curvtool eigs MODEL --factory {flags_here()[0]} --data {quote(str(path))}{keys}"
     commands = sniff.commands_among(found.imports)
     if commands:
         return f"do not load it: {commands[0]} has no place in a checkpoint"
     if found.eigenvectors:
-        return f"curvtool eigs MODEL --factory module:Net --data DATA --start {path}   (or --deflate)"
+        return f"curvtool eigs MODEL --factory module:Net --data DATA --start {quote(str(path))}   (or --deflate)"
     if kind.format in {"torchscript", "torch-export"}:
-        return f"curvtool eigs {path} --trust --data DATA   (only if you trust whoever made the file)"
+        return f"curvtool eigs {quote(str(path))} --trust --data DATA   (only if you trust whoever made the file)"
     if kind.format in {"huggingface", "timm", "peft"}:
         remote = any("auto_map" in note for note in found.notes)
-        return f"curvtool eigs {path} --data DATA" + (
+        return f"curvtool eigs {quote(str(path))} --data DATA" + (
             "   (--trust-remote-code, once you read its code)" if remote else ""
         )
     if found.imports and role == "checkpoint":
-        return f"curvtool eigs {path} --trust --data DATA   (only if you trust whoever made the file)"
+        return f"curvtool eigs {quote(str(path))} --trust --data DATA   (only if you trust whoever made the file)"
     if role == "checkpoint" and found.tensors:
         ema = " --weights ema" if any("ema" in key.lower() for key in found.others) else ""
         told = f"   ({ema.strip()} for the averaged weights)" if ema else ""
         factory, data = flags_here()
-        return f"curvtool eigs {path} --factory {factory} --data {data}{told}"
+        return f"curvtool eigs {quote(str(path))} --factory {factory} --data {data}{told}"
     if found.imports:
         return "torch.save(model.state_dict(), path), where it was made: a bare pickle is not read"
     return "not a checkpoint or data file that curvtool reads"

@@ -12,6 +12,7 @@ from curvtool.problem.nearby_code import models_of, sources_of
 from curvtool.report.model import Inspection
 
 _MOST_FILES = 300
+_ESCAPED = {'"': '\\"', "\\": "\\\\"}
 _DEPTH = 3
 _SKIPPED = {"node_modules", "__pycache__", "site-packages", "venv", "build", "dist"}
 _SUFFIXES = {
@@ -37,7 +38,10 @@ class Found:
 
 def look(folder: Path) -> Found:
     """What there is, three folders deep."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_ours(path.relative_to(folder))]
+    files = [
+        path for path in sorted(folder.rglob("*"))
+        if path.is_file() and _is_ours(path.relative_to(folder)) and _is_text(path.name)
+    ]  # fmt: skip
     files = files[:_MOST_FILES]
     inspected = [(path, found) for path in files if path.suffix in _SUFFIXES and (found := _inspected(path))]
     inspected.sort(key=lambda pair: -pair[0].stat().st_mtime)
@@ -112,11 +116,25 @@ def _choice(key: str, names: Sequence[str], example: str) -> list[str]:
     """A line with the first one, commented out where there is none; the others as comments."""
     if not names:
         return [f'# {key} = "{example}"']
-    return [f'{key} = "{names[0]}"', *(f'# {key} = "{other}"' for other in names[1:5])]
+    return [f"{key} = {toml_string(names[0])}", *(f"# {key} = {toml_string(other)}" for other in names[1:5])]
+
+
+def toml_string(text: str) -> str:
+    """The text in quotes, on one line: a file's name may hold quotes and newlines, which would be settings."""
+    return '"' + "".join(_ESCAPED.get(letter) or _unicode(letter) for letter in text) + '"'
+
+
+def _unicode(letter: str) -> str:
+    return letter if letter.isprintable() else f"\\U{ord(letter):08X}"
 
 
 def _relative(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name can be written down: one that is no UTF-8 cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _is_ours(path: Path) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 _DATA = re.compile(r"(get_|load_|make_|train_|test_)?(data|dataset|loader|dataloader)")
 _MOST_FILES = 100
+_LARGEST = 2**20  # bytes of a file
 
 
 def models_of(path: Path, folder: Path) -> list[str]:
@@ -51,8 +52,10 @@ def flags_here() -> tuple[str, str]:
 
 def _body_of(path: Path) -> list[ast.stmt]:
     try:
+        if not path.is_file() or path.stat().st_size > _LARGEST:
+            return []
         return ast.parse(path.read_text(encoding="utf-8")).body
-    except (SyntaxError, UnicodeDecodeError, OSError, ValueError):
+    except (SyntaxError, UnicodeDecodeError, OSError, ValueError, RecursionError, MemoryError):  # MemoryError: too deep
         return []
 
 

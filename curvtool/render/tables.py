@@ -13,6 +13,8 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from curvtool.words import printable
+
 Listing = tuple[str, list[str], list[list[Any]]]  # caption, header, rows
 MATRICES = {
     "hessian": "Hessian",
@@ -66,6 +68,7 @@ def filled_table(
 
 
 _NUMBER = re.compile(r"-?[\d,]*(\.\d*)?(e[+-]\d+)?")
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 _WIDE, _GAP, _ENOUGH, _LEAST_WORDS = 160, 4, 10_000, 8
 
 
@@ -122,11 +125,24 @@ def csv_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([_csv_cell(cell) for cell in row] for row in rows)
     return buffer.getvalue()
+
+
+def _csv_cell(cell: Any) -> Any:
+    """Names that a spreadsheet would take for a formula begin with an apostrophe there."""
+    if not isinstance(cell, str):
+        return cell
+    text = printable(cell)
+    return f"'{text}" if text[:1] in _FORMULAS else text
+
+
+def _markdown_cell(cell: Any) -> str:
+    """One line, with bars that are no columns."""
+    return " ".join(printable(str(cell)).split("\n")).replace("|", "\\|") if isinstance(cell, str) else str(cell)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     """The lines of a table in Markdown, columns to the right."""
     ruled = ["---:"] * len(header)
-    return ["| " + " | ".join(str(cell) for cell in row) + " |" for row in [header, ruled, *rows]]
+    return ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in [header, ruled, *rows]]

@@ -14,7 +14,7 @@ from curvtool import registry
 from curvtool.linalg.student import quantile
 from curvtool.report.model import ProblemSummary, Report, TrackRow
 from curvtool.report.ranks import Rank
-from curvtool.report.record import Record
+from curvtool.report.record import AnalysisRecord, Record
 from curvtool.report.share import Share
 
 ErrorKind = Literal["bound", "stderr", "interval"]
@@ -77,12 +77,22 @@ def numbers_of(report: Report | TrackRow) -> Iterator[Number]:
             yield Number("problem", name, bound(value, max(noise * abs(value), least)), name.replace(" ", "_"))
     seen: dict[str, int] = {}
     for analysis in report.analyses:
-        own = list(registry.part(analysis.kind, "facts").numbers(analysis, noise))
+        own = list(numbers_of_analysis(analysis, noise))
         label = own[0].analysis if own else ""
         seen[label] = seen.get(label, 0) + 1
         suffix = f" ({seen[label]})" if seen[label] > 1 else ""  # the same analysis twice, by its place
         for number in own:
             yield dataclasses.replace(number, analysis=number.analysis + suffix)
+
+
+def numbers_of_analysis(analysis: AnalysisRecord, noise: float) -> Iterator[Number]:
+    """Every number of one analysis.
+
+    Args:
+        analysis: the record.
+        noise: relative error of a product.
+    """
+    yield from registry.part(analysis.kind, "facts").numbers(analysis, noise)
 
 
 def gradient_error(problem: ProblemSummary) -> float:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from curvtool.errors import LoadError
+from curvtool.errors import CurvtoolError, LoadError
 from curvtool.report.model import SCHEMA_VERSION, Report, TrackRow
 from curvtool.report.rows import read_rows
+
+_UNFITTING = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 def read_report(path: Path) -> Report:
@@ -34,6 +37,8 @@ def read_report(path: Path) -> Report:
         raise _no_report(path, error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
         raise _no_report(path, "a file that is no text") from error
+    except RecursionError as error:
+        raise _no_report(path, "JSON that is nested too deeply") from error
     except ValueError as error:
         cut_off = (error.args and str(error.args[0]).startswith("Unterminated")) or text.lstrip()[:1] == "{"
         told = "an empty file" if not text.strip() else "JSON that is cut off or damaged" if cut_off else "no JSON"
@@ -76,6 +81,23 @@ def read_any(path: str | Path) -> Report | Sequence[TrackRow]:
     return rows
 
 
+@contextmanager
+def read_from(*paths: Path) -> Iterator[None]:
+    """While numbers of these reports are shown or compared: where they do not fit each other, the report is damaged.
+
+    Raises:
+        LoadError: CT070, likewise.
+    """
+    try:
+        yield
+    except CurvtoolError:
+        raise
+    except _UNFITTING as error:
+        told = (str(error).strip().splitlines() or [""])[0]
+        received = f"numbers or words in it that do not fit each other ({type(error).__name__}: {told})"
+        raise _no_report(paths[0] if len(paths) == 1 else Path("one of these"), received) from error
+
+
 def short_names(paths: Sequence[Path]) -> list[str]:
     """As short as tells them apart: the file's name, with as many of its folders as that takes."""
     for length in range(1, 1 + max((len(path.parts) for path in paths), default=1)):
@@ -88,7 +110,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 def _no_report(path: Path, received: str) -> LoadError:
     return LoadError(
         "CT070",
-        f"{path} is no report of curvtool",
+        f"{path} is no report of curvtool, or a damaged one",
         expected="what --json report.json wrote, or the rows of curvtool track (.jsonl)",
         received=received.splitlines()[0][:200],
         remedy="curvtool eigs model.pt … --json report.json",

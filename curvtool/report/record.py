@@ -20,7 +20,10 @@ class Record(BaseModel):
     def _finite(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        reasons = dict(values.get("unavailable") or {})
+        given = values.get("unavailable")
+        if given is not None and not isinstance(given, dict):
+            return values  # which the field's own check refuses
+        reasons = dict(given or {})
         for name, value in values.items():
             if isinstance(value, float) and not math.isfinite(value):
                 values = {**values, name: None}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 
 from curvtool.errors import UsageError
+
+_LONGEST_PREFIX = 40  # of a name: file systems take 255 bytes
 
 
 def check_writable(path: Path) -> None:
@@ -16,6 +19,9 @@ def check_writable(path: Path) -> None:
     Raises:
         UsageError: CT007, the folder does not exist or cannot be written to.
     """
+    if _is_stream(path):
+        return
+    path = _through_links(path)
     folder = path.absolute().parent
     if path.is_dir() or not folder.is_dir() or not _takes_files(folder):
         raise UsageError(
@@ -41,11 +47,18 @@ def _takes_files(folder: Path) -> bool:
 def write_atomic(path: Path, content: bytes) -> None:
     """A temporary file in the same folder, flushed to the disk, then put in the place of `path` at once.
 
+    A link stays, and what it points to is replaced; a file that is there keeps its mode. A terminal, a pipe or another
+    stream is written to as it is.
+
     Raises:
         UsageError: CT007, the folder went away, or the disk is full.
     """
     try:
-        _replace(path, content)
+        if _is_stream(path):
+            with path.open("wb") as file:
+                file.write(content)
+        else:
+            _replace(_through_links(path), content)
     except OSError as error:
         raise UsageError(
             "CT007",
@@ -56,18 +69,54 @@ def write_atomic(path: Path, content: bytes) -> None:
         ) from error
 
 
+def _is_stream(path: Path) -> bool:
+    """Whether it is a device of characters or a pipe: /dev/stdout, /dev/null, what mkfifo made."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
+
+
+def _through_links(path: Path) -> Path:
+    """What a link points to, there or not.
+
+    Raises:
+        UsageError: CT007, it is there and no regular file: a socket or a disk is not to be replaced by a report.
+    """
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if target.exists() and not target.is_file() and not target.is_dir():
+        raise UsageError(
+            "CT007",
+            f"cannot write {path}",
+            expected="a regular file, a terminal or a pipe",
+            received="a socket, a disk or another device",
+            remedy="another path",
+        )
+    return target
+
+
+def _mode_of(path: Path) -> int:
+    """That of the file that is there, else what the process gives to new ones."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        umask = os.umask(0)
+        os.umask(umask)
+        return 0o666 & ~umask
+
+
 def _replace(path: Path, content: bytes) -> None:
     folder = path.absolute().parent
-    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=".tmp")
+    mode = _mode_of(path)
+    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{path.name[:_LONGEST_PREFIX]}.", suffix=".tmp")
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(mode)
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -46,7 +46,7 @@ def by_density(name, num_probes, num_outliers, seed):
     )  # fmt: skip
     problem = SimpleNamespace(num_trainable=len(values), device=torch.device("cpu"))
     record = pipeline._record(SimpleNamespace(problem=problem), DensitySettings(), result, outliers, None, result.cost)
-    return {each.name: each.value for each in numbers._numbers_of(record, 1e-12)}
+    return {each.name: each.value for each in numbers.numbers_of_analysis(record, 1e-12)}
 
 
 DENSITIES = [
@@ -74,7 +74,7 @@ def by_norms(model, norm, top, seed):
     """Means and the largest."""
     result = jacobian_norms(jacobian(model), norm=norm, max_exact_outputs=0, top=top, seed=seed)
     record = jacnorm_record(result, JacnormSettings(norm=norm), None, 0, False, {})
-    return {each.name: each.value for each in numbers._numbers_of(record, 1e-12)}
+    return {each.name: each.value for each in numbers.numbers_of_analysis(record, 1e-12)}
 
 
 MODELS = ("tanh", "ten outputs", "one example", "linear, power law 2", "linear, flat", "linear, one-hot rows")

@@ -40,7 +40,7 @@ def listed(name, k, which, seed, **arguments):
     rtol = arguments.get("rtol", 1e-3)
     result = eigenvalues(operator, k, which=which, seed=seed, **{"rtol": rtol, **arguments})
     record = eigs_record(STAGE, EigsSettings(rtol=rtol), result, None, None)
-    return {each.name: each.value for each in numbers._numbers_of(record, 1e-12)}
+    return {each.name: each.value for each in numbers.numbers_of_analysis(record, 1e-12)}
 
 
 def told_apart(first, other):

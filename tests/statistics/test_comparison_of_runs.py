@@ -47,7 +47,7 @@ def by_trace(method, operator, seed):
     blocks = pipeline._blocks(STAGE.problem) if method == "hutchinson" else None
     result = trace(operator, method=method, rtol=0.1, max_passes=60, blocks=blocks, seed=seed)
     record = pipeline._record(STAGE, TraceSettings(), result)
-    return {each.name: each.value for each in numbers._numbers_of(record, 1e-12)}
+    return {each.name: each.value for each in numbers.numbers_of_analysis(record, 1e-12)}
 
 
 def by_diagonal(operator, seed):

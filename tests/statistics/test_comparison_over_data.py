@@ -30,9 +30,16 @@ def of_sample(parts, num, seed):
     operator = MatrixOperator(parts(torch.Generator().manual_seed(seed), num, 8))
     records = [eigenvalue_record(pair) for pair in eigenvalues(operator, 2, rtol=1e-3, seed=1).eigenvalues]
     listed = SimpleNamespace(
-        operator="hessian", which="la", eigenvalues=records, per_layer=None, certificate=None, rtol=1e-3, atol=0.0
+        kind="eigs",
+        operator="hessian",
+        which="la",
+        eigenvalues=records,
+        per_layer=None,
+        certificate=None,
+        rtol=1e-3,
+        atol=0.0,
     )
-    return [number.value for number in numbers._of_eigs(listed)]
+    return [number.value for number in numbers.numbers_of_analysis(listed, 1e-12)]
 
 
 def alarms_over_samples(parts, sizes, num):
@@ -52,7 +59,7 @@ def alarms_over_norms(kind, num_examples, num):
             linear(matrix(kind), num_examples), norm="frobenius", max_exact_outputs=0, top=0, seed=seed
         )
         record = jacnorm_record(result, JacnormSettings(norm="frobenius"), None, 0, False, {})
-        return next(each.value for each in numbers._numbers_of(record, 1e-12) if each.name.startswith("mean"))
+        return next(each.value for each in numbers.numbers_of_analysis(record, 1e-12) if each.name.startswith("mean"))
 
     found = [difference_of(of_seed(2 * seed), of_seed(2 * seed + 1)).p_data for seed in range(num)]
     stated = [p for p in found if p is not None]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from base64 import b64decode
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from curvtool.report.record import AnalysisRecord, Cost, Record
 
@@ -39,6 +40,26 @@ class Summary(Record):
     histogram: Histogram | None = None
 
 
+_LARGEST_IMAGE = 2**20  # pixels
+_LONGEST_IMAGE = 2**23  # letters
+
+
+def _checked(image: str | None) -> str | None:
+    """A small PNG in base64: a report may come from anywhere, and a page or a picture shows what it holds."""
+    if image is None:
+        return None
+    if len(image) > _LONGEST_IMAGE:
+        raise ValueError("an image that is too large")
+    head = b64decode(image[:64], validate=True)  # which raises a ValueError too
+    width, height = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+    if head[:8] != b"\x89PNG\r\n\x1a\n" or not 0 < width * height <= _LARGEST_IMAGE:
+        raise ValueError("no small PNG image")
+    return image
+
+
+Image = Annotated[str | None, AfterValidator(_checked)]
+
+
 class TopExample(Record):
     """One of the largest examples."""
 
@@ -47,8 +68,8 @@ class TopExample(Record):
     spectral: float | None
     frobenius_interval: tuple[float, float] | None = Field(default=None, description="95 %: probes and rounding")
     spectral_interval: tuple[float, float] | None = Field(default=None, description="solver and rounding")
-    image: str | None = Field(default=None, description="the input, where it is an image: PNG in base64 (--directions)")
-    direction: str | None = Field(
+    image: Image = Field(default=None, description="the input, where it is an image: PNG in base64 (--directions)")
+    direction: Image = Field(
         default=None, description="its leading singular direction likewise: red where more moves the outputs, blue less"
     )
 

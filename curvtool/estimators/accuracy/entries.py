@@ -29,12 +29,14 @@ class EntryErrors:
         degrees: degrees of freedom of these.
         total: the sum of the entries' variances, those of the mean over the passes.
         is_enough: whether the passes, or the entries that make up that sum, are enough for it to be believed.
+        zero: which rows are zeros, to within rounding: no sign and no spread of theirs says anything.
     """
 
     stderr: torch.Tensor
     degrees: float
     total: float
     is_enough: bool
+    zero: torch.Tensor
 
 
 def of_entries(
@@ -46,7 +48,8 @@ def of_entries(
     the true variances, d0 and s0 from the mean and the spread of log s_i^2 over the entries, the estimate is
     (d0 s0^2 + d s_i^2) / (d0 + d) with d0 + d degrees of freedom, d = n - 1 (Smyth 2004, Stat. Appl. Genet. Mol. Biol.
     3(1), article 3). Where the entries' variances differ by orders of magnitude d0 is small, and little changes.
-    Entries whose passes are all exactly zero are taken for rows of zeros.
+    Entries whose passes are all zero, to within rounding, are taken for rows of zeros: the logarithm of what rounding
+    left there would decide the prior.
 
     Args:
         space: of the vectors.
@@ -60,7 +63,9 @@ def of_entries(
     d = num_passes - 1
     variances = squares / d
     rows = mean.square() + variances  # sum_j A_ij^2, as estimated
-    seen = variances > (ALIKE * noise) ** 2 * rows
+    floor = rounding_of_entries(space, rows, noise).square()
+    zero = rows <= floor
+    seen = (variances > (ALIKE * noise) ** 2 * rows) & ~zero
     logs = torch.where(seen, variances, torch.ones_like(variances)).log()
     facts = [space.total(x) for x in (seen.to(logs.dtype), logs, logs.square(), variances, variances.square())]
     count, first, second, total, fourth = torch.stack(facts).to("cpu", torch.float64).tolist()
@@ -75,9 +80,7 @@ def of_entries(
     moderated = torch.where(seen, torch.minimum(moderated, variances * (d / chi_square(d, -2.326))), moderated)
     own = (student_t_quantile(0.975, d) / student_t_quantile(0.975, degrees + d)) ** 2
     moderated = torch.maximum(moderated, own * variances)
-    zero = (mean == 0) & (squares == 0)
     moderated = torch.where(zero, torch.zeros_like(moderated), moderated)
-    floor = rounding_of_entries(space, rows, noise).square()
     alike = np.ptp(forms, axis=0) <= ALIKE * noise * np.abs(forms).max(axis=0)
     alone = total**2 <= FEW_SIGNS * fourth or bool(alike.any())
     return EntryErrors(
@@ -85,6 +88,7 @@ def of_entries(
         degrees + d,
         total / num_passes + float(space.total(floor)),
         num_passes >= PASSES_OF_FEW_SIGNS or not alone,
+        zero,
     )
 
 
