@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+_OWN = {"kind", "unavailable"}  # never a result's
+
 
 class Record(BaseModel):
     """An object of the report; numbers that are not finite become null with a reason."""
@@ -14,6 +16,21 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
 
     unavailable: dict[str, str] = Field(default_factory=dict, description="why a field is null, by its name")
+
+    @classmethod
+    def of(cls, *sources: Any, **own: Any) -> Self:
+        """The record of results: a field that `own` does not name is the first source's that has one of its name.
+
+        What is in a result and in the record under one name is copied by this rule alone, so that a new number takes
+        one line in each.
+
+        Args:
+            sources: results, settings: objects with attributes.
+            own: fields that differ from theirs, or that none has.
+        """
+        names = [name for name in cls.model_fields if name not in own and name not in _OWN]
+        found = {name: getattr(source, name) for name in names for source in sources[::-1] if hasattr(source, name)}
+        return cls(**found, **own)
 
     @model_validator(mode="before")
     @classmethod

@@ -20,14 +20,14 @@ def run(stage: Stage, analysis: Settings) -> Check:
     calibration = execution.calibration if execution.mode == DIFFERENCES else execution.calibrate_thoroughly()
     stage.close(operator, False, 1.0)
     zero = calibration.seconds == {} and calibration.rejected == {}
-    return Check(
+    return Check.of(
+        calibration,
+        operator,
         operator=analysis.operator,
         converged=True,
         seconds_by_mode={str(way): seconds for way, seconds in calibration.seconds.items()},
         rejected_modes={str(way): reason for way, reason in calibration.rejected.items()},
         calibration_samples=calibration.num_samples,
-        graph_bytes_per_sample=calibration.graph_bytes_per_sample,
-        batch_size=operator.batch_size,
         cost=cost_record(meter.cost(), peak_bytes(stage.problem.device)),
         unavailable={"seconds_by_mode": "--hvp was given, nothing was timed"} if zero else {},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -16,7 +16,7 @@ from curvtool.errors import STOPPING, cause_of
 from curvtool.estimators.accuracy.noise import noise_of
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.density import density, is_small
-from curvtool.estimators.density_result import DensityResult, Mass, Spectrum
+from curvtool.estimators.density_result import DensityResult, Spectrum
 from curvtool.estimators.eigenpairs import EigenvaluesResult
 from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.estimators.trace import TraceResult, trace
@@ -29,6 +29,10 @@ from curvtool.words import counted
 
 _TRACE_RTOL = 0.05  # of the trace that the density's own is compared with
 _TRACE_PASSES = 40  # for it, or half of the density's own products where those are more
+_CURVES = (
+    "grid", "density", "density_low", "density_high", "density_stderr", "cumulative", "cumulative_low",
+    "cumulative_high",
+)  # fmt: skip
 _DOUBT = 1e-3  # chance of a warning where nothing is wrong
 
 
@@ -213,40 +217,20 @@ def _record(
             ("trace_by_probes", "trace_by_probes_ci95"),
             "every eigenvalue was computed" if result.method == "exact" else "stopped before",
         )
-    return Density(
-        operator=analysis.operator,
-        converged=result.converged,
-        grid=result.grid.tolist(),
-        density=result.density.tolist(),
-        density_low=result.density_low.tolist(),
-        density_high=result.density_high.tolist(),
-        density_stderr=result.density_stderr.tolist(),
-        cumulative=result.cumulative.tolist(),
-        cumulative_low=result.cumulative_low.tolist(),
-        cumulative_high=result.cumulative_high.tolist(),
+    return Density.of(
+        result,
+        analysis,
+        **{name: getattr(result, name).tolist() for name in _CURVES},
         nodes=[q.nodes.tolist() for q in result.quadratures],
         weights=[q.weights.tolist() for q in result.quadratures],
         outliers=[Outlier(value=v, error_bound=e) for v, e in zip(outliers.values, outliers.errors, strict=True)],
-        width=result.width,
-        below_zero=_share(result.below_zero),
-        threshold=result.threshold,
-        near_zero=_share(result.near_zero),
-        below_near=_share(result.below_near),
-        near=result.near,
-        trace=result.trace,
-        trace_stderr=result.trace_stderr,
+        below_zero=Share.of(result.below_zero),
+        near_zero=Share.of(result.near_zero),
+        below_near=Share.of(result.below_near),
         trace_degrees=None if math.isinf(result.trace_degrees) else result.trace_degrees,
-        trace_ci95=result.trace_ci95,
         trace_by_probes=None if compared is None else compared.value,
         trace_by_probes_ci95=None if compared is None else compared.ci95,
-        method=result.method,
-        num_probes=result.num_probes,
-        num_steps=result.num_steps,
         num_dims=stage.problem.num_trainable,
         cost=cost_record(replace(cost, solver_hvps=cost.num_hvps), peak_bytes(stage.problem.device)),
         unavailable=unavailable,
     )
-
-
-def _share(mass: Mass) -> Share:
-    return Share(**asdict(mass))

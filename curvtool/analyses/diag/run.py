@@ -81,25 +81,18 @@ def _record(
     degrees, reason = finite_degrees(result.degrees)
     if reason:
         unavailable["degrees_of_freedom"] = reason
-    return Diag(
-        operator=analysis.operator,
-        method=result.method,
+    return Diag.of(
+        result,
+        analysis,
         method_reason=result.reason,
-        rtol=analysis.rtol,
-        converged=result.converged,
         file=written,
-        sum=result.sum,
-        sum_stderr=result.sum_stderr,
         degrees_of_freedom=degrees,
         arithmetic_error=result.arithmetic,
-        relative_error=result.relative_error,
         summary=_summary(result.diagonal, result.stderr, result),
         per_parameter={
             name: _summary(part, errors.get(name), result)
             for name, part in operator.by_parameter(result.diagonal).items()
         },
-        num_passes=result.num_passes,
-        num_terms=result.num_terms,
         cost=cost_record(result.cost, peak_bytes(stage.problem.device)),
         unavailable=unavailable,
     )

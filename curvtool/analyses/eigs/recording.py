@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 from curvtool.analyses.eigs import record
@@ -40,17 +39,10 @@ def eigs_record(
     stability = stability_of(lr, result.which, pairs)
     if stability is None:
         unavailable["stability"] = "no --lr" if analysis.lr is None else "needs the largest eigenvalue"
-    return record.Eigs(
-        operator=analysis.operator,
-        which=result.which,
-        method=result.method,
-        basis=result.basis,
-        rtol=analysis.rtol,
-        atol=analysis.atol,
-        converged=result.converged,
+    return record.Eigs.of(
+        result,
+        analysis,
         eigenvalues=pairs,
-        check_discrepancy=result.check_discrepancy,
-        num_missed=result.num_missed,
         certificate=certificate_record(result),
         stability=stability,
         vectors_file=analysis.vectors,
@@ -100,17 +92,9 @@ def eigenvalue_record(pair: Eigenvalue) -> record.Eigenvalue:
     known = None if over is None else over.population
     if pair.vector_error is None:
         unavailable["vector_error"] = "no gap to the rest of the spectrum was seen"
-    return record.Eigenvalue(
-        value=pair.value,
-        error_bound=pair.error_bound,
-        bound_kind=pair.bound_kind,
-        residual_norm=pair.residual_norm,
-        relative_residual=pair.relative_residual,
-        vector_error=pair.vector_error,
-        data_stderr=pair.data_stderr,
+    return record.Eigenvalue.of(
+        pair,
         data_bias=None if over is None else over.bias,
-        population=None if known is None else record.PopulationValue(**dataclasses.asdict(known)),
-        converged=pair.converged,
-        unmet=pair.unmet,
+        population=None if known is None else record.PopulationValue.of(known),
         unavailable=unavailable,
     )

@@ -192,14 +192,10 @@ def _per_layer(stage: Stage, analysis: Settings, layers: dict[str, LayerEigenval
         )
         result = stage.observer.ledger.remembered(f"layer {name}", operator, find)
         pair = eigenvalue_record(result.eigenvalues[0])
-        layers[name] = LayerEigenvalue(
-            value=pair.value,
-            error_bound=pair.error_bound,
-            bound_kind=pair.bound_kind,
+        layers[name] = LayerEigenvalue.of(
+            pair,
             num_params=operator.space.dim,
             num_hvps=result.cost.num_hvps,
-            converged=pair.converged,
-            unmet=pair.unmet,
             certificate=certificate_record(result),
         )
 

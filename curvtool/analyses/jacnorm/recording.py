@@ -74,11 +74,10 @@ def jacnorm_record(
         unavailable["per_class"] = "not asked for"
     if analysis.directions is None:
         unavailable["directions_file"] = "not asked for"
-    return JacNorm(
-        converged=result.converged,
+    return JacNorm.of(
+        result,
+        operator="input-jacobian",
         num_examples=len(result.key.first),
-        output_dim=result.output_dim,
-        input_dim=result.input_dim,
         frobenius=_distribution(result.summary("frobenius"), result.frobenius),
         spectral=_distribution(result.summary("spectral"), result.spectral),
         frobenius_max_stderr=largest(result.frobenius_stderr),
@@ -106,10 +105,6 @@ def jacnorm_record(
             )
             for i in result.top
         ],
-        exact=result.exact,
-        top_exact=result.top_exact,
-        top_rivals=result.top_rivals,
-        num_recomputed=result.num_recomputed,
         by_embeddings=by_embeddings,
         per_example_file=analysis.per_example,
         cost=cost_record(result.cost, peak),

@@ -63,23 +63,14 @@ def _record(stage: Stage, analysis: Settings, result: TraceResult) -> record.Tra
     sizes |= {
         _LAYER + layer: sum(shapes[name].numel() for name in names) for layer, names in stage.problem.layers().items()
     }
-    return record.Trace(
-        operator=analysis.operator,
-        method=result.method,
+    return record.Trace.of(
+        result,
+        analysis,
         method_reason=result.reason,
-        rank=result.rank,
-        rtol=analysis.rtol,
-        converged=result.converged,
-        value=result.value,
-        stderr=result.stderr,
         degrees_of_freedom=degrees,
         arithmetic_error=result.arithmetic,
-        ci95=result.ci95,
-        num_passes=result.num_passes,
-        num_terms=result.num_terms,
         per_parameter=_block_records(result.blocks, _PARAMETER, sizes),
         per_layer=_block_records(result.blocks, _LAYER, sizes),
-        history=list(result.history),
         cost=cost_record(result.cost, peak_bytes(stage.problem.device)),
         unavailable=unavailable,
     )
@@ -102,9 +93,8 @@ def _block_record(block: BlockTrace, num_params: int) -> record.BlockTrace:
     degrees, reason = finite_degrees(block.degrees)
     if reason:
         unavailable["degrees_of_freedom"] = reason
-    return record.BlockTrace(
-        value=block.value,
-        stderr=block.stderr,
+    return record.BlockTrace.of(
+        block,
         degrees_of_freedom=degrees,
         arithmetic_error=block.arithmetic,
         num_params=num_params,
