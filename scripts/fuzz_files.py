@@ -17,9 +17,9 @@ import atheris
 
 with atheris.instrument_imports(include=["curvtool", "pickle", "zipfile", "json", "safetensors", "numpy.lib"]):
     from curvtool.errors import CurvtoolError
-    from curvtool.pipeline.inspection import inspect_file
     from curvtool.problem.checkpoints.load import load_model
     from curvtool.problem.sources.paths import from_path
+    from curvtool.setup.inspection import inspect_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "problem"))
 import fuzz

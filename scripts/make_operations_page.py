@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from curvtool.pipeline.doctor import examine
 from curvtool.render.doctor import operations_page
+from curvtool.setup.doctor import examine
 
 PAGE = Path(__file__).parents[1] / "curvtool" / "docs" / "operations.md"
 

@@ -3,8 +3,8 @@
 import pytest
 
 from curvtool.config.resolve import resolve_all
-from curvtool.pipeline.run import run_all
 from curvtool.report.model import TrackRow
+from curvtool.session.run import run_all
 
 RUNS = """\
 [model]

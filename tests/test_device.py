@@ -12,8 +12,8 @@ from curvtool import Hessian, InputJacobian, Problem, eigenvalues, jacobian_norm
 from curvtool.config.resolve import resolve
 from curvtool.estimators.steering import keep_for
 from curvtool.linalg.lanczos import Lanczos
-from curvtool.pipeline.run import run
 from curvtool.problem.validation import check_problem
+from curvtool.session.run import run
 
 # abs has a second derivative without storage (an efficient zero tensor), which a device in Python cannot hold
 CASES = [case for case in CASES if case.name != "user-loss"]

@@ -156,7 +156,7 @@ def test_in_a_hugging_face_trainer(tmp_path):
 def test_a_report_as_records(tmp_path):
     pandas = pytest.importorskip("pandas")
     from curvtool.config.resolve import resolve
-    from curvtool.pipeline.run import run
+    from curvtool.session.run import run
 
     found = run(resolve("eigs", {"num_samples": 40, "k": 2, "device": "cpu"}, environment={})).report
     (tmp_path / "r.json").write_text(found.model_dump_json())

@@ -13,12 +13,12 @@ from rich.console import Console
 
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.curvature import CurvatureOperator
-from curvtool.pipeline.needs import Need
-from curvtool.pipeline.stage import Stage
+from curvtool.planning.needs import Need
 from curvtool.render.charts import Chart
 from curvtool.report.headline import Headline
 from curvtool.report.numbers import Number
 from curvtool.report.record import AnalysisRecord
+from curvtool.session.stage import Stage
 
 
 class SettingsModule(Protocol):

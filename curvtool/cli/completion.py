@@ -80,7 +80,7 @@ def arrays(ctx: Context, incomplete: str) -> list[str]:
 
 def factories(incomplete: str) -> list[str]:
     """`module:name` of the models in the working folder's Python files."""
-    from curvtool.pipeline.starter import models_in
+    from curvtool.setup.starter import models_in
 
     return _begun(models_in(Path.cwd()), incomplete)
 
@@ -116,7 +116,7 @@ def _setting(section: str, name: str) -> Any:
 def _inspected(path: Any) -> Inspection | None:
     if not isinstance(path, str) or not Path(path).exists():
         return None
-    from curvtool.pipeline.inspection import inspect_file
+    from curvtool.setup.inspection import inspect_file
 
     with suppress(CurvtoolError, OSError):
         return inspect_file(Path(path))

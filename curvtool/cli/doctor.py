@@ -22,9 +22,9 @@ def doctor(
     import sys
 
     from curvtool.cli.console import plain_console
-    from curvtool.pipeline.doctor import examine
     from curvtool.render.doctor import print_doctor
     from curvtool.report.write import check_writable, write_atomic
+    from curvtool.setup.doctor import examine
 
     if json not in (None, "-"):
         check_writable(Path(str(json)))

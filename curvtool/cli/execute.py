@@ -65,7 +65,7 @@ def _execute(configs: Sequence[RunConfig], output: Output, cluster: Solo) -> Non
     if output.verbose and cluster.is_first:
         show_settings(configs, errors)
     if output.dry_run:
-        from curvtool.pipeline.plan import plan
+        from curvtool.planning.plan import plan
         from curvtool.render.table import print_plan
 
         with observer:
@@ -106,7 +106,7 @@ def _run_and_show(
     observer: TerminalObserver,
     errors: Console,
 ) -> None:
-    from curvtool.pipeline.run import run_all
+    from curvtool.session.run import run_all
 
     with observer:
         try:

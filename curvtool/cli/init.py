@@ -18,8 +18,8 @@ def init(
     from curvtool.cli.console import say
     from curvtool.config.resolve import PROJECT_FILE
     from curvtool.errors import UsageError
-    from curvtool.pipeline.starter import look, project_file
     from curvtool.report.write import check_writable, write_atomic
+    from curvtool.setup.starter import look, project_file
 
     target = folder / PROJECT_FILE
     check_writable(target)

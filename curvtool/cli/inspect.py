@@ -20,9 +20,9 @@ def inspect(
     import sys
 
     from curvtool.cli.console import plain_console
-    from curvtool.pipeline.inspection import inspect_file
     from curvtool.render.inspection import print_inspection
     from curvtool.report.write import check_writable, write_atomic
+    from curvtool.setup.inspection import inspect_file
 
     if json not in (None, "-"):
         check_writable(Path(str(json)))

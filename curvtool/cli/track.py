@@ -59,8 +59,8 @@ def track(flags: dict[str, Any], output: Output) -> None:
     from curvtool.cli.progress import TerminalObserver
     from curvtool.cli.ranks import joined
     from curvtool.config.resolve import resolve_all
-    from curvtool.pipeline.checkpoints import found_by
     from curvtool.render.track import print_rows, row_line
+    from curvtool.tracking.checkpoints import found_by
 
     pattern, shard, start = flags.pop("checkpoint"), flags.pop("shard"), flags.pop("start") or "auto"
     paths = found_by(pattern, shard)
@@ -80,7 +80,7 @@ def track(flags: dict[str, Any], output: Output) -> None:
             remedy=f"leave out {given[0]}, or add the analysis",
         )
     with joined(configs[0].compute.rank_timeout) as cluster:
-        from curvtool.pipeline.track import Track
+        from curvtool.tracking.track import Track
 
         if output.verbose and cluster.is_first:
             show_settings(configs, errors)

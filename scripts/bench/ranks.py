@@ -6,7 +6,7 @@
 For each model and number of ranks the ranks are processes of one thread. In turn within one run they time a step of
 Lanczos with its product; alone, a gather and a reduce-scatter of P numbers, an all-reduce of as many, and one of a
 single number; and, each rank by itself, a product over all data and a pass of Gram-Schmidt: what
-`curvtool.pipeline.cost_model` is given. A ratio is a step's seconds over what the model makes of the others, the median
+`curvtool.planning.cost_model` is given. A ratio is a step's seconds over what the model makes of the others, the median
 over the repeats.
 
 R ranks share the machine's c cores, so every rank multiplies by itself at the same time, and the slowest one's time
@@ -40,7 +40,7 @@ from curvtool.cluster.solo import Solo
 from curvtool.linalg.lanczos import Keep, Lanczos
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.memory import reuse_freed_pages
-from curvtool.pipeline.cost_model import ClusterModel
+from curvtool.planning.cost_model import ClusterModel
 
 MODELS = {"small": (256, 3, 1024, 64), "large": (2200, 4, 64, 16)}  # width, square layers, samples, samples a batch
 BASIS, TIMEOUT = 24, 240.0

@@ -25,9 +25,9 @@ from curvtool.analyses.eigs.record import Eigs
 from curvtool.cluster.solo import Solo
 from curvtool.config.resolve import resolve_all
 from curvtool.estimators.observer import SILENT
-from curvtool.pipeline.track import Track
 from curvtool.problem.demo import digits
 from curvtool.report.model import TrackRow
+from curvtool.tracking.track import Track
 
 EVERY = {"3 steps": 3, "epoch": 57}
 STARTS = ("cold", "auto", "warm")

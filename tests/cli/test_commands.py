@@ -131,7 +131,7 @@ def test_files_by_suffix(folder, run):
 
 
 def test_dry_run_computes_nothing(folder, run, monkeypatch):
-    monkeypatch.setattr("curvtool.pipeline.run.run_all", None)
+    monkeypatch.setattr("curvtool.session.run.run_all", None)
     status, out, _ = run("eigs", *MODEL, "--dry-run")
     assert status == 0 and "products expected" in out
     plan = json.loads(run("trace", *MODEL, "--dry-run", "--json", "-")[1])
@@ -375,7 +375,7 @@ def test_a_bug_leaves_its_traceback_in_a_file(folder, run, monkeypatch):
     def bug(*_, **__):
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("curvtool.pipeline.run.run_all", bug)
+    monkeypatch.setattr("curvtool.session.run.run_all", bug)
     status, _, err = run("eigs", *MODEL)
     assert status == 1 and "ZeroDivisionError" in err
     path = next(word.rstrip(";") for word in err.split() if word.rstrip(";").endswith(".log"))

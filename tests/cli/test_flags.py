@@ -92,6 +92,6 @@ def test_a_wrong_value_is_refused_before_anything_is_loaded(words, flag, here, r
     def load(*_, **__):
         raise AssertionError("it was loaded")
 
-    monkeypatch.setattr("curvtool.pipeline.run.load", load)
+    monkeypatch.setattr("curvtool.session.run.load", load)
     status, out, err = run(words[0], "nothing.pt", *words[1:])
     assert status == 2 and "CT001" in err and flag in err and "try:" in err and not out

@@ -13,7 +13,7 @@ from curvtool.render.formats import FORMATS
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     from curvtool.config.resolve import resolve
-    from curvtool.pipeline.run import run as run_one
+    from curvtool.session.run import run as run_one
 
     flags = {"num_samples": 40, "k": 2, "lr": 0.1, "device": "cpu", "operations": "torch", "hvp": "fresh"}
     path = tmp_path_factory.mktemp("report") / "report.json"

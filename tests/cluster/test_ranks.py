@@ -13,7 +13,7 @@ from ranks import Ranks
 from curvtool.cluster.place import place_of
 from curvtool.config.resolve import resolve, resolve_all
 from curvtool.errors import UsageError
-from curvtool.pipeline.run import run, run_all
+from curvtool.session.run import run, run_all
 
 PLAIN = ["--dtype", "float64", "--operations", "torch", "--hvp", "fresh", "--batch-size", "64", "--device", "cpu"]
 RUNS = """\

@@ -10,7 +10,7 @@ from ranks import Ranks
 from test_ranks import same
 
 from curvtool.config.resolve import resolve_all
-from curvtool.pipeline.run import run_all
+from curvtool.session.run import run_all
 
 MODELS = """\
 import torch

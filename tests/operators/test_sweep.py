@@ -48,7 +48,7 @@ def test_the_page_is_what_the_sweep_finds():
     if f"torch {torch.__version__.partition('+')[0]} " not in page:
         pytest.skip("the page is of another torch")
     words = (
-        "from curvtool.pipeline.doctor import examine; from curvtool.render.doctor import operations_page; "
+        "from curvtool.setup.doctor import examine; from curvtool.render.doctor import operations_page; "
         "print(operations_page(examine(operations=True)), end='')"
     )  # in a process of its own: the tests' stand-in device changes what torch's samples are
     found = subprocess.run([sys.executable, "-W", "ignore", "-c", words], capture_output=True, text=True, check=True)

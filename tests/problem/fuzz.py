@@ -116,11 +116,11 @@ def _place(folder: Path, name: str, content: bytes) -> Path:
 
 def run(root: Path, num_inputs: int, seed: int) -> dict[str, object]:
     from curvtool.errors import CurvtoolError
-    from curvtool.pipeline.inspection import inspect_file
     from curvtool.problem.checkpoints import sniff
     from curvtool.problem.checkpoints.load import load_model
     from curvtool.problem.checkpoints.read import read
     from curvtool.problem.sources.paths import from_path
+    from curvtool.setup.inspection import inspect_file
 
     rng = random.Random(seed)
     seeds = _seeds(root)

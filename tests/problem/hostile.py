@@ -689,9 +689,9 @@ def quantised_folder(folder):
 def try_all(folder: Path, budget: int) -> list[dict[str, Any]]:
     """Opens every file by every way."""
     from curvtool.errors import EXIT_LOAD, CurvtoolError
-    from curvtool.pipeline.inspection import inspect_file
     from curvtool.problem.checkpoints.load import load_model
     from curvtool.problem.sources.paths import from_path
+    from curvtool.setup.inspection import inspect_file
 
     found = []
     for name, make in CASES.items():

@@ -12,10 +12,10 @@ from torch import nn
 
 from curvtool import CurvtoolError
 from curvtool.errors import LoadError
-from curvtool.pipeline.inspection import inspect_file
 from curvtool.problem.checkpoints import sniff
 from curvtool.problem.checkpoints.fit import fit
 from curvtool.problem.checkpoints.load import load_model
+from curvtool.setup.inspection import inspect_file
 
 
 class Net(nn.Module):

@@ -7,7 +7,7 @@ from real_models import REAL
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from curvtool.config.resolve import resolve
-from curvtool.pipeline.run import run
+from curvtool.session.run import run
 
 MODELS = [pytest.param(each, id=each.name, marks=[pytest.mark.slow] if each.is_large else []) for each in REAL]
 

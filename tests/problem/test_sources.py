@@ -290,7 +290,7 @@ def test_lists_within_lists_from_python_stay_as_they_were():
 
 
 def test_looks_of_what_is_no_checkpoint(tmp_path):
-    from curvtool.pipeline.inspection import inspect_file
+    from curvtool.setup.inspection import inspect_file
 
     TOKENS.astype(np.uint16).tofile(tmp_path / "train.bin")
     (tmp_path / "t.csv").write_text("a,b,label\n1,2,0\n")

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from curvtool.config.resolve import resolve
 from curvtool.errors import CurvtoolError
-from curvtool.pipeline.inspection import inspect_file
-from curvtool.pipeline.run import run
+from curvtool.session.run import run
+from curvtool.setup.inspection import inspect_file
 
 try:
     import timm

@@ -9,10 +9,10 @@ from scipy import stats
 
 from curvtool.config.resolve import resolve_all
 from curvtool.errors import UsageError
-from curvtool.pipeline.run import run_all
 from curvtool.report.comparison import compare
 from curvtool.report.model import Report
 from curvtool.report.read import short_names
+from curvtool.session.run import run_all
 
 RUNS = """\
 [model]

@@ -17,12 +17,12 @@ import pytest
 import torch
 
 from curvtool.errors import CurvtoolError, LoadError, UsageError
-from curvtool.pipeline.starter import toml_string
 from curvtool.render.formats import content
 from curvtool.render.tables import csv_text, markdown_table
 from curvtool.report.comparison import compare
 from curvtool.report.read import read_from, read_report
 from curvtool.report.write import check_writable, write_atomic
+from curvtool.setup.starter import toml_string
 from curvtool.words import printable
 
 

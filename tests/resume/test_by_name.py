@@ -11,9 +11,9 @@ from resume.test_resume import PLAIN, Stopper, configured, numbers, same, saved,
 from curvtool.config.resolve import resolve
 from curvtool.errors import LoadError, StopRequested
 from curvtool.estimators.observer import Observer
-from curvtool.pipeline.run import run, run_all
 from curvtool.resume.folder import StateFolder
 from curvtool.resume.ledger import Keeping
+from curvtool.session.run import run, run_all
 
 SEVERAL = {
     "eigs, density": [("eigs", {"k": 2}), ("density", {"probes": 2, "steps": 12, "outliers": 3})],

@@ -10,9 +10,9 @@ import pytest
 from curvtool.config.resolve import resolve
 from curvtool.errors import LoadError, StopRequested, UsageError
 from curvtool.estimators.observer import Observer
-from curvtool.pipeline.run import run
 from curvtool.resume import lock
 from curvtool.resume.ledger import Keeping
+from curvtool.session.run import run
 
 PLAIN = {
     "checkpoint": "demo:digits", "dtype": "float64", "operations": "torch", "hvp": "fresh", "batch_size": "16",

@@ -7,8 +7,8 @@ from curvtool.analyses.check.settings import Settings
 from curvtool.estimators.cost import Meter
 from curvtool.operators.execution import DIFFERENCES
 from curvtool.operators.memory import peak_bytes
-from curvtool.pipeline.records import cost_record
-from curvtool.pipeline.stage import Stage
+from curvtool.session.records import cost_record
+from curvtool.session.stage import Stage
 
 
 def run(stage: Stage, analysis: Settings) -> Check:

@@ -22,9 +22,9 @@ from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.estimators.trace import TraceResult, trace
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.memory import peak_bytes
-from curvtool.pipeline.records import cost_record
-from curvtool.pipeline.stage import Stage
 from curvtool.report.share import Share
+from curvtool.session.records import cost_record
+from curvtool.session.stage import Stage
 from curvtool.words import counted
 
 _TRACE_RTOL = 0.05  # of the trace that the density's own is compared with

@@ -5,7 +5,7 @@ from __future__ import annotations
 from curvtool.analyses.diag.settings import Settings
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.curvature import CurvatureOperator
-from curvtool.pipeline.needs import Need
+from curvtool.planning.needs import Need
 
 
 def need(settings: Settings, operator: CurvatureOperator, space: VectorSpace, budget: int) -> Need:

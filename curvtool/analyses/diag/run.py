@@ -13,10 +13,10 @@ from curvtool.estimators.accuracy.entries import share_below_zero, stderr_of_mea
 from curvtool.estimators.diagonal import DiagonalResult, diagonal
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.memory import peak_bytes
-from curvtool.pipeline.records import cost_record, finite_degrees
-from curvtool.pipeline.stage import Stage
 from curvtool.problem.vectors import to_bytes
 from curvtool.report.write import check_writable, write_atomic
+from curvtool.session.records import cost_record, finite_degrees
+from curvtool.session.stage import Stage
 
 
 def run(stage: Stage, analysis: Settings) -> Diag:

@@ -6,7 +6,7 @@ from curvtool.analyses.eigs.settings import Settings
 from curvtool.estimators.request import Request, basis_size, storage_for
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.curvature import CurvatureOperator
-from curvtool.pipeline.needs import Need
+from curvtool.planning.needs import Need
 
 
 def need(settings: Settings, operator: CurvatureOperator, space: VectorSpace, budget: int) -> Need:

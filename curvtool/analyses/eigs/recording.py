@@ -8,8 +8,8 @@ from curvtool.analyses.eigs import record
 from curvtool.analyses.eigs.settings import Settings
 from curvtool.estimators.eigenpairs import Eigenvalue, EigenvaluesResult
 from curvtool.operators.memory import peak_bytes
-from curvtool.pipeline.records import cost_record
-from curvtool.pipeline.stage import Stage
+from curvtool.session.records import cost_record
+from curvtool.session.stage import Stage
 
 
 def eigs_record(

@@ -19,13 +19,13 @@ from curvtool.errors import LoadError
 from curvtool.estimators.eigenpairs import EigenvaluesResult
 from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.operators.curvature import CurvatureOperator
-from curvtool.pipeline.shared import KnownPairs
-from curvtool.pipeline.stage import Stage
 from curvtool.problem import demo
 from curvtool.problem.checkpoints.learning_rate import learning_rate_of
 from curvtool.problem.duplicates import copies
 from curvtool.problem.vectors import load_vectors, stacked_parts, to_bytes
 from curvtool.report.write import check_writable, write_atomic
+from curvtool.session.shared import KnownPairs
+from curvtool.session.stage import Stage
 from curvtool.words import counted
 
 _ROUNDINGS = 4  # times the noise floor, of a product: more is not rounding alone

@@ -10,11 +10,11 @@ from curvtool.config.schema import RunConfig
 from curvtool.estimators.jacobian_norms import MAX_EXACT_OUTPUTS
 from curvtool.operators.calibration import measured_seconds
 from curvtool.operators.jacobian import InputJacobian
-from curvtool.pipeline import settings
-from curvtool.pipeline.cost_model import ClusterModel
-from curvtool.pipeline.needs import Need
-from curvtool.pipeline.plan import Measured, forecast
+from curvtool.planning.cost_model import ClusterModel
+from curvtool.planning.needs import Need
+from curvtool.planning.plan import Measured, forecast
 from curvtool.problem.problem import Problem
+from curvtool.session import settings
 
 
 def measured(config: RunConfig, problem: Problem, budget: int, ranks: int, bandwidth: float) -> tuple[Need, Measured]:

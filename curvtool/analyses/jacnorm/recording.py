@@ -10,7 +10,7 @@ from curvtool.analyses.jacnorm.record import ClassNorms, Histogram, JacNorm, Sum
 from curvtool.analyses.jacnorm.settings import Settings
 from curvtool.estimators.accuracy.norms import NormSummary
 from curvtool.estimators.jacobian_norms import JacobianNormsResult
-from curvtool.pipeline.records import cost_record
+from curvtool.session.records import cost_record
 
 _ALIKE = 1e-9  # relative; as all Jacobians of a linear model are
 _MAX_BINS = 40

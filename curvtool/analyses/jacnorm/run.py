@@ -20,12 +20,12 @@ from curvtool.estimators.jacobian_norms import JacobianNormsResult, jacobian_nor
 from curvtool.operators.jacobian import InputJacobian
 from curvtool.operators.memory import peak_bytes
 from curvtool.operators.preflight import preflight_jacobian
-from curvtool.pipeline import settings
-from curvtool.pipeline.stage import Stage
 from curvtool.problem.problem import Problem
 from curvtool.problem.tree import named_tensors
 from curvtool.problem.vectors import to_bytes
 from curvtool.report.write import check_writable, write_atomic
+from curvtool.session import settings
+from curvtool.session.stage import Stage
 from curvtool.words import counted
 
 

@@ -7,9 +7,9 @@ from curvtool.analyses.trace.settings import Settings
 from curvtool.estimators.by_probes import Blocks, BlockTrace
 from curvtool.estimators.trace import TraceResult, trace
 from curvtool.operators.memory import peak_bytes
-from curvtool.pipeline.records import cost_record, finite_degrees
-from curvtool.pipeline.stage import Stage
 from curvtool.problem.problem import Problem
+from curvtool.session.records import cost_record, finite_degrees
+from curvtool.session.stage import Stage
 
 _PARAMETER, _LAYER = "parameter ", "layer "  # kinds of blocks: a module and a parameter may share a name
 

@@ -13,8 +13,8 @@ from curvtool.estimators.cost import Meter
 from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.estimators.trace import trace
 from curvtool.operators.memory import peak_bytes
-from curvtool.pipeline.records import cost_record
-from curvtool.pipeline.stage import Stage
+from curvtool.session.records import cost_record
+from curvtool.session.stage import Stage
 from curvtool.words import counted
 
 PYHESSIAN_TOLERANCE = 0.01  # of its eigenvalues: it stops at a relative change of 1e-3, which says less

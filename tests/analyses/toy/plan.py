@@ -1,4 +1,4 @@
-from curvtool.pipeline.needs import Need
+from curvtool.planning.needs import Need
 
 
 def need(settings, operator, space, budget):

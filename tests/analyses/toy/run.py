@@ -2,7 +2,7 @@ from analyses.toy.record import Toy
 
 from curvtool.estimators.cost import Meter
 from curvtool.operators.memory import peak_bytes
-from curvtool.pipeline.records import cost_record
+from curvtool.session.records import cost_record
 
 
 def run(stage, settings):

@@ -17,10 +17,6 @@ from curvtool.cluster.solo import Solo
 from curvtool.config.schema import RunConfig
 from curvtool.errors import CurvtoolError, DerivativeError, LoadError, RankLost, StopRequested, UsageError
 from curvtool.estimators.observer import SILENT, Observer
-from curvtool.pipeline.checkpoints import step_of
-from curvtool.pipeline.known_rows import differing, restated
-from curvtool.pipeline.load import Loaded, load
-from curvtool.pipeline.run import most_demanding, run_all
 from curvtool.problem.checkpoints import sniff
 from curvtool.problem.data import Data
 from curvtool.problem.vectors import load_vectors, stacked_parts, to_bytes
@@ -29,6 +25,10 @@ from curvtool.report.rows import append_row, read_rows
 from curvtool.report.write import check_writable, write_atomic
 from curvtool.resume.identity import fingerprint
 from curvtool.resume.ledger import Keeping
+from curvtool.session.load import Loaded, load
+from curvtool.session.run import most_demanding, run_all
+from curvtool.tracking.checkpoints import step_of
+from curvtool.tracking.known_rows import differing, restated
 
 STARTS = ("auto", "cold", "warm")
 _REMEMBERED = 5  # turns of a start; training changes

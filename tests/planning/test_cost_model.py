@@ -15,7 +15,7 @@ from torch import nn
 from curvtool import Hessian, Problem
 from curvtool.cluster.group import join
 from curvtool.linalg.lanczos import Lanczos
-from curvtool.pipeline.cost_model import SHARDED_GATHERS, SHARDED_MODULES, SHARDED_SCATTERS, SMALL_SUMS, ClusterModel
+from curvtool.planning.cost_model import SHARDED_GATHERS, SHARDED_MODULES, SHARDED_SCATTERS, SMALL_SUMS, ClusterModel
 
 DIGITS = ("demo:digits", "--num-samples", "60", "--dry-run")
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from curvtool import registry
 from curvtool.config.schema import RunConfig
-from curvtool.pipeline.records import settings_record
 from curvtool.report import model as report
 from curvtool.report.record import AnalysisRecord
+from curvtool.session.records import settings_record
 
 _FREE = {"checkpoint", "lr", "batch_size"}  # numbers do not hang on them, or each row has its own
 

@@ -17,14 +17,14 @@ from curvtool.errors import STOPPING, CurvtoolError, RankLost, cause_of
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.distribution import SharedParameters, SharedSamples
 from curvtool.operators.memory import return_large_blocks, reuse_freed_pages
-from curvtool.pipeline import records
-from curvtool.pipeline.load import Loaded, load
-from curvtool.pipeline.shared import KnownPairs, Shared
-from curvtool.pipeline.stage import Stage
 from curvtool.report import model as report
 from curvtool.resume.folder import StateFolder
 from curvtool.resume.identity import check_alike, fingerprint
 from curvtool.resume.ledger import Keeping, KeptLedger, Watched
+from curvtool.session import records
+from curvtool.session.load import Loaded, load
+from curvtool.session.shared import KnownPairs, Shared
+from curvtool.session.stage import Stage
 
 
 @dataclasses.dataclass

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curvtool.errors import CurvtoolError
-from curvtool.pipeline.inspection import inspect_file
 from curvtool.problem.nearby_code import models_of, sources_of
 from curvtool.report.model import Inspection
+from curvtool.setup.inspection import inspect_file
 
 _MOST_FILES = 300
 _ESCAPED = {'"': '\\"', "\\": "\\\\"}

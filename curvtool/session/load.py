@@ -13,7 +13,6 @@ from curvtool.config.schema import RunConfig
 from curvtool.config.section import numbers_of
 from curvtool.errors import LoadError, UsageError
 from curvtool.estimators.observer import SILENT, Observer
-from curvtool.pipeline import settings
 from curvtool.problem import demo
 from curvtool.problem.checkpoints import sniff
 from curvtool.problem.checkpoints.load import load_model
@@ -30,6 +29,7 @@ from curvtool.problem.sources.objects import from_object
 from curvtool.problem.sources.reading import Reading
 from curvtool.problem.validation import check_problem
 from curvtool.resume.identity import check_alike, settings_of
+from curvtool.session import settings
 
 
 @dataclass(frozen=True)

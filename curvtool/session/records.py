@@ -11,9 +11,9 @@ from typing import Any
 
 from curvtool.config.schema import RunConfig
 from curvtool.estimators.cost import Cost
-from curvtool.pipeline.provenance import environment
-from curvtool.pipeline.stage import Stage
 from curvtool.report import model as report
+from curvtool.session.provenance import environment
+from curvtool.session.stage import Stage
 
 
 def cost_record(cost: Cost, peak: int) -> report.Cost:

@@ -14,12 +14,12 @@ from curvtool.operators.calibration import measured_seconds
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.execution import SHARDED_BATCH
 from curvtool.operators.named import OPERATORS
-from curvtool.pipeline import settings
-from curvtool.pipeline.cost_model import DEFAULT_BANDWIDTH, BytesByPart, ClusterModel
-from curvtool.pipeline.load import load
-from curvtool.pipeline.needs import Need
+from curvtool.planning.cost_model import DEFAULT_BANDWIDTH, BytesByPart, ClusterModel
+from curvtool.planning.needs import Need
 from curvtool.problem.problem import Problem
 from curvtool.report import model as report
+from curvtool.session import settings
+from curvtool.session.load import load
 
 _SPARE_VECTORS = 4  # that a product and the solver hold beside the basis
 _TIMED_ROWS = 4  # of a basis, to learn what meeting one of its vectors takes

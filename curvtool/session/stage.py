@@ -19,12 +19,12 @@ from curvtool.operators.execution import DIFFERENCES
 from curvtool.operators.memory import return_freed_pages
 from curvtool.operators.named import OPERATORS
 from curvtool.operators.preflight import Preflight, preflight_curvature
-from curvtool.pipeline import settings
-from curvtool.pipeline.load import Loaded
-from curvtool.pipeline.shared import Shared
 from curvtool.problem.problem import Problem
 from curvtool.problem.vectors import independent, load_vectors
 from curvtool.report import model as report
+from curvtool.session import settings
+from curvtool.session.load import Loaded
+from curvtool.session.shared import Shared
 from curvtool.words import counted
 
 Result = TypeVar("Result")

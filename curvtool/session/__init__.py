@@ -1,0 +1,1 @@
+"""A loaded problem at work: from the configuration to the report."""

@@ -1,0 +1,1 @@
+"""The same analyses over the checkpoints of a training run."""
