@@ -1,4 +1,4 @@
-"""Runs the README's worked examples, and puts their output and pictures where it shows them.
+"""Runs the worked examples of curvtool/docs/examples.md, and puts their output and pictures where it shows them.
 
     python scripts/make_examples.py            # needs curvtool[plot]; about half a minute
 
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+PAGE = ROOT / "curvtool" / "docs" / "examples.md"
 PICTURES = ROOT / "curvtool" / "docs" / "pictures"
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 WIDTH = 88
@@ -57,8 +57,8 @@ def output_of(command: str, folder: Path) -> str:
 
 
 def main() -> None:
-    """Rewrites the README and the pictures."""
-    text = README.read_text(encoding="utf-8")
+    """Rewrites the page and the pictures."""
+    text = PAGE.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, text)
@@ -70,7 +70,7 @@ def main() -> None:
                 parts.append(f"$ {command}\n{printed}\n" if printed else f"$ {command}\n")
             return "```console\n" + "".join(parts) + "```"
 
-        README.write_text(BLOCK.sub(run, text), encoding="utf-8")
+        PAGE.write_text(BLOCK.sub(run, text), encoding="utf-8")
         for picture in folder.glob("*.svg"):
             (PICTURES / picture.name).write_bytes(picture.read_bytes())
 

@@ -12,17 +12,16 @@ NUMBER = re.compile(r"(?<![A-Za-z0-9_])[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+
 BARS = re.compile(r"[▏▎▍▌▋▊▉█]+")
 RULE = re.compile(r"^\s*─{10,}\s*$")
 
-KIND = r"(?:rounding noise|the residual norm|residual\^#/gap, not below a quarter of the residual)"
+KIND = r"(?:rounding noise|the residual norm|residual\^#/gap \(at least a quarter of the residual\))"
 SHARE = r"# % \(# % to # %(?:, s\.e\. # %)?\)|# %"
 CHOICES = [
-    ("ESTIMATED", rf"estimated by {KIND}(?:, {KIND})*"),
+    ("ESTIMATED", rf"estimated from {KIND}(?:, {KIND})*"),
     (
         "STABILITY",
         "at the edge of stability, to within the error|"
-        "near the edge of stability, # % (?:above|below) #, "
-        "the most that gradient descent on the quadratic model bears|"
+        "near the edge of stability: # % (?:above|below) #, the limit for gradient descent on the quadratic model|"
         "sharp: above #, where gradient descent on the quadratic model diverges|"
-        "below #, the most that gradient descent on the quadratic model bears",
+        "below #: gradient descent on the quadratic model is stable",
     ),
     (
         "BELOW ZERO",

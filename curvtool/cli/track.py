@@ -49,7 +49,7 @@ _OWN = {
 
 @with_options(None, argument="PATTERN", help=_HELP, own=_OWN)
 def track(flags: dict[str, Any], output: Output) -> None:
-    """The same analyses over the checkpoints of a training run, a row each in a file of JSON lines (-o rows.jsonl).
+    """The same analyses over the checkpoints of a training run: one row per checkpoint in a JSON Lines file (-o).
 
     Each search for eigenpairs may start from the vectors of the checkpoint before. Started again, it goes on after the
     last row. The analyses are those of the project file; without one the five largest eigenvalues.

@@ -1,4 +1,4 @@
-"""The diagonal of a symmetric operator, with a standard error an entry."""
+"""The diagonal of a symmetric operator, with a standard error for each entry."""
 
 from __future__ import annotations
 
@@ -149,9 +149,9 @@ class _Run:
                 planned = self._planned()
                 if method == "auto" and self.num_passes and not self.is_decided:
                     if exact <= min(_WORTH * (planned - self.num_passes), self.max_passes):
-                        self.reason = f"the first passes foretold {planned}, and {exact} give it exactly"
+                        self.reason = f"the first passes predict {planned}, and {exact} give it exactly"
                         return self._exact()
-                    self.reason = f"the first passes foretold {planned}, and {exact} would give it exactly"
+                    self.reason = f"the first passes predict {planned}, and {exact} would give it exactly"
                     self.is_decided = True
                 if planned <= self.num_passes or self.num_passes >= self.max_passes:
                     return self._result()

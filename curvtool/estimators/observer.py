@@ -18,7 +18,7 @@ class Resumable(Protocol):
     """
 
     def state(self) -> dict[str, Any]:
-        """All that the rest of the work hangs on, as it stands whenever `advance` is called."""
+        """All that the rest of the work depends on, as it stands whenever `advance` is called."""
 
     def restore(self, state: dict[str, Any]) -> None:
         """Puts it back."""

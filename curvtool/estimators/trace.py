@@ -89,7 +89,7 @@ def trace(
     - `hutch++`: likewise, with the range of A S for random signs S (Meyer, Musco, Musco, Woodruff 2021).
     - `xtrace`: products with the whole matrix alone (Epperly, Tropp, Webber 2024); its interval is an estimate.
     - `exact`: every diagonal entry, by P products, or by the rows of the samples' Jacobians for a Gauss-Newton matrix.
-    - `auto` makes a few Hutchinson passes; where many more are foretold it takes a Krylov space first, or, where P is
+    - `auto` makes a few Hutchinson passes; where these predict many more it takes a Krylov space first, or, where P is
       less than they are, the unit vectors. Never by timing: the same seed gives the same numbers everywhere.
 
     The interval is Student's t, its 5 % spread over all looks; the variance comes from the entries of pairs of passes,
@@ -194,9 +194,9 @@ class _Run:
         remaining = plain.planned_passes - made
         affords_both = made + 2 * exact <= self.max_passes
         self.patience = exact if affords_both else None
-        foretold = f"{counted(remaining, 'more pass')} {'was' if remaining == 1 else 'were'} foretold"
+        predicted = f"the first passes predict {counted(remaining, 'more pass')}"
         if exact <= remaining and made + exact <= self.max_passes:
-            self.reason = f"{foretold}, and {exact} give the whole diagonal"
+            self.reason = f"{predicted}, and {exact} give the whole diagonal"
             return self._exact()
         # a space of m vectors was seen to lower the variance about (1 + m/4)-fold; this m makes the sum least
         rank = self._affordable(int(2 * math.sqrt(remaining)) - 4)
@@ -204,12 +204,12 @@ class _Run:
         if self.blocks is not None or known or rank < _LEAST_RANK or made + rank + 2 > self.max_passes:
             why = "eigenvectors being known" if known else "too few for more"
             why = "the blocks' traces come from the same probes" if self.blocks is not None else why
-            self.reason = f"{foretold}: {why}"
+            self.reason = f"{predicted}: {why}"
             plain.max_passes = min(plain.max_passes, made + exact) if affords_both else plain.max_passes
             plain.finish()
             found = self._result_of_probes()
         else:
-            self.reason = f"{foretold}: {rank} of them make a space whose part is exact, and leave less to the probes"
+            self.reason = f"{predicted}: {rank} of them make a space whose part is exact, and leave less to the probes"
             found = self._by_probes(self._known("deflated", rank), 0.05 - look_error(0))
         if found.converged or not affords_both:
             return found

@@ -2,7 +2,7 @@
 
 The trace (`make_fx`) goes through autograd itself, so that the derivatives are traced as they run here, rewrites
 included, and what is compiled holds no derivative any more. Samples and vector are its arguments; an operation whose
-shape or path hangs on their values cannot be traced and is told as such.
+shape or path depends on their values cannot be traced and is told as such.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class Compilation:
                 "products cannot be compiled",
                 expected="a product that torch.compile takes, the same as the usual one to rounding",
                 received=text,
-                remedy="--hvp auto (recurrent layers and paths that hang on the data cannot be traced; on the CPU "
+                remedy="--hvp auto (recurrent layers and paths that depend on the data cannot be traced; on the CPU "
                 "torch.compile needs a C++ compiler)",
             ) from (reason if isinstance(reason, Exception) else None)
 

@@ -156,7 +156,7 @@ def _unlike(
         if whole.statistics_batch is not None:  # each depends on its batch
             return None
         slack = rounding(few, prediction) if rounding is not None else 0.0
-        for row in rows:  # a path that hangs on the batch may suit some of them alone
+        for row in rows:  # a path that depends on the batch may suit some of them alone
             try:
                 alone = few.prediction(few.forward(few.parameters, few.batch(range(row, row + 1))[0]))
             except ValueError:  # statistics of one sample do not exist

@@ -16,7 +16,7 @@ from curvtool.report.numbers import LEVEL, ComparedValue, Number, is_layer, numb
 from curvtool.report.ranks import may_be_the_same
 from curvtool.report.record import Record
 
-# what a number means hangs on these; another value of them makes it another quantity
+# what a number means depends on these; another value of them makes it another quantity
 _SAME_THRESHOLD = 2.0  # times: two runs of one kind measure noise that differs by less
 _MEANING = ("loss", "reduction", "parameters", "loss options", "weight decay", "BatchNorm")
 

@@ -181,7 +181,7 @@ class TrackRow(Record):
     run: str = Field(description="the folder that the checkpoint lies in")
     checkpoint: str
     step: int | None = Field(description="the last number in the file's name")
-    settings: str = Field(description="a checksum of all that the numbers hang on but the checkpoint")
+    settings: str = Field(description="a checksum of all that the numbers depend on but the checkpoint")
     start: Literal["cold", "warm"] = Field(description="warm: from the vectors of the checkpoint before")
     status: Status
     problem: ProblemSummary

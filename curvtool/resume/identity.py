@@ -1,4 +1,4 @@
-"""What a run is: the settings and the files that its numbers hang on, by name."""
+"""What a run is: the settings and the files that its numbers depend on, by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NOT_NUMBERS = {  # paths and sizes
 
 
 def settings_of(configs: Sequence[RunConfig]) -> dict[str, str]:
-    """All settings that the numbers hang on, but for how and where they are computed."""
+    """All settings that the numbers depend on, but for how and where they are computed."""
     config, sections = configs[0], ("model", "data", "loss", "params")
     values = {f"{name}.{key}": value for name in sections for key, value in vars(getattr(config, name)).items()}
     values |= {

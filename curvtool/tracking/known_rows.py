@@ -12,7 +12,7 @@ from curvtool.report import model as report
 from curvtool.report.record import AnalysisRecord
 from curvtool.session.records import settings_record
 
-_FREE = {"checkpoint", "lr", "batch_size"}  # numbers do not hang on them, or each row has its own
+_FREE = {"checkpoint", "lr", "batch_size"}  # numbers do not depend on them, or each row has its own
 
 
 def restated(row: report.TrackRow, configs: Sequence[RunConfig]) -> report.TrackRow:

@@ -195,7 +195,7 @@ def _compare(
         if not low - 2 * half <= other.value <= high + 2 * half:
             stage.warn(
                 "CT210",
-                f"the density implies a trace of {result.trace:.5g}, and probes of its own give {other.value:.5g} "
+                f"the density implies a trace of {result.trace:.5g}, and an independent estimate gives {other.value:.5g} "
                 f"+- {half:.2g}: more --probes, or --dtype float64",
             )
     return other

@@ -12,7 +12,7 @@ Method = Literal["auto", "hutchinson", "exact"]
 
 @dataclass(frozen=True)
 class Settings(AnalysisSettings):
-    """Diagonal of the loss's Hessian, with a standard error an entry.
+    """Diagonal of the loss's Hessian, with a standard error for each entry.
 
     Which parameters are sharp by themselves; written by parameter name with --out.
     """

@@ -55,7 +55,7 @@ def verdict(eigs: Eigs) -> list[str]:
         first = eigs.eigenvalues[0]
         edge = 2 / first.value
         told.append(
-            f"gradient descent on the quadratic model bears learning rates below "
+            f"gradient descent on the quadratic model is stable for learning rates below "
             f"{number(edge, 3)} (2 / largest eigenvalue){_NOT_SOUGHT if eigs.which == 'la' else ''}"
         )
     return [f"{text[0].upper()}{text[1:]}." for text in told]
@@ -70,7 +70,7 @@ def _of_the_population(known: PopulationValue) -> str:
 
 def _of_the_smallest(pair: Eigenvalue) -> str:
     if pair.value < -pair.error_bound:
-        return "the loss on these data curves downward along its eigenvector: it is no minimum"
+        return "the loss on these data curves downward along its eigenvector, so this point is not a minimum"
     if pair.value > pair.error_bound:
         return "no negative curvature was found"
     return "it is zero to within its error"
@@ -100,12 +100,12 @@ def _of_stability(stability: Stability, is_negative: bool, rest: str) -> str:
         meaning = "at the edge of stability, to within the error"
     elif abs(off) < _NEAR:
         side = "above" if off > 0 else "below"
-        meaning = f"near the edge of stability, {percent(abs(off))} {side} 2, the most that gradient descent on the "
-        meaning += "quadratic model bears"
+        meaning = f"near the edge of stability: {percent(abs(off))} {side} 2, the limit for gradient descent on the "
+        meaning += "quadratic model"
     elif product > stability.threshold:
         meaning = "sharp: above 2, where gradient descent on the quadratic model diverges"
     else:
-        meaning = "below 2, the most that gradient descent on the quadratic model bears"
+        meaning = "below 2: gradient descent on the quadratic model is stable"
     if is_negative:
         meaning += "; along an eigenvector of a negative eigenvalue it diverges at any learning rate"
     elif product <= stability.threshold:
@@ -158,13 +158,13 @@ def notes(eigs: Eigs) -> list[str]:
     kinds = sorted({pair.bound_kind for pair in eigs.eigenvalues})
     told = {
         "linear": "the residual norm",
-        "quadratic": "residual^2/gap, not below a quarter of the residual",
+        "quadratic": "residual^2/gap (at least a quarter of the residual)",
         "noise": "rounding noise",
     }
-    text = f"error: estimated by {', '.join(told[kind] for kind in kinds)}; a pair that was missed shows in none."
+    text = f"error: estimated from {', '.join(told[kind] for kind in kinds)}. It does not cover missed eigenvalues."
     looked = _certified(eigs)
     if any(pair.data_stderr is not None for pair in eigs.eigenvalues):
-        looked += " data s.e.: what another sample of as many data would change."
+        looked += " data s.e.: how much the value would change with another data set of the same size."
     found.append(text + looked)
     if eigs.vectors_file:
         found.append(f"vectors: {eigs.vectors_file}")

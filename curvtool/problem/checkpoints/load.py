@@ -84,7 +84,7 @@ def _load(
         is_found = factory != "module:Net"
         raise LoadError(
             "CT012",
-            f"{path} holds weights alone, not the model's code",
+            f"{path} holds only weights, and the model's code is needed too",
             expected="--factory package.module:callable",
             received=f"{counted(len(tensors), 'tensor')}, the first {next(iter(tensors))}",
             remedy=f"--factory {factory if is_found else 'models:Net   (Net in ./models.py)'}; -K name=value for its "
