@@ -65,7 +65,8 @@ class SharedSamples:
     def batches(self, size: int) -> list[list[range]]:
         """This rank's samples of each part of the data, at most so many at a time; a part may have none of them here.
 
-        Parts depend on the number of samples alone where that leaves a choice; where the order is kept, they are batches.
+        Parts depend on the number of samples alone where that leaves a choice; where the order is kept, they are
+        batches.
         """
         of_part = part_size(self.num_samples)
         if self.keeps_order or not of_part:

@@ -113,7 +113,8 @@ def note(comparison: Comparison) -> str:
         "list lacks one; the random start of the search does not exclude that, and `--check full` excludes more. "
     )
     return (told if missed else "") + (
-        "Errors are those of the computation, at 95 % where they come from probes. Values with error bounds differ if the bounds do not overlap. Estimates by "
+        "Errors are those of the computation, at 95 % where they come from probes. Values with error "
+        "bounds differ if the bounds do not overlap. Estimates by "
         "probes are tested (Student's t with the degrees of freedom of both, 5 % for all together by Holm). "
         f"{data[0].upper()}{data[1:]}."
     )

@@ -195,8 +195,8 @@ def _compare(
         if not low - 2 * half <= other.value <= high + 2 * half:
             stage.warn(
                 "CT210",
-                f"the density implies a trace of {result.trace:.5g}, and an independent estimate gives {other.value:.5g} "
-                f"+- {half:.2g}: more --probes, or --dtype float64",
+                f"the density implies a trace of {result.trace:.5g}, and an independent estimate gives "
+                f"{other.value:.5g} +- {half:.2g}: more --probes, or --dtype float64",
             )
     return other
 

@@ -141,7 +141,8 @@ def _traces(density: Density) -> str:
         return own
     low, high = density.trace_by_probes_ci95
     half = (high - low) / 2
-    return f"{own}; an independent estimate gives {with_error(density.trace_by_probes, half)} (95 %: +- {number(half, 2)})"
+    other = with_error(density.trace_by_probes, half)
+    return f"{own}; an independent estimate gives {other} (95 %: +- {number(half, 2)})"
 
 
 def charts(density: Density) -> list[Chart]:
