@@ -10,6 +10,12 @@ from curvtool.errors import UsageError, suggest
 
 _FOLDER = Path(__file__).parent.parent / "docs"
 _CODE = re.compile(r"CT\d{3}")
+_OTHER_WORDS = {
+    "batchnorm": "batch-normalization", "batch-norm": "batch-normalization", "bn": "batch-normalization",
+    "adamw": "adam", "rmsprop": "adam", "nesterov": "momentum", "sgd": "momentum", "heavy-ball": "momentum",
+    "bits": "quantization", "hawq": "quantization", "conditioning": "condition-number", "ggn": "gauss-newton",
+    "eos": "edge-of-stability", "learning-rate": "edge-of-stability", "ci": "confidence-interval",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ def explained(word: str) -> Explanation:
     """
     known = explanations()
     sought = word.upper() if _CODE.fullmatch(word.upper()) else word.lower().replace(" ", "-").replace("_", "-")
+    spelt = {_american(name): name for name in known}
+    sought = spelt.get(_american(_OTHER_WORDS.get(sought, sought)), sought)
     if sought not in known:
         within = [name for name in known if sought in name or sought in known[name].title.lower()]
         remedy = "curvtool explain, which lists them"
@@ -60,3 +68,8 @@ def explained(word: str) -> Explanation:
             remedy=remedy,
         )
     return known[sought]
+
+
+def _american(word: str) -> str:
+    """The same for `quantisation` and `quantization`, `parameterisation` and `parametrization`."""
+    return word.replace("parametri", "parameteri").replace("isation", "ization").replace("our", "or")

@@ -40,3 +40,22 @@ def test_the_list(run):
 def test_unknown_words(run, word, near):
     status, _, err = run("explain", word)
     assert status == 2 and "CT001" in err and near in err
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("parameterization", "parameterisation"),
+        ("parametrisation", "parameterisation"),
+        ("Quantisation", "quantization"),
+        ("batchnorm", "batch-normalization"),
+        ("batch normalisation", "batch-normalization"),
+        ("condition number", "condition-number"),
+        ("AdamW", "adam"),
+        ("momentum", "momentum"),
+        ("GGN", "gauss-newton"),
+    ],
+)
+def test_every_spelling_and_other_words_find_their_concept(word, name, run):
+    status, out, _ = run("explain", word)
+    assert status == 0 and out.startswith(f"{name}: ")
