@@ -10,7 +10,7 @@ import torch
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FAST = {
-    "CURVTOOL_OPERATIONS": "torch", "CURVTOOL_HVP": "fresh", "CURVTOOL_DEVICE": "cpu", "CURVTOOL_MAX_PASSES": "30",
+    "CURVTOOL_OPERATIONS": "torch", "CURVTOOL_HVP": "kept", "CURVTOOL_DEVICE": "cpu", "CURVTOOL_MAX_PASSES": "30",
 }  # fmt: skip
 MODELS = """
 import torch

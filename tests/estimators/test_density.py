@@ -24,9 +24,18 @@ def smoothed_truth(values, grid, width):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_case(case):
-    """Many probes of full length: the density, the distribution and the trace of the dense eigenvalues."""
-    true = torch.linalg.eigvalsh(dense_hessian(case)).numpy()
-    result = density(Hessian(case.problem(), batch_size=3), num_probes=40, num_steps=len(true), method="probes")
+    """Many probes of full length: the density, the distribution and the trace of the dense eigenvalues; and the
+    Hessian's products give what the dense matrix gives by the same probes."""
+    dense = dense_hessian(case)
+    true, whole = torch.linalg.eigvalsh(dense).numpy(), MatrixOperator(dense)
+    result = density(whole, num_probes=40, num_steps=len(true), method="probes")
+    few = {"num_probes": 2, "num_steps": 8, "method": "probes", "width": result.width, "near": result.near}
+    ours, theirs = density(Hessian(case.problem(), batch_size=3), **few), density(whole, **few)
+    scale = abs(true).max()
+    for one, other in zip(ours.quadratures, theirs.quadratures, strict=True):
+        assert np.allclose(one.nodes, other.nodes, atol=1e-7 * scale)
+        assert np.allclose(one.weights, other.weights, atol=1e-6)
+    assert ours.trace == pytest.approx(theirs.trace, abs=1e-7 * scale * len(true))
     assert abs(result.trace - true.sum()) <= 5 * result.trace_stderr + 1e-8 * abs(true).sum()
     curve = smoothed_truth(true, result.grid, result.width)
     # the largest of 500 points, whose squares are skewed: up to 6.9 was seen in 40 runs
