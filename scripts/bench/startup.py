@@ -16,10 +16,29 @@ import time
 from pathlib import Path
 
 TOOL = [sys.executable, "-m", "curvtool"]
+BARE = """
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def one(name: str, count: int = 1):
+    'The first command.'
+
+
+@app.command()
+def two(name: str, count: int = 1):
+    'The second command.'
+
+
+app()
+"""
 COMMANDS = {
     "python": [sys.executable, "-c", "pass"],
     "import torch": [sys.executable, "-c", "import torch"],
     "import curvtool": [sys.executable, "-c", "import curvtool"],
+    "a bare Typer application --help": [sys.executable, "-c", BARE, "--help"],
     "curvtool --version": [*TOOL, "--version"],
     "curvtool --help": [*TOOL, "--help"],
     "curvtool eigs --help": [*TOOL, "eigs", "--help"],
