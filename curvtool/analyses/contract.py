@@ -37,7 +37,11 @@ class RunModule(Protocol):
     """`run.py`. It may have `restated(record, config, checkpoint)` too: a row of `track` by the settings of now."""
 
     def run(self, stage: Stage, analysis: Any, /) -> AnalysisRecord:
-        """From the settings to the record."""
+        """From the settings to the record.
+
+        The operator comes from `stage.checked_operator`, what an estimator returns from `stage.estimate`; at the end
+        `stage.close(operator, is_zero, rtol)` adds the warnings and the provenance that every analysis shares.
+        """
 
 
 class PlanModule(Protocol):

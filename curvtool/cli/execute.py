@@ -54,7 +54,37 @@ def execute_all(configs: Sequence[RunConfig], output: Output) -> None:
             for name in (*output.output, output.json):
                 if name is not None and name != "-":
                     check_writable(Path(name))
+                    _check_no_input(Path(name), configs)
         _execute(configs, output, cluster)
+
+
+def _check_no_input(path: Path, configs: Sequence[RunConfig]) -> None:
+    """A report must not take the place of what it is a report of.
+
+    Raises:
+        UsageError: CT007, it would.
+    """
+    config = configs[0]
+    named = [config.model.checkpoint, config.model.base_model, *(config.data.source or "").split(",")]
+    named += [getattr(each.analysis, name, None) for each in configs for name in ("start", "deflate")]
+    named += [source for each in configs for source in each.sources.values() if source.endswith(".toml")]
+    code = (config.model.factory, config.loss.name, config.data.source)
+    named += [f"{text.partition(':')[0].replace('.', '/')}.py" for text in code if text and ":" in text]
+    if any(_is_same(path, Path(each)) for each in named if each):
+        raise UsageError(
+            "CT007",
+            f"{path} is what the run reads, and would be written over",
+            expected="another file for the report",
+            received=str(path),
+            remedy="--json report.json",
+        )
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    try:
+        return path.is_file() and other.is_file() and path.samefile(other)
+    except (OSError, ValueError):  # a text that is no path
+        return False
 
 
 def _execute(configs: Sequence[RunConfig], output: Output, cluster: Solo) -> None:

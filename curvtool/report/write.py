@@ -7,6 +7,7 @@ import os
 import stat
 import tempfile
 from pathlib import Path
+from shlex import quote
 
 from curvtool.errors import UsageError
 
@@ -22,6 +23,14 @@ def check_writable(path: Path) -> None:
     if _is_stream(path):
         return
     path = _through_links(path)
+    if path.is_file() and not path.stat().st_mode & 0o222:
+        raise UsageError(
+            "CT007",
+            f"cannot write {path}",
+            expected="a file that may be written to",
+            received="a file without write permission",
+            remedy=f"chmod u+w {quote(str(path))}, or another path",
+        )
     folder = path.absolute().parent
     if path.is_dir() or not folder.is_dir() or not _takes_files(folder):
         raise UsageError(
@@ -85,6 +94,11 @@ def _through_links(path: Path) -> Path:
         UsageError: CT007, it is there and no regular file: a socket or a disk is not to be replaced by a report.
     """
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if target.is_symlink():
+        raise UsageError(
+            "CT007", f"cannot write {path}", expected="a link to a file", received="links in a circle",
+            remedy="another path",
+        )  # fmt: skip
     if target.exists() and not target.is_file() and not target.is_dir():
         raise UsageError(
             "CT007",

@@ -81,6 +81,33 @@ def test_a_socket_is_not_replaced(tmp_path, monkeypatch):
         assert stat.S_ISSOCK(Path("s").stat().st_mode)
 
 
+def test_a_file_without_write_permission_and_links_in_a_circle_are_refused(tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text("before")
+    path.chmod(0o444)
+    with pytest.raises(UsageError, match="CT007"):
+        check_writable(path)
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for write in (check_writable, lambda path: write_atomic(path, b"x")):
+        with pytest.raises(UsageError, match="CT007"):
+            write(tmp_path / "a")
+    assert (tmp_path / "a").is_symlink()
+
+
+def test_a_report_does_not_replace_what_the_run_reads(tmp_path, monkeypatch, run):
+    monkeypatch.chdir(tmp_path)
+    torch.save(torch.nn.Linear(3, 2).state_dict(), "model.pt")
+    Path("mine.py").write_text("import torch\ndef net():\n    return torch.nn.Linear(3, 2)\n")
+    np.savez("data.npz", inputs=np.zeros((4, 3), "f4"), targets=np.zeros(4, dtype=int))
+    Path("curvtool.toml").write_text('[model]\ncheckpoint = "model.pt"\nfactory = "mine:net"\n')
+    for name in ("model.pt", "mine.py", "data.npz", "curvtool.toml", "./model.pt"):
+        before = Path(name).read_bytes()
+        status, _, err = run("eigs", "--data", "data.npz", "--json", name)
+        assert status == 2 and "CT007" in err and "written over" in err, (name, err)
+        assert Path(name).read_bytes() == before
+
+
 def test_a_long_name_is_written(tmp_path):
     write_atomic(tmp_path / ("x" * 250 + ".json"), b"1")
 
