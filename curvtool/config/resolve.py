@@ -132,7 +132,7 @@ def _find(config_file: str | None, environment: Mapping[str, str]) -> Path | Non
                 f"the configuration {path} does not exist",
                 expected="a TOML file",
                 received="no such file",
-                remedy="the path of a file that is there",
+                remedy="--config FILE.toml",
             )
         return path
     return Path(PROJECT_FILE) if Path(PROJECT_FILE).is_file() else None
