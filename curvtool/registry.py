@@ -2,7 +2,8 @@
 
     settings.py   SETTINGS: the class of its settings, whose docstring is the help of its command
     record.py     RECORD: the class of its part of the report
-    run.py        run(stage, settings): from the settings to the record; plan(...): what that would cost
+    run.py        run(stage, settings): from the settings to the record
+    plan.py       need(...): what that would cost
     show.py       its sentences, tables and charts
     facts.py      its numbers, for comparisons, exports and `track`
 
@@ -55,7 +56,7 @@ def folders() -> list[str]:
 
 
 def part(kind: str, name: str) -> Any:
-    """A module of a kind's folder: `settings`, `record`, `run`, `show` or `facts`.
+    """A module of a kind's folder: `settings`, `record`, `run`, `plan`, `show` or `facts`.
 
     Raises:
         KeyError: there is no such kind.

@@ -588,6 +588,12 @@ def test_rounding_above_the_tolerance_is_told_with_remedies_that_work(command, c
     assert run(*command, *MODEL, "--dtype", "float64", "--strict")[0] == 0
 
 
+def test_vectors_that_rounding_keeps_from_their_tolerance_are_told_as_such(folder, run):
+    words = ("eigs", *MODEL, "-k", "1", "--rtol", "0.1", "--vector-rtol", "1e-12")
+    status, _, err = run(*words, "--strict")
+    assert status == 4 and "CT201" in err and "--vector-rtol" in err and "above rtol" not in err, err
+
+
 @pytest.mark.parametrize(("passes", "kind"), [(2, "eigs"), (30, "density")])
 def test_a_density_that_is_stopped_on_its_way(passes, kind, folder, run, monkeypatch):
     """Before ten steps of the first probe the outliers are all there is; the budget is not to blame."""

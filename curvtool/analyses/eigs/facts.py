@@ -85,6 +85,10 @@ def not_converged(eigs: Eigs, dtype: str) -> Warning:
     of_all = counted(len(eigs.eigenvalues), "eigenvalue")
     if rounded and len(rounded) == len(unmet):
         worst = max(pair.error_bound / abs(pair.value) for pair in rounded)  # no 0: for these, rounding is enough
+        if worst <= eigs.rtol:  # the values are as accurate as was asked for, and their vectors are not
+            remedy = "a larger --vector-rtol" if dtype == "float64" else "--dtype float64, or a larger --vector-rtol"
+            told = f"rounding alone keeps the eigenvectors of {len(rounded)} of {of_all} from --vector-rtol: {remedy}"
+            return Warning(code="CT201", message=told)
         return kept_by_rounding("CT201", f"the error of {len(rounded)} of {of_all}", eigs.rtol, dtype, worst)
     near_zero = [pair.error_bound for pair in unmet if abs(pair.value) <= pair.error_bound]
     remedy = "--basis device" if eigs.basis == "bfloat16" else "raise --max-passes or --rtol"
