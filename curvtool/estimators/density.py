@@ -15,6 +15,7 @@ from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_fin
 from curvtool.estimators.accuracy.noise import least_of, noise_of
 from curvtool.estimators.cost import Meter
 from curvtool.estimators.density_result import DensityResult, Spectrum, density_result
+from curvtool.estimators.kept_steps import KeptSteps
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.linalg.quadrature import Quadrature, QuadraturesInStep
 from curvtool.linalg.space import VectorSpace
@@ -165,9 +166,8 @@ def _exactly(
     dim, meter = operator.space.dim, Meter(operator)
     observer.begin("the whole matrix", float(dim))
     try:
-        matrix = operator.materialize(
-            memory_budget, lambda done: observer.advance(done, f"{counted(dim, 'column')} in all", dim - done)
-        )
+        columns = KeptSteps("columns", operator, dim, f"{counted(dim, 'column')} in all", observer)
+        matrix = operator.materialize(memory_budget, columns)
     except STOPPING as error:
         stop = cause_of(error)
         raise Interrupted(None, stop) from stop

@@ -15,6 +15,7 @@ from curvtool.estimators.accuracy.entries import EntryErrors, of_entries, roundi
 from curvtool.estimators.accuracy.forms import PASSES_OF_FEW_SIGNS
 from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES, least_of, noise_of
 from curvtool.estimators.cost import Cost, Meter
+from curvtool.estimators.kept_steps import KeptSteps
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.base import LinearOperator
 from curvtool.words import counted
@@ -218,7 +219,9 @@ class _Run:
     def _exact(self) -> DiagonalResult:
         total = self.operator.diagonal_cost
         self.observer.begin("diagonal, exactly", float(total))
-        found = self.operator.exact_diagonal(lambda done: self.observer.advance(done, "diagonal", total - done))
+        found = self.operator.exact_diagonal(
+            KeptSteps("diagonal, exactly", self.operator, total, "diagonal", self.observer)
+        )
         space = self.operator.space
         whole = float(space.total(found))
         if not math.isfinite(whole):

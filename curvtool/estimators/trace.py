@@ -14,6 +14,7 @@ from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_fin
 from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES, least_of, noise_of
 from curvtool.estimators.by_probes import Blocks, BlockTrace, ProbeSearch
 from curvtool.estimators.cost import Cost, Meter
+from curvtool.estimators.kept_steps import KeptSteps
 from curvtool.estimators.known_space import KnownSpace, known_space
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.estimators.xtrace import XTrace
@@ -262,7 +263,9 @@ class _Run:
     def _exact(self) -> TraceResult:
         total = self.operator.diagonal_cost
         self.observer.begin("every diagonal entry", float(total))
-        found = self.operator.exact_diagonal(lambda done: self.observer.advance(done, "the diagonal", total - done))
+        found = self.operator.exact_diagonal(
+            KeptSteps("every entry", self.operator, total, "the diagonal", self.observer)
+        )
         diagonal = self.operator.space.whole(found).to("cpu", torch.float64).numpy()
         if not np.isfinite(diagonal).all():
             raise not_finite("a diagonal entry")

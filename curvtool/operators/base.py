@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,29 @@ import torch
 from curvtool.errors import UsageError
 from curvtool.linalg.sketch import Sketch
 from curvtool.linalg.space import VectorSpace
+
+
+class Steps:
+    """How far a computation of many products has come, so that it can be left between two of them and gone on with.
+
+    Attributes:
+        done: steps that are through.
+        of: how many there are; 0 before the first.
+        so_far: what they gave: a vector of the operator's space, or several; None before the first.
+    """
+
+    def __init__(self) -> None:
+        self.done, self.of = 0, 0
+        self.so_far: torch.Tensor | None = None
+
+    def left(self, of: int) -> range:
+        """The steps that are not through yet, of so many; of as many as at the start where it goes on."""
+        self.of = self.of or of
+        return range(self.done, self.of)
+
+    def advance(self, done: int, so_far: torch.Tensor) -> None:
+        """So many are through. Who watches overrides it; what it raises ends the computation."""
+        self.done, self.so_far = done, so_far
 
 
 class LinearOperator(ABC):
@@ -142,14 +165,15 @@ class LinearOperator(ABC):
         """Products that `exact_diagonal` takes: one an entry."""
         return self.space.dim
 
-    def exact_diagonal(self, observe: Callable[[int], None] | None = None) -> torch.Tensor:
+    def exact_diagonal(self, steps: Steps | None = None) -> torch.Tensor:
         """diag(A), this rank's coordinates of it, from products with unit vectors.
 
         Args:
-            observe: hears how many of the `diagonal_cost` products are through.
+            steps: what to go on from, and who hears of every step.
         """
-        diagonal, unit = self.space.zeros(), self.space.zeros()
-        for index in range(self.space.dim):
+        steps = steps or Steps()
+        diagonal, unit = self.space.zeros() if steps.so_far is None else steps.so_far, self.space.zeros()
+        for index in steps.left(self.space.dim):
             place = self.space.place(index)
             if place is not None:
                 unit[place] = 1
@@ -157,19 +181,18 @@ class LinearOperator(ABC):
             if place is not None:
                 diagonal[place] = image[place]
                 unit[place] = 0
-            if observe is not None:
-                observe(index + 1)
+            steps.advance(index + 1, diagonal)
         return diagonal
 
     def __matmul__(self, vector: torch.Tensor) -> torch.Tensor:
         return self.matvec(vector)
 
-    def materialize(self, max_bytes: int = 2**30, observe: Callable[[int], None] | None = None) -> torch.Tensor:
+    def materialize(self, max_bytes: int = 2**30, steps: Steps | None = None) -> torch.Tensor:
         """The dense matrix (P, P) on every rank, a product a column; for small problems.
 
         Args:
             max_bytes: what it may take.
-            observe: hears how many of the P products are through.
+            steps: what to go on from, and who hears of every column.
 
         Raises:
             UsageError: CT006, it would take more than `max_bytes`.
@@ -183,15 +206,16 @@ class LinearOperator(ABC):
                 received=f"{self.space.dim:,} x {self.space.dim:,} in {self.space.dtype}",
                 remedy="take fewer parameters (--params), or raise --memory-budget (max_bytes in Python)",
             )
-        dim = self.space.dim
-        matrix = torch.empty(dim, dim, dtype=self.space.dtype, device=self.space.device)
-        width = min(self.block_width, dim)
-        for start in range(0, dim, width):
+        dim, steps = self.space.dim, steps or Steps()
+        images = self.space.empty(dim)
+        if steps.so_far is not None:
+            images[: steps.done] = steps.so_far
+        left, width = steps.left(dim), min(self.block_width, dim)
+        for start in left[::width]:
             columns = range(start, min(start + width, dim))
-            matrix[:, columns.start : columns.stop] = self.space.whole(self.matmat(self.space.units(columns))).T
-            if observe is not None:
-                observe(columns.stop)
-        return matrix
+            images[columns.start : columns.stop] = self.matmat(self.space.units(columns))
+            steps.advance(columns.stop, images[: columns.stop])
+        return self.space.whole(images).T
 
 
 def scipy_operator(operator: LinearOperator) -> Any:

@@ -16,7 +16,8 @@ import torch
 from curvtool.errors import CurvtoolError, UsageError
 from curvtool.operators.calibration import AGREEMENT, CALIBRATION_SAMPLES
 from curvtool.operators.curvature import CurvatureOperator
-from curvtool.operators.data_sum import mean_over_batches
+from curvtool.operators.base import Steps
+from curvtool.operators.data_sum import mean_over_batches, pieces_of
 from curvtool.operators.exact_diagonal import RowSquares
 from curvtool.operators.products import OutputGraph, Parts, push_forward, push_forward_with_graph
 
@@ -161,21 +162,33 @@ class SandwichOperator(CurvatureOperator):
         """Passes of `exact_diagonal`: a row of every sample's Jacobian each, or P products where that is less."""
         return min(self._num_rows or self.space.dim, self.space.dim)
 
-    def exact_diagonal(self, observe: Callable[[int], None] | None = None) -> torch.Tensor:
+    def exact_diagonal(self, steps: Steps | None = None) -> torch.Tensor:
         """The squares of all samples' rows, this rank's coordinates of their sum."""
         num_rows = self._num_rows
         if num_rows is None or num_rows >= self.space.dim:
-            return super().exact_diagonal(observe)
-
-        def told(index: int, _: torch.Tensor) -> None:
-            if observe is not None and self.cluster.size == 1:  # the ranks' batches differ in number
-                observe(int(num_rows * (index + 1) / len(self.batches)))
-
-        squares, weight = self._row_squares.of_batch, self.problem.total_weight
-        diagonal = mean_over_batches(self.shared.sum_space, self.shapes, self.batches, squares, weight, told)
-        self.num_products += num_rows
-        self.data_passes += num_rows
+            return super().exact_diagonal(steps)
+        steps = steps or Steps()
+        diagonal = self.space.zeros() if steps.so_far is None else steps.so_far
+        for step in steps.left(max(self.cluster.gather_objects(len(self.batches)))):
+            diagonal += mean_over_batches(
+                self.shared.sum_space,
+                self.shapes,
+                self._batches_of(step, steps.of),
+                self._row_squares.of_batch,
+                self.problem.total_weight,
+            )
+            self.num_products += num_rows / steps.of
+            self.data_passes += num_rows / steps.of
+            steps.advance(step + 1, diagonal)
         return diagonal
+
+    def _batches_of(self, step: int, steps: int) -> list[range]:
+        """One of as many shares of this rank's samples: alike whatever the batches of the machine are."""
+        if not self.batches:
+            return []
+        first, end = min(rows.start for rows in self.batches), max(rows.stop for rows in self.batches)
+        start, stop = (first + each * (end - first) // steps for each in (step, step + 1))
+        return pieces_of(range(start, stop), max(map(len, self.batches)))
 
 
 class GaussNewton(SandwichOperator):

@@ -45,20 +45,17 @@ class _Entry:
     def __init__(
         self, operator: LinearOperator | None, owner: Resumable | None = None, space: VectorSpace | None = None
     ) -> None:
+        self.operator = operator
         self.space = space if operator is None else operator.space
         self.owner, self.result = owner, None
         self.matrix = _matrix(operator)
         self.meter = None if operator is None else Meter(operator)
         self.cost: list[float] | None = None
 
-    def value(self) -> dict[str, Any]:
+    def value(self, cost: list[float]) -> dict[str, Any]:
         """As it is written."""
-        costs = self.cost
-        if costs is None:
-            cost = None if self.meter is None else self.meter.cost()
-            costs = [0.0, 0.0, 0.0] if cost is None else [cost.num_hvps, cost.data_passes, cost.seconds]
         held = self.result if self.owner is None else self.owner.state()
-        return {"cost": costs, "matrix": self.matrix, "value": held}
+        return {"cost": cost, "matrix": self.matrix, "value": held}
 
 
 class KeptLedger(Ledger):
@@ -195,8 +192,9 @@ class KeptLedger(Ledger):
         """Writes what there is; what could not be written is told, and the state before stays."""
         if self.folder is None or self._before:  # what is there knows more, as long as not all of it was met again
             return
+        costs = _costs(list(self._entries.values()))
         entries: dict[str, tuple[Any, VectorSpace | None]] = {
-            key: (entry.value(), entry.space) for key, entry in self._entries.items()
+            key: (entry.value(cost), entry.space) for (key, entry), cost in zip(self._entries.items(), costs, strict=True)
         }
         entries[_CHOICES] = self._choices, None
         failure = self.folder.save(entries)
@@ -287,6 +285,24 @@ def _matrix(operator: LinearOperator | None) -> str:
     if operator is None:
         return "no matrix"
     return f"{getattr(operator, 'name', type(operator).__name__)} with {operator.space.dim} rows"
+
+
+def _costs(entries: list[_Entry]) -> list[list[float]]:
+    """What each has cost by itself. Where one was begun while another with the same matrix was on its way, the other's
+    meter ran on: what the later one took is not its own."""
+    found: list[list[float]] = []
+    later: dict[int, list[float]] = {}  # of every operator
+    for entry in reversed(entries):
+        cost = [0.0, 0.0, 0.0]
+        if entry.meter is not None:
+            taken = later.setdefault(id(entry.operator), [0.0, 0.0, 0.0])
+            if entry.cost is not None:
+                cost = entry.cost
+            else:
+                cost = [whole - part for whole, part in zip(_spent(entry.meter), taken, strict=True)]
+            later[id(entry.operator)] = [one + other for one, other in zip(taken, cost, strict=True)]
+        found.append(cost)
+    return found[::-1]
 
 
 def _spent(meter: Meter) -> list[float]:

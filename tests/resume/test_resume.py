@@ -29,6 +29,11 @@ RUNS = {
     "sketched": ("trace", {"method": "hutch++", "rank": 4, "max_passes": 30}),
     "xtrace": ("trace", {"method": "xtrace", "max_passes": 70, "rtol": 1e-3}),
     "density": ("density", {"probes": 2, "steps": 6, "outliers": 2}),
+    "trace, exactly": ("trace", {"method": "exact", "include": ["4.bias"], "max_passes": 100}),
+    "density, exactly": ("density", {"method": "exact", "include": ["7.*"]}),
+    "diagonal, exactly": ("diag", {"method": "exact", "include": ["4.bias"]}),
+    "diagonal by rows": ("diag", {"method": "exact", "operator": "ggn", "batch_size": "3"}),
+    "a trace by a space after a pilot": ("trace", {"rtol": 1e-3, "include": ["7.*"], "max_passes": 2000}),
     "diagonal": ("diag", {"rtol": 0.2, "max_passes": 20}),
     "norms": ("jacnorm", {"top": 3, "num_samples": 160, "batch_size": "8"}),
 }
