@@ -25,15 +25,23 @@ class Once(TyperCommand):
             for parameter in {each.name: each for each in order}.values():
                 several = getattr(parameter, "multiple", False) or getattr(parameter, "count", False)
                 if given[parameter.name] > 1 and parameter.param_type_name == "option" and not several:
-                    flag = max(parameter.opts, key=len)
+                    names = _names(parameter)
+                    used = [at for at, word in enumerate(args) if word.partition("=")[0] in names]
+                    flag = args[used[0]].partition("=")[0] if used else max(parameter.opts, key=len)
                     raise UsageError(
                         "CT003",
                         f"{flag} is given {given[parameter.name]} times, and one value counts",
                         expected="it once",
-                        received=" ".join(word for word in args if word.partition("=")[0] in _names(parameter)),
+                        received=" ".join(_as_given(args, at, parameter) for at in used),
                         remedy=f"leave out all but one {flag}",
                     )
         return super().parse_args(ctx, args)
+
+
+def _as_given(args: list[str], at: int, parameter: Any) -> str:
+    """The option with its value."""
+    alone = "=" in args[at] or getattr(parameter, "is_flag", False)
+    return args[at] if alone else " ".join(args[at : at + 2])
 
 
 def _names(parameter: Any) -> set[str]:

@@ -39,6 +39,7 @@ _COMPLETIONS = {
 }
 _PANELS = {"model": "Model", "data": "Data", "loss": "Loss", "params": "Parameters", "compute": "Compute"}
 _MAX_METAVAR = 18
+_STDOUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ class Output:
     state: Path | None = None
     resume: Path | None = None
     checkpoint_seconds: float = 600.0
+
+    def __post_init__(self) -> None:
+        if self.json in _STDOUT:  # by another name
+            object.__setattr__(self, "json", "-")
 
     def output_formats(self) -> dict[Path, str]:
         """The files of `-o`, each with the format that its suffix names.

@@ -132,7 +132,7 @@ def _find(config_file: str | None, environment: Mapping[str, str]) -> Path | Non
                 f"the configuration {path} does not exist",
                 expected="a TOML file",
                 received="no such file",
-                remedy="--config FILE.toml",
+                remedy="the path of a file that is there; `curvtool init` writes one",
             )
         return path
     return Path(PROJECT_FILE) if Path(PROJECT_FILE).is_file() else None
@@ -155,12 +155,14 @@ def _check_keys(content: Mapping[str, Any], path: Path | None) -> None:
     """Every key must be known: a misspelt one would silently leave its default."""
 
     def refuse(key: str, known: list[str]) -> UsageError:
+        last = key.rsplit(".", 1)[-1]
+        elsewhere = [name for name, each in SECTIONS.items() if last in {item.name for item in fields(each)}]
         return UsageError(
             "CT002",
             f"unknown key {key!r} in {path}",
             expected="a known key",
             received=key,
-            remedy=suggest(key.rsplit(".", 1)[-1], known),
+            remedy=f"{last} belongs under [{elsewhere[0]}]" if elsewhere else suggest(last, known),
         )
 
     def table_of(value: Any, name: str) -> Mapping[str, Any]:
@@ -186,6 +188,14 @@ def _check_keys(content: Mapping[str, Any], path: Path | None) -> None:
                 )
             for entry in value:
                 kind = table_of(entry, "analysis").get("kind")
+                if kind is None:
+                    raise UsageError(
+                        "CT002",
+                        f"an [[analysis]] in {path} has no kind",
+                        expected="one of " + ", ".join(registry.kinds()),
+                        received=", ".join(entry) or "an empty entry",
+                        remedy='a line kind = "eigs" under it',
+                    )
                 if kind not in registry.kinds():
                     raise UsageError(
                         "CT002",

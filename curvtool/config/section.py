@@ -51,6 +51,10 @@ class Section:
                     received=repr(value),
                     remedy=_near(flag, str(value), [str(choice) for choice in choices]),
                 )
+            if isinstance(value, float) and math.isnan(value):
+                raise UsageError(
+                    "CT001", f"{flag} is not a number", expected="a number", received="nan", remedy=f"leave out {flag}"
+                )
             minimum = item.metadata.get("minimum")
             if minimum is not None and value is not None and not value >= minimum:
                 raise UsageError(

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from curvtool.errors import CurvtoolError, UsageError
+from curvtool.operators.base import Steps
 from curvtool.operators.calibration import AGREEMENT, CALIBRATION_SAMPLES
 from curvtool.operators.curvature import CurvatureOperator
-from curvtool.operators.base import Steps
 from curvtool.operators.data_sum import mean_over_batches, pieces_of
 from curvtool.operators.exact_diagonal import RowSquares
 from curvtool.operators.products import OutputGraph, Parts, push_forward, push_forward_with_graph

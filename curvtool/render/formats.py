@@ -25,6 +25,14 @@ def format_of(path: Path) -> str:
         UsageError: CT005, a suffix without a format, or an extra that is missing.
     """
     name = path.suffix.lower().removeprefix(".")
+    if name not in FORMATS and (path.is_relative_to("/dev") or path.is_char_device() or path.is_fifo()):
+        raise UsageError(
+            "CT005",
+            f"-o tells the format by the name, and {path} has none",
+            expected="a file",
+            received=str(path),
+            remedy="--format md (or json, csv) for the standard output; --json PATH for JSON to a pipe",
+        )
     if name not in FORMATS:
         raise UsageError(
             "CT005",

@@ -14,7 +14,7 @@ from curvtool import registry
 from curvtool.linalg.student import quantile
 from curvtool.report.model import ProblemSummary, Report, TrackRow
 from curvtool.report.ranks import Rank
-from curvtool.report.record import AnalysisRecord, Record
+from curvtool.report.record import AnalysisRecord, Interval, Record
 from curvtool.report.share import Share
 
 ErrorKind = Literal["bound", "stderr", "interval"]
@@ -52,7 +52,7 @@ class ComparedValue(Record):
         default=None, description="of a share below zero: what an eigenvalue counts as below zero by"
     )
     step: float = Field(default=0.0, description="of a share: one eigenvalue; its interval ends at whole ones")
-    population: tuple[float, float] | None = Field(
+    population: Interval | None = Field(
         default=None, description="95 % interval for the population that the data are a sample of, where it is known"
     )
 

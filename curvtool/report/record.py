@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 _OWN = {"kind", "unavailable"}  # never a result's
+
+
+def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"an interval from {ends[0]:g} to {ends[1]:g}")
+    return ends
+
+
+Interval = Annotated[tuple[float, float], AfterValidator(_in_order)]
 
 
 class Record(BaseModel):

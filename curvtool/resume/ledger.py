@@ -194,7 +194,8 @@ class KeptLedger(Ledger):
             return
         costs = _costs(list(self._entries.values()))
         entries: dict[str, tuple[Any, VectorSpace | None]] = {
-            key: (entry.value(cost), entry.space) for (key, entry), cost in zip(self._entries.items(), costs, strict=True)
+            key: (entry.value(cost), entry.space)
+            for (key, entry), cost in zip(self._entries.items(), costs, strict=True)
         }
         entries[_CHOICES] = self._choices, None
         failure = self.folder.save(entries)

@@ -27,6 +27,11 @@ def test_two_files_are_both_written(here, run):
     assert status == 2 and "CT005" in err
 
 
+def test_the_standard_output_by_another_name(here, run):
+    status, out, err = run("trace", *DEMO, "--rtol", "0.3", "--json", "/dev/stdout")
+    assert status == 0 and json.loads(out)["status"] == "complete", err
+
+
 @pytest.mark.parametrize(
     "words",
     [

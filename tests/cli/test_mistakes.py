@@ -41,8 +41,14 @@ MISTAKES = [
     (["trace", "--rtol", "5"], 2, "--rtol 0.05"),
     (["trace", "--method", "hutchinsen"], 2, "hutchinson"),
     (["eigs", "--ranks", "8"], 2, "--dry-run"),
-    (["eigs", "--config", "nothing.toml"], 2, "--config FILE.toml"),
+    (["eigs", "--config", "nothing.toml"], 2, "`curvtool init` writes one"),
+    (["eigs", "--rtol", "nan"], 2, "not a number"),
+    (["eigs", "-k", "2", "--num", "3"], 2, "received: -k 2 --num 3"),
+    (["trace", "-o", "/dev/null"], 2, "--format md"),
     (["run", "wrong.toml"], 2, "num_samples"),
+    (["run", "nothing.toml"], 2, "`curvtool init` writes one"),
+    (["run", "kindless.toml"], 2, 'kind = "eigs"'),
+    (["run", "elsewhere.toml"], 2, "batch_size belongs under [data]"),
     (["explain", "sharpnes"], 2, "sharpness"),
     (["compare", "report.json"], 3, "--json report.json"),
     # files and keys
@@ -76,6 +82,8 @@ def folder(tmp_path_factory):
     torch.save(net.state_dict(), path / "net.pt")
     (path / "text.pt").write_text("these are no weights\n" * 30)
     (path / "wrong.toml").write_text('[data]\nnum_sample = 3\n[[analysis]]\nkind = "eigs"\n')
+    (path / "kindless.toml").write_text("[[analysis]]\nk = 2\n")
+    (path / "elsewhere.toml").write_text('[compute]\nbatch_size = 7\n[[analysis]]\nkind = "eigs"\n')
     (path / "report.json").write_text(json.dumps({"schema_version": "1.0"}))
     x, y = np.ones((6, 4), np.float32), np.zeros(6, np.int64)
     bad = x.copy()

@@ -214,6 +214,24 @@ def test_a_damaged_report_is_refused_or_shown(seed, whole, tmp_path):
     assert refused > 10
 
 
+def test_an_interval_whose_ends_are_exchanged_is_refused(whole, tmp_path):
+    def exchanged(value):
+        for name, item in value.items():
+            if name.endswith(("ci95", "interval")) and item and item[0] < item[1]:
+                yield name, {**value, name: item[::-1]}
+            for number, inner in enumerate(item if isinstance(item, list) else [item]):
+                for found, changed in exchanged(inner) if isinstance(inner, dict) else ():
+                    replaced = [*item[:number], changed, *item[number + 1 :]] if isinstance(item, list) else changed
+                    yield found, {**value, name: replaced}
+
+    made = list(exchanged(json.loads(whole.model_dump_json())))
+    assert {name for name, _ in made} >= {"ci95", "trace_ci95", "spectral_interval"}
+    for _, changed in made:
+        (tmp_path / "r.json").write_text(json.dumps(changed))
+        with pytest.raises(LoadError, match="CT070"):
+            read_report(tmp_path / "r.json")
+
+
 @pytest.mark.parametrize("image", ["x", "aGVsbG8=", "iVBORw0KGgoAAAANSUhEUgAA//8AAP//CAIAAAA="])
 def test_images_in_a_report_are_small_pngs(image, whole, tmp_path):
     good = json.loads(whole.model_dump_json())

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from curvtool.report.record import AnalysisRecord, Cost, Record
+from curvtool.report.record import AnalysisRecord, Cost, Interval, Record
 from curvtool.report.share import Share
 
 
@@ -45,9 +45,9 @@ class Density(AnalysisRecord):
     trace: float = Field(description="the trace that the quadrature implies")
     trace_stderr: float = Field(description="over the probes; 0 for exact")
     trace_degrees: float | None = Field(description="degrees of freedom of trace_stderr")
-    trace_ci95: tuple[float, float] = Field(description="95 % interval: probes and rounding together")
+    trace_ci95: Interval = Field(description="95 % interval: probes and rounding together")
     trace_by_probes: float | None = Field(description="the trace by an estimate of its own, to compare with")
-    trace_by_probes_ci95: tuple[float, float] | None
+    trace_by_probes_ci95: Interval | None
     method: Literal["probes", "exact"] = Field(description="exact: every eigenvalue was computed; rounding remains")
     num_probes: int = Field(description="random vectors; 0 for exact")
     num_steps: int = Field(description="nodes of each")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from curvtool.report.record import ARITHMETIC, DEGREES, AnalysisRecord, Cost, Record
+from curvtool.report.record import ARITHMETIC, DEGREES, AnalysisRecord, Cost, Interval, Record
 
 
 class EntriesSummary(Record):
@@ -18,7 +18,7 @@ class EntriesSummary(Record):
     min: float
     max: float
     negative: float = Field(description="share of the numbers below zero; of estimates, noise is counted too")
-    negative_interval: tuple[float, float] | None = Field(
+    negative_interval: Interval | None = Field(
         default=None, description="95 % interval of the share of the matrix's own entries below zero"
     )
     num: int

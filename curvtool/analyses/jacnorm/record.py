@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from curvtool.report.record import AnalysisRecord, Cost, Record
+from curvtool.report.record import AnalysisRecord, Cost, Interval, Record
 
 
 class Histogram(Record):
@@ -30,7 +30,7 @@ class Summary(Record):
     median: float
     p95: float
     max: float
-    bounds: dict[str, tuple[float, float]] | None = Field(
+    bounds: dict[str, Interval] | None = Field(
         default=None,
         description="95 % intervals of the numbers above, by their names, for these examples: probes, solver, rounding",
     )
@@ -66,8 +66,8 @@ class TopExample(Record):
     index: int = Field(description="row in the data, from 0")
     frobenius: float | None
     spectral: float | None
-    frobenius_interval: tuple[float, float] | None = Field(default=None, description="95 %: probes and rounding")
-    spectral_interval: tuple[float, float] | None = Field(default=None, description="solver and rounding")
+    frobenius_interval: Interval | None = Field(default=None, description="95 %: probes and rounding")
+    spectral_interval: Interval | None = Field(default=None, description="solver and rounding")
     image: Image = Field(default=None, description="the input, where it is an image: PNG in base64 (--directions)")
     direction: Image = Field(
         default=None, description="its leading singular direction likewise: red where more moves the outputs, blue less"
@@ -82,7 +82,7 @@ class ClassNorms(Record):
     frobenius_max: float | None
     spectral_mean: float | None
     spectral_max: float | None
-    bounds: dict[str, tuple[float, float]] = Field(
+    bounds: dict[str, Interval] = Field(
         default_factory=dict, description="95 % intervals of the numbers above, by their names"
     )
 

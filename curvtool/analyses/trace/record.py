@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from curvtool.report.record import ARITHMETIC, DEGREES, AnalysisRecord, Cost, Record
+from curvtool.report.record import ARITHMETIC, DEGREES, AnalysisRecord, Cost, Interval, Record
 
 
 class BlockTrace(Record):
@@ -33,9 +33,7 @@ class Trace(AnalysisRecord):
     stderr: float | None
     degrees_of_freedom: float | None = Field(default=None, description=DEGREES)
     arithmetic_error: float | None = Field(default=None, description=ARITHMETIC)
-    ci95: tuple[float, float] | None = Field(
-        description="95 % interval over the probes, valid though the run stopped itself"
-    )
+    ci95: Interval | None = Field(description="95 % interval over the probes, valid though the run stopped itself")
     num_passes: int = Field(description="probes of each group; for exact the diagonal entries, for xtrace the probes")
     num_terms: int = Field(description="groups of samples with a probe of their own in each pass")
     per_parameter: dict[str, BlockTrace] | None = None
