@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from curvtool import device
 from curvtool.errors import Interrupted, LoadError, UsageError
 from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.estimators.trace import trace
@@ -178,7 +179,7 @@ def _level_outside() -> int:
 def _generators_kept() -> Iterator[None]:
     """Training draws the numbers that it would have drawn."""
     python, numpy_ = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with device.generators_kept():
         try:
             yield
         finally:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from curvtool import device
 from curvtool.cluster.place import Place, place_of
 from curvtool.cluster.solo import Solo
 from curvtool.errors import EXIT_RANK_LOST, CurvtoolError, RankLost, from_data, is_out_of_memory, to_data
@@ -65,9 +66,8 @@ class ProcessGroup(Solo):
         self.timeout, self.num_calls = timeout, 0
         os.environ.setdefault("MASTER_ADDR", place.address)
         os.environ.setdefault("MASTER_PORT", str(place.port))
-        both = torch.cuda.is_available() and dist.is_nccl_available()
-        if both:
-            torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
+        own = device.take(self.local_rank)
+        both = own is not None and dist.is_backend_available(own.partition(":")[2])
         patience = threading.Timer(_SILENT_SECONDS, self._say_what_is_waited_for, [place])
         patience.daemon = True
         patience.start()
@@ -75,7 +75,7 @@ class ProcessGroup(Solo):
             wait = datetime.timedelta(seconds=timeout)
             store, _, _ = next(rendezvous("env://", rank=self.rank, world_size=self.size, timeout=wait))
             self._store = PrefixStore("curvtool", store)
-            backend = "cpu:gloo,cuda:nccl" if both else "gloo"
+            backend = f"cpu:gloo,{own}" if both else "gloo"
             dist.init_process_group(
                 backend, store=PrefixStore("torch", store), rank=self.rank, world_size=self.size, timeout=wait
             )

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import torch
 
+from curvtool.device import is_host
 from curvtool.estimators.eigenpairs import Tolerance
 from curvtool.linalg.ritz import Which
 from curvtool.linalg.space import Storage, VectorSpace
@@ -55,7 +56,7 @@ def storage_for(space: VectorSpace, request: Request) -> Storage:
     """Where the basis lies: on the device as long as the budget holds the least of it there, else on the host."""
     if request.basis != "auto":
         return request.basis
-    if space.device.type == "cpu":
+    if is_host(space.device):
         return "device"
     least = 2 * request.num_wanted + 1 + request.block_size
     needed = (max(least, request.max_basis or 0) + request.num_wanted) * space.vector_bytes

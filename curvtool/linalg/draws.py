@@ -12,6 +12,8 @@ from functools import lru_cache
 
 import torch
 
+from curvtool.device import draws_on
+
 _GOLDEN = -7046029254386353131  # 0x9e3779b97f4a7c15, as a signed number
 _FIRST, _SECOND = -4658895280553007687, -7723592293110705685  # 0xbf58476d1ce4e5b9, 0x94d049bb133111eb
 _BITS, _BYTE = 64, 8
@@ -49,7 +51,7 @@ def random_normals(
 
     On devices without float64 they are drawn on the CPU.
     """
-    place = torch.device("cpu") if device.type == "mps" else device
+    place = draws_on(device)
     of_rows = _of_rows(key, rows, place)
     found = torch.empty(len(rows), sum(map(len, columns)), dtype=dtype, device=place)
     done = 0

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from curvtool.cluster.solo import Solo
+from curvtool.device import is_host, sums_in
 from curvtool.linalg.draws import random_normals, random_signs
 from curvtool.linalg.shards import Shards
 
@@ -23,11 +24,6 @@ Storage = Literal["device", "host", "bfloat16"]  # the vectors as they are, in t
 _PIECE = 2**14
 _ROTATED = 2**22  # numbers
 _CONVERTED = 2**18  # coordinates at a time that are taken out of another dtype
-
-
-def _accumulator(device: torch.device) -> torch.dtype:
-    """float64, where the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class VectorSpace:
@@ -170,7 +166,7 @@ class VectorSpace:
 
     def residual_norms(self, images: torch.Tensor, values: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
         """||z_i - values_i y_i|| for the rows of Z and Y (m, P), in float64 on the device: shape (m,)."""
-        squares = torch.zeros(len(images), dtype=_accumulator(self.device), device=self.device)
+        squares = torch.zeros(len(images), dtype=sums_in(self.device), device=self.device)
         for start in range(0, images.shape[1], self._piece):
             columns = slice(start, start + self._piece)
             rest = torch.addcmul(images[:, columns], values[:, None], vectors[:, columns], value=-1)
@@ -219,7 +215,7 @@ class VectorSpace:
 
     def total(self, vector: torch.Tensor) -> torch.Tensor:
         """The sum of the coordinates, a scalar on the device."""
-        return self.cluster.sum(vector.sum(dtype=_accumulator(self.device)))
+        return self.cluster.sum(vector.sum(dtype=sums_in(self.device)))
 
     def norm(self, vector: torch.Tensor) -> torch.Tensor:
         """The Euclidean norm, a scalar on the device."""
@@ -230,7 +226,7 @@ class VectorSpace:
             return torch.linalg.vector_norm(vector)
         pieces = torch.linalg.vector_norm(vector[:whole].view(-1, self._piece), dim=1)
         ends = torch.linalg.vector_norm(vector[whole:])[None]
-        return torch.linalg.vector_norm(torch.cat([pieces, ends]).to(_accumulator(self.device))).to(self.dtype)
+        return torch.linalg.vector_norm(torch.cat([pieces, ends]).to(sums_in(self.device))).to(self.dtype)
 
     def orthonormal(self, vectors: torch.Tensor) -> torch.Tensor:
         """Orthonormal rows of the same span as the rows of `vectors` (m, P), on the device."""
@@ -244,14 +240,14 @@ class VectorSpace:
     @property
     def _piece(self) -> int:
         """Coordinates that are summed up in the vectors' own dtype; accelerators sum in trees, which lose less."""
-        return _PIECE if self.device.type == "cpu" else 32 * _PIECE
+        return _PIECE if is_host(self.device) else 32 * _PIECE
 
     def _local_gram(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """rows (m, p) times columns (p, n), in pieces."""
         piece, length = self._piece, rows.shape[1]
         if length <= piece or self.dtype == torch.float64:
             return rows.to(self.dtype) @ columns
-        total = torch.zeros(len(rows), columns.shape[1], dtype=_accumulator(rows.device), device=rows.device)
+        total = torch.zeros(len(rows), columns.shape[1], dtype=sums_in(rows.device), device=rows.device)
         for start in range(0, length, piece):
             total += rows[:, start : start + piece].to(self.dtype) @ columns[start : start + piece]
         return total.to(self.dtype)

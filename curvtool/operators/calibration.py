@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 
+from curvtool.device import synchronize
 from curvtool.errors import CurvtoolError, OutOfMemory
 from curvtool.operators.memory import saved_bytes
 from curvtool.operators.products import Parts
@@ -208,7 +209,6 @@ class _Trial:
 
 def measured_seconds(run: Callable[[], object], device: torch.device) -> float:
     """The wall time of a call, the device's work included."""
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda _: None
     synchronize(device)
     begin = time.perf_counter()
     run()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from curvtool import device
 from curvtool.errors import DerivativeError
 from curvtool.operators.calibration import Kernel, agree, measured_seconds
 from curvtool.operators.products import Parts
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
 # of a fresh product's time on the CPU; measured for an MLP, ResNet20 and a GPT of 1 million parameters
-EXPECTED_SAVING = {"cpu": 0.3}
-EXPECTED_SAVING_ON_A_GPU = 0.5
+EXPECTED_SAVING, EXPECTED_SAVING_ON_A_GPU = 0.3, 0.5
 SECONDS_PER_NODE = 0.03  # of a compilation, by the nodes of the trace; from 0.01 to 0.07 on two cores
 LEAST_SECONDS = 10.0  # a saving that is worth a trace
 NUM_CHECKS = 2  # of compiled products against the usual ones, on other samples where there are some
@@ -133,7 +133,8 @@ class Compilation:
             return True
         if self._each is None:
             return False
-        saving = self._num_usual * self._each * EXPECTED_SAVING.get(self.problem.device.type, EXPECTED_SAVING_ON_A_GPU)
+        expected = EXPECTED_SAVING if device.is_host(self.problem.device) else EXPECTED_SAVING_ON_A_GPU
+        saving = self._num_usual * self._each * expected
         if saving < LEAST_SECONDS or (self._product is None and not self._trace()):
             return False
         assert self._product is not None

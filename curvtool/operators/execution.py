@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from curvtool import device
 from curvtool.errors import DerivativeError, UsageError
 from curvtool.operators.calibration import (
     CALIBRATION_SAMPLES,
@@ -295,8 +296,7 @@ class Execution:
         self.release()
         self._compilation.give_up("memory ran out")
         self.memory_budget //= 2
-        if self.problem.device.type == "cuda":
-            torch.cuda.empty_cache()
+        device.give_back(self.problem.device)
 
     def release(self) -> None:
         """Gives up all kept graphs."""

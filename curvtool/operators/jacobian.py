@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from curvtool import device
 from curvtool.errors import DerivativeError
 from curvtool.operators.calibration import AGREEMENT, measured_seconds
 from curvtool.operators.memory import default_budget, return_freed_pages, saved_bytes
@@ -20,7 +21,7 @@ from curvtool.problem.statistics import refuse_per_sample
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
-MAX_BATCH = {"cpu": 20, "other": 256}  # what stays in a processor's caches beats what fills its threads
+MAX_BATCH, MAX_BATCH_ON_A_GPU = 20, 256  # what stays in a processor's caches beats what fills its threads
 _TRIAL = 8  # examples on which the forms of the operations are timed, where there are 16 times as many
 _AS_FAST = 1.15  # times the fastest form: of those, the one whose graph holds least is taken
 
@@ -66,7 +67,7 @@ class InputJacobian:
         self.output_dim = sample.output.shape[1]
         self.input_dim = sum(leaf[0].numel() for leaf in sample.leaves)
         self._check_independent(sample)
-        most = MAX_BATCH.get(problem.device.type, MAX_BATCH["other"])
+        most = MAX_BATCH if device.is_host(problem.device) else MAX_BATCH_ON_A_GPU
         self.batch_size = batch_size or -(-problem.num_samples // -(-problem.num_samples // most))
 
     @property

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from curvtool.device import free_bytes
+from curvtool.device import peak_bytes as device_peak_bytes
 from curvtool.problem.host import free_host_bytes, left_to_the_process
 from curvtool.problem.tree import storage_id
 
@@ -24,8 +26,8 @@ def default_budget(device: torch.device) -> int:
 
     Where the process itself is limited (ulimit), a quarter: the first allocation beyond it fails.
     """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
+    free = free_bytes(device)
+    if free is not None:
         return int(free * SHARE_OF_FREE)
     return int(free_host_bytes() * (SHARE_OF_FREE if left_to_the_process() is None else SHARE_OF_LIMIT))
 
@@ -67,9 +69,10 @@ def return_freed_pages() -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory in use so far: by tensors on a CUDA device, by the whole process on the host."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
+    """The most memory in use so far: by tensors on an accelerator, by the whole process on the host."""
+    of_tensors = device_peak_bytes(device)
+    if of_tensors is not None:
+        return of_tensors
     status = Path("/proc/self/status")
     if status.exists():  # getrusage's figure outlives an exec: it may be that of the program that started this one
         for line in status.read_text().splitlines():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from curvtool import device
 from curvtool.errors import CurvtoolError, OutOfMemory
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.calibration import CALIBRATION_SAMPLES
@@ -36,7 +37,6 @@ PLAINLY: dict[str, Any] = {"mode": "fresh", "form": "torch"}  # what a product i
 # measured on two cores for MLPs (3 to 3.9 together) and convolutions (10)
 _FRESH, _DOUBLE, _IMAGES = 1.5, 2.25, 2.5
 _WORTH = 0.2  # of a run's cost, beyond the product that it stands for
-_FULL_RATE = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}  # devices with float64 at half the rate of float32
 FAILURES = (CurvtoolError, RuntimeError, TypeError, NotImplementedError)
 
 
@@ -50,7 +50,7 @@ def num_drawn(kind: type[CurvatureOperator], problem: Problem, memory_budget: in
 
 def _has_images(problem: Problem) -> bool:
     """Whether the model convolves images on a CPU, which is slow in float64."""
-    return problem.device.type == "cpu" and problem.rewritable(problem.first(1))["channels-last"]
+    return device.is_host(problem.device) and problem.rewritable(problem.first(1))["channels-last"]
 
 
 def distance(
@@ -269,12 +269,12 @@ def cost_of_precise(operator: CurvatureOperator) -> float:
     """What a product over all data in float64 costs, in products of the working precision; infinite where it is not to
     be had. By the kind of device and never by timings, so that a run comes out the same again."""
     problem, execution = operator.problem, operator.execution
-    if problem.sharded is not None or problem.device.type not in {"cpu", "cuda"} or execution.mode == DIFFERENCES:
+    if problem.sharded is not None or execution.mode == DIFFERENCES:
         return math.inf
     if problem.dtype == torch.float64:  # only where products are run in another way
         plain = execution.form == "torch" and execution.describe().startswith(("kept", "fresh"))
         return math.inf if plain else _FRESH
-    if problem.device.type == "cuda" and torch.cuda.get_device_capability(problem.device) not in _FULL_RATE:
+    if not device.has_fast_double(problem.device):
         return math.inf
     return _FRESH * _DOUBLE * (_IMAGES if _has_images(problem.sampled(1)) else 1.0)
 

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import torch
 
+from curvtool import device
 from curvtool.errors import CurvtoolError
 from curvtool.operators.calibration import agree, measured_seconds
 from curvtool.operators.execution import DIFFERENCES, Execution
@@ -100,4 +101,4 @@ class Stack:
         vectors = _VECTORS * num_params * execution.problem.dtype.itemsize
         graph = len(self.groups[0]) * execution.calibration.graph_bytes_per_sample
         most = min(self.num_full, execution.memory_budget // 4 // max(vectors, graph, 1))
-        return min(most, max(1, _CACHED // num_params)) if execution.problem.device.type == "cpu" else most
+        return min(most, max(1, _CACHED // num_params)) if device.is_host(execution.problem.device) else most

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 
 import torch
-from torch.backends import cuda
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from curvtool.device import ATTENTION, has_own_attention, is_host, precise
 from curvtool.errors import CurvtoolError, DerivativeError, LoadError
-
-# attention by plain operations alone has a second derivative; these settings are those of the host's too
-_ATTENTION = (
-    (cuda.math_sdp_enabled, cuda.enable_math_sdp, True),
-    (cuda.flash_sdp_enabled, cuda.enable_flash_sdp, False),
-    (cuda.mem_efficient_sdp_enabled, cuda.enable_mem_efficient_sdp, False),
-    (cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp, False),
-)
 
 
 class Differentiable:
@@ -52,10 +44,10 @@ class Differentiable:
 
     def __enter__(self) -> None:
         self._had_gradients = torch.is_grad_enabled()
-        self._switched = [(switch, not wanted) for is_on, switch, wanted in _ATTENTION if is_on() != wanted]
+        self._switched = [(switch, not wanted) for _, is_on, switch, wanted in ATTENTION if is_on() != wanted]
         for switch, before in self._switched:
             switch(not before)
-        self._settings = None if self.device.type == "cpu" else self._device_settings()
+        self._settings = None if is_host(self.device) else self._device_settings()
         torch.set_grad_enabled(True)
         if self._around is not None:
             self._around.__enter__()
@@ -78,24 +70,10 @@ class Differentiable:
 
     def _device_settings(self) -> contextlib.ExitStack:
         settings = contextlib.ExitStack()
-        if self.device.type == "cuda":
-            settings.enter_context(_cuda_settings(self.tf32, self.cudnn))
-        else:  # devices may have attention of their own, which has no switch but this
+        settings.enter_context(precise(self.device, self.tf32, self.cudnn))
+        if has_own_attention(self.device):  # which has no switch but this
             settings.enter_context(sdpa_kernel(SDPBackend.MATH))
         return settings
-
-
-@contextlib.contextmanager
-def _cuda_settings(tf32: bool, cudnn: bool) -> Iterator[None]:
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    enabled = cudnn and torch.backends.cudnn.enabled
-    with torch.backends.cudnn.flags(enabled=enabled, allow_tf32=tf32, deterministic=True):
-        matmul.allow_tf32 = tf32
-        try:
-            yield
-        finally:
-            matmul.allow_tf32 = before
 
 
 _REPLACE = "replace the operation by plain torch operations (in the factory); or --hvp finite-difference, approximate"

@@ -11,6 +11,7 @@ import torch
 from curvtool.cluster.solo import Solo
 from curvtool.config.schema import RunConfig
 from curvtool.config.section import numbers_of
+from curvtool.device import pick
 from curvtool.errors import LoadError, UsageError
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.problem import demo
@@ -62,7 +63,7 @@ def load(
     how = {f"compute.{name}": str(value) for name, value in vars(config.compute).items() if name not in own}
     how["data.batch_size"] = config.data.batch_size
     check_alike(cluster, settings_of([config]) | how)  # before collectives that would fail without saying why
-    device = settings.pick_device(config.compute.device, cluster)
+    device = pick(config.compute.device, cluster.local_rank, cluster.size)
     if config.compute.shard_parameters and cluster.size == 1:
         observer.notice("--shard-parameters: this process is alone, and holds all of them")
     files = sorted({source for source in config.sources.values() if source.endswith(".toml")})

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from curvtool.device import cuda_version, driver, name_of
+
 
 def version() -> str:
     """The installed version of this tool."""
@@ -22,15 +24,14 @@ def version() -> str:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, device and host."""
-    cuda = device.type == "cuda"
     return {
         "tool_version": version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "driver": _driver() if cuda else None,
+        "cuda": cuda_version(),
+        "driver": driver(device),
         "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
+        "device_name": name_of(device),
         "num_threads": torch.get_num_threads(),
         "host": platform.node(),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
@@ -51,17 +52,3 @@ def git_state(folder: Path) -> dict[str, Any]:
     commit = git("rev-parse", "HEAD")
     changes = git("status", "--porcelain", "--untracked-files=no") if commit else None
     return {"git_commit": commit, "git_dirty": None if changes is None else bool(changes)}
-
-
-def _driver() -> str | None:
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout.strip() else None

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from curvtool import registry
 from curvtool.cluster.solo import Solo
 from curvtool.config.schema import RunConfig
+from curvtool.device import is_host, reset_peak
 from curvtool.errors import STOPPING, CurvtoolError, RankLost, cause_of
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.distribution import SharedParameters, SharedSamples
@@ -107,10 +108,9 @@ def _reported(
     started: str,
 ) -> Outcome:
     problem = loaded.problem
-    if problem.device.type == "cpu":
+    if is_host(problem.device):
         reuse_freed_pages() if problem.sharded is None else return_large_blocks()
-    if problem.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(problem.device)
+    reset_peak(problem.device)
     kind = SharedSamples if problem.sharded is None else SharedParameters
     shared = Shared(kind(problem, cluster).space, start=start)
     stages: list[Stage] = []

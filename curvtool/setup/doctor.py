@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from curvtool import device
 from curvtool.operators.memory import default_budget
 from curvtool.operators.products import hvp
 from curvtool.operators.sweep import check_operations
@@ -36,16 +37,17 @@ def examine(operations: bool = False, observe: Callable[[str, int, int], None] |
         LoadError: CT018, operations were asked for and torch's test samples cannot be imported.
     """
     versions = {name: _version(name) for name in _PACKAGES}
-    cards = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
-    error = max(map(_product_error, [torch.device("cpu"), *cards]))
+    cards = device.accelerators()
+    error = max(map(_product_error, [device.HOST, *cards]))
     problems = []
     if versions["torchvision"] is not None and not _imports("torchvision"):
         problems.append(
             "this torchvision was built for another torch, and breaks transformers: pip uninstall torchvision, or "
             "install the two together"
         )
-    if torch.version.cuda is not None and not torch.cuda.is_available():
-        problems.append("torch is built for CUDA, and sees no device: look at nvidia-smi and CUDA_VISIBLE_DEVICES")
+    unseen = device.complaint()
+    if unseen is not None:
+        problems.append(unseen)
     if error > 1e-10:
         problems.append(f"a Hessian product is off by {error:.1e}: this torch is broken; install it again")
     swept = None
@@ -53,20 +55,15 @@ def examine(operations: bool = False, observe: Callable[[str, int, int], None] |
         swept = [report.OperationVerdict(**asdict(each)) for each in check_operations(observe=observe)]
     return report.Doctor(
         versions={"python": platform.python_version(), **versions},
-        devices=["cpu", *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))],
+        devices=["cpu", *map(device.name_of, cards)],
         memory={
-            "cpu": report.DeviceMemory(budget=default_budget(torch.device("cpu")), allocator=_allocator_of_host()),
+            "cpu": report.DeviceMemory(budget=default_budget(device.HOST), allocator=_allocator_of_host()),
             **{
-                str(card): report.DeviceMemory(budget=default_budget(card), allocator=_allocator_of_cards())
+                str(card): report.DeviceMemory(budget=default_budget(card), allocator=device.allocator(card))
                 for card in cards
             },
         },
-        attention={
-            "math": torch.backends.cuda.math_sdp_enabled(),
-            "flash": torch.backends.cuda.flash_sdp_enabled(),
-            "memory-efficient": torch.backends.cuda.mem_efficient_sdp_enabled(),
-            "cuDNN": torch.backends.cuda.cudnn_sdp_enabled(),
-        },
+        attention={name: is_on() for name, is_on, _, _ in device.ATTENTION},
         product_error=error,
         problems=problems,
         operations=swept,
@@ -95,15 +92,9 @@ def _allocator_of_host() -> str:
     return known[0] if known else " ".join(part for part in platform.libc_ver() if part) or "the system's malloc"
 
 
-def _allocator_of_cards() -> str:
-    """torch's allocator of CUDA memory, and its options."""
-    options = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF")
-    return f"{torch.cuda.get_allocator_backend()}, {options or 'default options'}"
-
-
-def _product_error(device: torch.device) -> float:
+def _product_error(place: torch.device) -> float:
     """Of H v for x1^2 + x1 x2 + 3 x2^2, whose Hessian is [[2, 1], [1, 6]]: (2.5, 4) for v = (1, 0.5)."""
-    x, v = (torch.tensor(values, dtype=torch.float64, device=device) for values in ([1.0, 2.0], [1.0, 0.5]))
+    x, v = (torch.tensor(values, dtype=torch.float64, device=place) for values in ([1.0, 2.0], [1.0, 0.5]))
     found = hvp(lambda x: x[0] ** 2 + x[0] * x[1] + 3 * x[1] ** 2, x, v)
-    true = torch.tensor([2.5, 4.0], dtype=torch.float64, device=device)
+    true = torch.tensor([2.5, 4.0], dtype=torch.float64, device=place)
     return float((found - true).norm() / true.norm())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from curvtool.analyses.eigs.settings import Settings
+from curvtool.device import is_host
 from curvtool.estimators.request import Request, basis_size, storage_for
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.curvature import CurvatureOperator
@@ -21,7 +22,7 @@ def need(settings: Settings, operator: CurvatureOperator, space: VectorSpace, bu
     room = settings.max_basis or basis_size(space, request)
     coarse = {
         "bfloat16": 2 / space.dtype.itemsize,
-        "host": 0.0 if space.device.type != "cpu" else 1.0,
+        "host": 1.0 if is_host(space.device) else 0.0,
     }
     steps = 3.0 * request.num_wanted + 3
     checks = request.num_wanted - 1 if space.cluster.size > 1 else 0

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from curvtool.device import is_cuda
 from curvtool.errors import UsageError
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.problem.as_module import ProblemModule, mean_loss
@@ -81,7 +82,7 @@ def by_pyhessian(problem: Problem, batch_size: int, k: int, seed: int) -> Refere
     with problem.context(len(rows[0])), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of reference cycles, which end with this function
         torch.manual_seed(seed)
-        made = hessian(module, criterion, cuda=problem.device.type == "cuda", **data)
+        made = hessian(module, criterion, cuda=is_cuda(problem.device), **data)
         _count(made, calls, whole)
         values, _ = made.eigenvalues(top_n=k)
         samples = made.trace()
