@@ -26,20 +26,15 @@ if TYPE_CHECKING:
     from curvtool.linalg.space import VectorSpace
     from curvtool.monitor import Monitor
     from curvtool.operators.base import LinearOperator, MatrixOperator, scipy_operator
-    from curvtool.operators.composed import (
-        BlockOperator,
-        DeflatedOperator,
-        ScaledOperator,
-        ShiftedOperator,
-        SumOperator,
-    )
     from curvtool.operators.fisher import EmpiricalFisher, Fisher
     from curvtool.operators.gauss_newton import GaussNewton
     from curvtool.operators.hessian import Hessian
     from curvtool.operators.jacobian import InputJacobian
+    from curvtool.operators.mapped import BlockOperator, DeflatedOperator, PreconditionedOperator, ShiftedOperator
     from curvtool.operators.parameter_jacobian import ParameterJacobian
     from curvtool.operators.preflight import preflight_curvature as preflight
     from curvtool.operators.products import hessian, hvp, jacobian, jvp, vjp
+    from curvtool.operators.sum import ScaledOperator, SumOperator
     from curvtool.problem.problem import Problem
     from curvtool.report.numbers import numbers
     from curvtool.report.read import read_any as load_report
@@ -57,11 +52,12 @@ _PLACES = {
     "EmpiricalFisher": "operators.fisher",
     "InputJacobian": "operators.jacobian",
     "ParameterJacobian": "operators.parameter_jacobian",
-    "SumOperator": "operators.composed",
-    "ShiftedOperator": "operators.composed",
-    "ScaledOperator": "operators.composed",
-    "DeflatedOperator": "operators.composed",
-    "BlockOperator": "operators.composed",
+    "SumOperator": "operators.sum",
+    "ShiftedOperator": "operators.mapped",
+    "PreconditionedOperator": "operators.mapped",
+    "ScaledOperator": "operators.sum",
+    "DeflatedOperator": "operators.mapped",
+    "BlockOperator": "operators.mapped",
     "density": "estimators.density",
     "diagonal": "estimators.diagonal",
     "eigenvalues": "estimators.eigenvalues",
@@ -97,6 +93,7 @@ __all__ = [
     "MatrixOperator",
     "Monitor",
     "ParameterJacobian",
+    "PreconditionedOperator",
     "Problem",
     "ScaledOperator",
     "ShiftedOperator",

@@ -6,7 +6,8 @@ import torch
 from cases import Case
 
 from curvtool import MatrixOperator, Problem
-from curvtool.operators.base import LinearOperator
+from curvtool.operators.base import MatrixTerms
+from curvtool.operators.terms import Terms
 
 
 def dense_hessian(case: Case) -> torch.Tensor:
@@ -118,7 +119,25 @@ def dense_fisher(case: Case) -> torch.Tensor:
 
 
 class OneByOne(MatrixOperator):
-    """Its terms multiplied alone, so that a run can be stopped amid a pass."""
+    """Its terms multiplied alone, so that a run can be stopped amid a pass.
 
-    term_ranges = LinearOperator.term_ranges
-    term_products = LinearOperator.term_products
+    Args:
+        terms: as for `MatrixOperator`.
+        before: is called before every product of a term.
+    """
+
+    def __init__(self, terms, before=lambda: None):
+        super().__init__(terms)
+        self.before = before
+
+    @property
+    def terms(self):
+        return _Alone(self)
+
+
+class _Alone(MatrixTerms):
+    ranges = Terms.ranges
+
+    def products(self, terms, vectors):
+        self.operator.before()
+        return super().products(terms, vectors)

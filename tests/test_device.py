@@ -134,7 +134,9 @@ def test_one_synchronisation_a_pass_of_the_trace(device):
     standin.traffic.clear()
     trace(hessian, rtol=1e-6, max_passes=3)
     waits = [entry for entry in standin.traffic if entry[0] in ("sync", "to host")]
-    assert waits == [("to host", columns * hessian.num_terms) for columns in (6, 2)]  # a pair of passes, and one more
+    assert waits == [
+        ("to host", columns * hessian.terms.number) for columns in (6, 2)
+    ]  # a pair of passes, and one more
 
 
 @pytest.mark.cuda

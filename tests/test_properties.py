@@ -69,7 +69,7 @@ def test_products_and_eigenvalues(pair, batch_size, group_size, mode, data):
     scale = float(dense.abs().max())
     assert torch.allclose(hessian.materialize(), dense, rtol=1e-8, atol=1e-10 * max(scale, 1e-12))
     vector = torch.randn(dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    terms = sum(hessian.term_matvec(t, vector) for t in range(hessian.num_terms))
+    terms = sum(hessian.terms.product(t, vector) for t in range(hessian.terms.number))
     assert torch.allclose(terms, dense @ vector, rtol=1e-8, atol=1e-9 * max(scale, 1e-12))
     which = data.draw(st.sampled_from(["la", "sa", "lm", "be"] if dim > 1 else ["la", "sa", "lm"]))
     k = data.draw(st.integers(1, max(1, min(3, dim // 2))))

@@ -114,17 +114,17 @@ class ProbeSearch:
         self.is_settled = False  # whether enough is known of the spread to believe it
         self.forms: list[np.ndarray] = []  # y^T A_t y of every group, a pass each
         self.pairs: list[np.ndarray] = []  # of every group, a pair of passes each: see `_FACTS`
-        self._block_sums = np.zeros((6, operator.num_terms, len(blocks.members) if blocks else 0))
+        self._block_sums = np.zeros((6, operator.terms.number, len(blocks.members) if blocks else 0))
         self._membership = _membership(blocks) if blocks else None
-        self._forms_before = np.zeros((0, operator.num_terms))
-        self._pairs_before = np.zeros((0, operator.num_terms, len(_FACTS)))
+        self._forms_before = np.zeros((0, operator.terms.number))
+        self._pairs_before = np.zeros((0, operator.terms.number, len(_FACTS)))
         observer.ledger.resume("probes", operator, self)
 
     def state(self) -> dict[str, Any]:
         """The passes so far; what was decided after them is decided again from them."""
         forms = [*self.forms, *self._forms_before[len(self.forms) :]]
         pairs = [*self.pairs, *self._pairs_before[len(self.pairs) :]]
-        num = self.operator.num_terms
+        num = self.operator.terms.number
         return {
             "forms": np.array(forms).reshape(len(forms), num),
             "pairs": np.array(pairs).reshape(len(pairs), num, len(_FACTS)),
@@ -255,18 +255,19 @@ class ProbeSearch:
 
         Each rank makes those of its own groups; one transfer to the host.
         """
-        operator, space = self.operator, self.operator.probe_space
+        groups = self.operator.terms
+        space = groups.space
         sizes = [space.dim] if self.blocks is None else list(self.blocks.sizes)
         rows = num + (len(_FACTS) if num == 2 else 0)
         columns = rows * len(sizes) + 1
-        numbers = torch.zeros(operator.num_terms, columns, dtype=space.dtype, device=space.device)
-        for terms in operator.term_ranges:
+        numbers = torch.zeros(groups.number, columns, dtype=space.dtype, device=space.device)
+        for terms in groups.ranges:
             entries = [self._entries(terms, number) for number in range(first, first + num)]
             found = [space.segment_sums(each, sizes) for each in entries]
             if num == 2:
                 found += _compared(space, entries[0], entries[1], sizes)
             numbers[terms.start : terms.stop, : sum(each.shape[1] for each in found)] = torch.cat(found, dim=1)
-        every = operator.of_all_terms(numbers).to(device="cpu", dtype=torch.float64).numpy()
+        every = groups.of_all(numbers).to(device="cpu", dtype=torch.float64).numpy()
         if not np.isfinite(every).all():
             raise not_finite("a quadratic form of the Hessian")
         segments = every[:, :-1].reshape(len(every), rows, len(sizes)).copy()
@@ -293,11 +294,11 @@ class ProbeSearch:
 
         Beside a known space A_t stands for (I - Q^T Q) A_t (I - Q^T Q).
         """
-        space = self.operator.probe_space
+        space = self.operator.terms.space
         signs = space.signs(self.seed, 14 if self.known else 4, number, rows=terms)
         if self.known is None:
-            return self.operator.term_products(terms, signs).mul_(signs)
-        images = self.operator.term_products(terms, self.known.complement(signs, self.operator))
+            return self.operator.terms.products(terms, signs).mul_(signs)
+        images = self.operator.terms.products(terms, self.known.complement(signs, self.operator))
         return self.known.complement(images, self.operator).mul_(signs)
 
     def _running(self) -> str:

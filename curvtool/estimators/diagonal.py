@@ -126,7 +126,7 @@ class _Run:
         """The mean and the spread of the passes so far, and what was decided after them."""
         return {
             "vectors": torch.stack([self.mean, self.squares]),
-            "forms": np.array(self.forms).reshape(len(self.forms), self.operator.num_terms),
+            "forms": np.array(self.forms).reshape(len(self.forms), self.operator.terms.number),
             "decided": [self.num_passes, self.until, self.is_decided, self.reason, self.unit],
         }
 
@@ -183,15 +183,16 @@ class _Run:
     def _draw(self, until: int) -> None:
         operator = self.operator
         while self.num_passes < until:
-            drawn = operator.probe_space.zeros()
-            forms = torch.zeros(operator.num_terms, 1, dtype=drawn.dtype, device=drawn.device)
-            for terms in operator.term_ranges:
-                probes = operator.probe_space.signs(self.seed, 21, self.num_passes, rows=terms)
-                entries = operator.term_products(terms, probes).mul_(probes)
-                forms[terms.start : terms.stop] = operator.probe_space.segment_sums(entries, [operator.space.dim])
+            groups = operator.terms
+            drawn = groups.space.zeros()
+            forms = torch.zeros(groups.number, 1, dtype=drawn.dtype, device=drawn.device)
+            for terms in groups.ranges:
+                probes = groups.space.signs(self.seed, 21, self.num_passes, rows=terms)
+                entries = groups.products(terms, probes).mul_(probes)
+                forms[terms.start : terms.stop] = groups.space.segment_sums(entries, [operator.space.dim])
                 drawn += entries.sum(0)
-            drawn = operator.from_probes(drawn)
-            of_groups = operator.of_all_terms(forms)[:, 0].to("cpu", torch.float64).numpy()
+            drawn = groups.total(drawn)
+            of_groups = groups.of_all(forms)[:, 0].to("cpu", torch.float64).numpy()
             unit = self.unit or _unit_of(float(operator.space.total(drawn.abs())))
             drawn = drawn / unit if unit else drawn
             with undisturbed():
@@ -272,7 +273,7 @@ class _Run:
             method="hutchinson",
             reason=self.reason,
             num_passes=self.num_passes,
-            num_terms=self.operator.num_terms,
+            num_terms=self.operator.terms.number,
             converged=errors is not None and errors.is_enough and (error is None or error <= self.rtol),
             cost=self.meter.cost(),
         )

@@ -28,14 +28,14 @@ class KnownSpace:
 
     def complement(self, vectors: torch.Tensor, operator: LinearOperator) -> torch.Tensor:
         """(I - Q^T Q) z for the rows z of (t, P)."""
-        return vectors - operator.probe_space.gram(vectors, self.basis) @ self.basis
+        return vectors - operator.terms.space.gram(vectors, self.basis) @ self.basis
 
 
 def known_space(operator: LinearOperator, method: str, num_vectors: int, seed: int, observer: Observer) -> KnownSpace:
     """`krylov_space` (for the method `deflated`) or `sketched_space`, with its vectors as those of the probes."""
     make = krylov_space if method == "deflated" else sketched_space
     basis, trace = observer.ledger.remembered("space", operator, lambda: make(operator, num_vectors, seed, observer))
-    return KnownSpace(operator.for_probes(basis), trace)
+    return KnownSpace(operator.terms.argument(basis), trace)
 
 
 def krylov_space(
@@ -49,7 +49,7 @@ def krylov_space(
     """
 
     def product(vector: torch.Tensor, against: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return operator.matvec_by_terms(vector), against.new_empty(0, len(against))
+        return operator.terms.whole_product(vector), against.new_empty(0, len(against))
 
     lanczos = Lanczos(product, operator.space, num_vectors, (seed, 15))
     observer.ledger.resume("basis", operator, lanczos)
@@ -104,7 +104,7 @@ class _Sketch:
     def add(self) -> None:
         """One column of S more; none of the basis where the range is spanned already."""
         space, count = self.operator.space, len(self.forms)
-        vector = self.operator.matvec_by_terms(space.signs(self.seed, 16, self.num_drawn)[0])
+        vector = self.operator.terms.whole_product(space.signs(self.seed, 16, self.num_drawn)[0])
         self.num_drawn += 1
         length = space.norm(vector)
         for _ in range(2):
@@ -116,5 +116,5 @@ class _Sketch:
         if after <= 64 * space.eps * before:
             return
         self.basis[count] = vector / rest
-        image = self.operator.matvec_by_terms(self.basis[count])
+        image = self.operator.terms.whole_product(self.basis[count])
         self.forms.append(float(space.inner(self.basis[count], image).double()))

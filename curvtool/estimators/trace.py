@@ -118,7 +118,7 @@ def trace(
     _check_arguments(operator, method, rtol, max_passes, rank, blocks)
     run = _Run(operator, rtol, max_passes, blocks, memory_budget, seed, observer, noise_of(operator, noise))
     if eigenpairs is not None and blocks is None and len(eigenpairs[1]) <= run.affordable:
-        run.given = KnownSpace(operator.for_probes(eigenpairs[1]), sum(eigenpairs[0]))
+        run.given = KnownSpace(operator.terms.argument(eigenpairs[1]), sum(eigenpairs[0]))
     return run.result_of(method, rank)
 
 
@@ -138,7 +138,7 @@ class _Run:
         self.operator, self.rtol, self.max_passes = operator, rtol, max_passes
         self.blocks, self.seed, self.observer = blocks, seed, observer
         self.meter = Meter(operator)
-        vector_bytes = max(operator.probe_space.vector_bytes, 1)
+        vector_bytes = max(operator.terms.space.vector_bytes, 1)
         self.affordable: int = observer.ledger.remembered("room", None, lambda: memory_budget // vector_bytes - 4)
         self.probing: ProbeSearch | None = None
         self.known: KnownSpace | None = None
@@ -301,7 +301,7 @@ class _Run:
         search = self.probing
         assert search is not None
         rank = len(search.known.basis) if search.known else 0
-        num, groups = search.num_passes, self.operator.num_terms
+        num, groups = search.num_passes, self.operator.terms.number
         scale, blocks = search.scale, search.block_traces()
         return self._result(search.interval, search.value, scale, rank, num, groups, search.is_narrow, blocks)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from curvtool.linalg.space import VectorSpace
@@ -33,3 +35,19 @@ class Sketch:
         rest = signed[self._whole :]
         found[: len(rest)] += rest
         return found
+
+
+class SketchOfImage(Sketch):
+    """S L x: the sketch of what a linear map makes of a vector.
+
+    Args:
+        sketch: S.
+        of: L.
+    """
+
+    def __init__(self, sketch: Sketch, of: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.size, self._sketch, self._of = sketch.size, sketch, of
+
+    def __call__(self, vector: torch.Tensor) -> torch.Tensor:
+        """S L x."""
+        return self._sketch(self._of(vector))

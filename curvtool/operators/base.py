@@ -12,6 +12,7 @@ import torch
 from curvtool.errors import UsageError
 from curvtool.linalg.sketch import Sketch
 from curvtool.linalg.space import VectorSpace
+from curvtool.operators.terms import OneTerm, Terms
 
 
 class Steps:
@@ -100,10 +101,6 @@ class LinearOperator(ABC):
         """A v for each row v of (k, P): a new tensor of that shape."""
         return torch.stack([self.matvec(vector) for vector in vectors])
 
-    def matvec_by_terms(self, vector: torch.Tensor) -> torch.Tensor:
-        """A v, for who takes the terms' products too: what these hold may serve both."""
-        return self.matvec(vector)
-
     def matvec_in_parts(
         self, vector: torch.Tensor, against: torch.Tensor, sketch: Sketch | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,40 +117,9 @@ class LinearOperator(ABC):
         return np.empty(0)
 
     @property
-    def num_terms(self) -> int:
-        """The number of terms that the matrix is a sum of; 1 where it is known as a whole alone."""
-        return 1
-
-    def term_matvec(self, term: int, vector: torch.Tensor) -> torch.Tensor:
-        """A_t v for the term A_t of A = sum_t A_t: shape (P,)."""
-        return self.matvec(vector)
-
-    @property
-    def probe_space(self) -> VectorSpace:
-        """The space of the vectors that terms are multiplied by: on each rank all coordinates, where its terms are its
-        own."""
-        return self.space
-
-    def for_probes(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Vectors of `space` as those of `probe_space`."""
-        return vectors if self.probe_space is self.space else self.space.whole(vectors)
-
-    def from_probes(self, total: torch.Tensor) -> torch.Tensor:
-        """A vector of `space` from the sum of what this rank's terms gave, one of `probe_space`."""
-        return total if self.probe_space is self.space else self.space.reduced(total)
-
-    def of_all_terms(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Numbers of all terms (T, n) from those of this rank's terms, zero for the others."""
-        return numbers
-
-    @property
-    def term_ranges(self) -> list[range]:
-        """This rank's terms in order, cut into ranges whose products are best taken together."""
-        return [range(term, term + 1) for term in range(self.num_terms)]
-
-    def term_products(self, terms: range, vectors: torch.Tensor) -> torch.Tensor:
-        """A_t v_t for consecutive terms, a vector each: (len(terms), P), and a new tensor of that shape."""
-        return torch.stack([self.term_matvec(term, v) for term, v in zip(terms, vectors, strict=True)])
+    def terms(self) -> Terms:
+        """The terms of the sum that the matrix is; itself alone where it is known as a whole alone."""
+        return OneTerm(self)
 
     @property
     def rank_bound(self) -> int:
@@ -248,9 +214,9 @@ class MatrixOperator(LinearOperator):
 
     def __init__(self, terms: torch.Tensor | Sequence[torch.Tensor]) -> None:
         stacked = terms if isinstance(terms, torch.Tensor) else torch.stack(list(terms))
-        self.terms = stacked.view(-1, *stacked.shape[-2:])
-        super().__init__(VectorSpace(self.terms.shape[1], self.terms.dtype, self.terms.device))
-        self.matrix = self.terms.sum(0)
+        self.matrices = stacked.view(-1, *stacked.shape[-2:])
+        super().__init__(VectorSpace(self.matrices.shape[1], self.matrices.dtype, self.matrices.device))
+        self.matrix = self.matrices.sum(0)
 
     def matvec(self, vector: torch.Tensor) -> torch.Tensor:
         """A v."""
@@ -259,15 +225,15 @@ class MatrixOperator(LinearOperator):
         return self.matrix @ vector
 
     @property
-    def num_terms(self) -> int:
-        """How many matrices add up to the operator."""
-        return len(self.terms)
+    def terms(self) -> MatrixTerms:
+        """The matrices that add up to it."""
+        return MatrixTerms(self)
 
     def matvec_in_parts(
         self, vector: torch.Tensor, against: torch.Tensor, sketch: Sketch | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A v and its parts, one a matrix."""
-        products = self.terms @ vector
+        products = self.matrices @ vector
         shares = torch.stack([self.space.coefficients(against, each) for each in products])
         if sketch is not None:
             shares = torch.cat([shares, torch.stack([sketch(each) for each in products])], dim=1)
@@ -276,21 +242,30 @@ class MatrixOperator(LinearOperator):
     @property
     def part_weights(self) -> np.ndarray:
         """All alike."""
-        return np.full(len(self.terms), 1 / len(self.terms))
+        return np.full(len(self.matrices), 1 / len(self.matrices))
 
-    def term_matvec(self, term: int, vector: torch.Tensor) -> torch.Tensor:
-        """A_t v."""
-        self.num_products += 1 / self.num_terms
-        self.data_passes += 1 / self.num_terms
-        return self.terms[term] @ vector
+
+class MatrixTerms(Terms):
+    """Dense matrices that add up to one.
+
+    Args:
+        operator: that one.
+    """
+
+    def __init__(self, operator: MatrixOperator) -> None:
+        self.operator, self.space, self.number = operator, operator.space, len(operator.matrices)
 
     @property
-    def term_ranges(self) -> list[range]:
+    def ranges(self) -> list[range]:
         """All of them together."""
-        return [range(self.num_terms)]
+        return [range(self.number)]
 
-    def term_products(self, terms: range, vectors: torch.Tensor) -> torch.Tensor:
+    def products(self, terms: range, vectors: torch.Tensor) -> torch.Tensor:
         """A_t v_t, in one go."""
-        self.num_products += len(terms) / self.num_terms
-        self.data_passes += len(terms) / self.num_terms
-        return torch.bmm(self.terms[terms.start : terms.stop], vectors[:, :, None])[:, :, 0]
+        self.operator.num_products += len(terms) / self.number
+        self.operator.data_passes += len(terms) / self.number
+        return torch.bmm(self.operator.matrices[terms.start : terms.stop], vectors[:, :, None])[:, :, 0]
+
+    def whole_product(self, vector: torch.Tensor) -> torch.Tensor:
+        """A v."""
+        return self.operator.matvec(vector)

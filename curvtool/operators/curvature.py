@@ -14,9 +14,8 @@ import numpy as np
 import torch
 
 from curvtool.cluster.solo import Solo
-from curvtool.errors import LoadError, OutOfMemory, UsageError
+from curvtool.errors import LoadError, OutOfMemory
 from curvtool.linalg.sketch import Sketch
-from curvtool.linalg.space import VectorSpace
 from curvtool.operators.base import LinearOperator
 from curvtool.operators.block import Block
 from curvtool.operators.calibration import Kernel
@@ -25,39 +24,12 @@ from curvtool.operators.distribution import SharedParameters, SharedSamples
 from curvtool.operators.execution import DIFFERENCES, Execution
 from curvtool.operators.noise import PLAINLY, measured_noise, precise_product, size_in_float64
 from curvtool.operators.products import Parts, stacked
+from curvtool.operators.sample_terms import SampleTerms, group_size_of
 from curvtool.operators.stack import Stack
 from curvtool.problem.validation import find_non_finite
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
-
-
-def default_group_size(num_samples: int) -> int:
-    """Samples of a term, from 8 to 32: the more terms, the less spread a pass has, but the smaller its products are.
-
-    Fixed by the data, not by the device, the batch or timings, so that the same seed gives the same probes everywhere.
-    """
-    return max(8, min(32, num_samples // 32))
-
-
-def _group_size(problem: Problem, asked: int | None) -> int:
-    """Samples of a term.
-
-    Raises:
-        UsageError: CT003, groups that would cut a batch whose statistics are taken.
-    """
-    size, whole = asked or default_group_size(problem.num_samples), problem.statistics_batch
-    if whole is None:
-        return size
-    if asked is not None and asked % whole and asked < problem.num_samples:
-        raise UsageError(
-            "CT003",
-            "groups with a probe each cannot cut the batches of --batch-norm batch",
-            expected=f"a multiple of the batch size, {whole}",
-            received=f"--probe-group {asked}",
-            remedy=f"--probe-group {-(-asked // whole) * whole}, or leave it out",
-        )
-    return max(1, size // whole) * whole if asked is None else asked
 
 
 class CurvatureOperator(LinearOperator):
@@ -105,7 +77,7 @@ class CurvatureOperator(LinearOperator):
         parts = self.shared.batches(self.batch_size)
         self.batches = [rows for part in parts for rows in part]
         self._ends = list(accumulate(map(len, parts)))  # batches up to the end of each part of the data
-        self.groups = problem.ranges(_group_size(problem, group_size))
+        self.groups = problem.ranges(group_size_of(problem, group_size))
         tried = self.batches[0] if self.batches else problem.first(1)
         self.stack = Stack(self.execution, self.groups, tried)
         self.block = Block(self.execution, tried)
@@ -114,7 +86,8 @@ class CurvatureOperator(LinearOperator):
             self.stack.height, self.stack.suits_whole = 1, False
         if cut is not None:  # no rule maps a collective over several vectors
             self.block.width = 1
-        self._block_width: int | None = None
+        self._block_width: int | None = None  # where several ranks agreed on it
+        self._whole_by_terms: bool | None = None  # likewise
         self._vectors_budget = self.cluster.least(self.execution.memory_budget) // 4
 
     @abstractmethod
@@ -172,6 +145,19 @@ class CurvatureOperator(LinearOperator):
             self._block_width = self.cluster.least(self.block.width)
         return self._block_width
 
+    @property
+    def whole_by_terms(self) -> bool:
+        """Whether a product with the whole is faster by stacks of terms: on several ranks where all of them say so.
+
+        A rank's terms are of other samples than its batches, so that ranks that went different ways would leave samples
+        out, and take others twice.
+        """
+        if self.cluster.size == 1:
+            return self.stack.suits_whole
+        if self._whole_by_terms is None:
+            self._whole_by_terms = bool(self.cluster.least(int(self.stack.suits_whole)))
+        return self._whole_by_terms
+
     def matmat(self, vectors: torch.Tensor) -> torch.Tensor:
         """A v for each row v of (k, P), `block_width` of them at a time."""
         width = self.block_width
@@ -189,8 +175,7 @@ class CurvatureOperator(LinearOperator):
             self.problem.total_weight,
             lead=vectors.shape[:1],
         )
-        self.num_products += len(vectors)
-        self.data_passes += len(vectors)
+        self.count_products(len(vectors))
         return result
 
     def _block_sum(self, rows: range, vectors: Sequence[torch.Tensor]) -> Parts:
@@ -200,16 +185,7 @@ class CurvatureOperator(LinearOperator):
         except OutOfMemory:
             pass
         self.block.shrink()  # out of the handler, which holds what failed
-        return stacked([self._batch_product(rows, [v[i] for v in vectors]) for i in range(len(vectors[0]))])
-
-    def matvec_by_terms(self, vector: torch.Tensor) -> torch.Tensor:
-        """A v from the terms' products, where these run in one go and faster than the batches do."""
-        if not self.stack.suits_whole:
-            return self.matvec(vector)
-        whole, total = self.shared.term_argument(vector), self.probe_space.zeros()
-        for terms in self.term_ranges:
-            total += self.term_products(terms, whole.expand(len(terms), -1)).sum(0)
-        return self.from_probes(total)
+        return stacked([self.batch_product(rows, [v[i] for v in vectors]) for i in range(len(vectors[0]))])
 
     def matvec_in_parts(
         self, vector: torch.Tensor, against: torch.Tensor, sketch: Sketch | None = None
@@ -229,18 +205,17 @@ class CurvatureOperator(LinearOperator):
             self.shared.sum_space,
             self.shapes,
             self.batches,
-            lambda rows: self._batch_product(rows, parts),
+            lambda rows: self.batch_product(rows, parts),
             self.problem.total_weight,
             record,
         )
-        self.num_products += 1
-        self.data_passes += 1
+        self.count_products(1)
         if not len(against):
             return result, vector.new_empty(0, 0)
         shares = torch.stack([running[end] for end in [0, *self._ends]]).diff(dim=0) / self.problem.total_weight
         return result, self.shared.of_all_parts(shares)
 
-    def _batch_product(self, rows: range, vector: Sequence[torch.Tensor], keep: bool = True) -> Parts:
+    def batch_product(self, rows: range, vector: Sequence[torch.Tensor], keep: bool = True) -> Parts:
         """A_b v in parts."""
         return self._in_pieces(rows, lambda piece: self.execution.product(piece, vector, keep=keep))
 
@@ -295,85 +270,14 @@ class CurvatureOperator(LinearOperator):
         return np.asarray(weights) / sum(weights)
 
     @property
-    def num_terms(self) -> int:
-        """The number of groups of samples."""
-        return len(self.groups)
+    def terms(self) -> SampleTerms:
+        """The matrices of the groups of samples."""
+        return SampleTerms(self)
 
-    @property
-    def probe_space(self) -> VectorSpace:
-        """All coordinates on every rank: a term's product is one rank's alone."""
-        return self.shared.probe_space
-
-    def of_all_terms(self, numbers: torch.Tensor) -> torch.Tensor:
-        """All ranks' together."""
-        self._count_joined()
-        return self.shared.of_all_terms(numbers)
-
-    def _count(self, share: float) -> None:
-        """A product of a term. Where each rank has its own, all of them together are counted when they are joined, so
-        that the ranks' counts are alike."""
-        if self.shared.terms_are_everyones:
-            self.num_products += share
-            self.data_passes += share
-
-    def _count_joined(self) -> None:
-        if not self.shared.terms_are_everyones:
-            self.num_products += 1
-            self.data_passes += 1
-
-    def for_probes(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Vectors of `space` as those of `probe_space`."""
-        return self.shared.term_argument(vectors)
-
-    def from_probes(self, total: torch.Tensor) -> torch.Tensor:
-        """A vector of `space` from the sum of what this rank's terms gave."""
-        self._count_joined()
-        return self.shared.from_terms(total)
-
-    def term_matvec(self, term: int, vector: torch.Tensor) -> torch.Tensor:
-        """A_t v with A_t = (1/W) sum over the samples of group t, on this rank alone: shape (P,)."""
-        rows = self.groups[term]
-        parts = split(vector, self.shapes)
-        share = len(rows) / self.problem.num_samples
-        self._count(share)
-        own = self.shared.rows_of_term(rows)
-        return mean_over_batches(
-            self.shared.term_space,
-            self.shapes,
-            pieces_of(own, self.batch_size) or [own],
-            lambda piece: self._batch_product(piece, parts, self.shared.keeps_graphs_of_terms),
-            self.problem.total_weight,
-        )
-
-    @property
-    def term_ranges(self) -> list[range]:
-        """As many of this rank's groups of one size at once as run in one go; a shorter last one by itself."""
-        own = self.shared.own_terms(self.num_terms)
-        full = min(own.stop, self.stack.num_full)
-        rest = [range(full, own.stop)] if full < own.stop else []
-        return [*pieces_of(range(own.start, full), self.stack.height), *rest]
-
-    def term_products(self, terms: range, vectors: torch.Tensor) -> torch.Tensor:
-        """A_t v_t of consecutive groups of one size, in one go: shape (len(terms), P)."""
-        if len(terms) == 1:
-            return super().term_products(terms, vectors)
-        rows = self.stack.rows(terms)
-        result = self.probe_space.zeros(len(terms))
-        try:
-            parts = self.execution.product(rows, split(vectors, self.shapes), height=len(terms))
-        except OutOfMemory:
-            parts = None
-        if parts is None:  # out of the handler, which holds what failed
-            self.stack.shrink()
-            half = len(terms) // 2
-            pairs = (terms[:half], vectors[:half]), (terms[half:], vectors[half:])
-            return torch.cat([self.term_products(some, theirs) for some, theirs in pairs])
-        for view, part in zip(split(result, self.shapes), parts, strict=True):
-            if part is not None:
-                view.copy_(part)
-        share = len(rows) / self.problem.num_samples
-        self._count(share)
-        return result.div_(self.problem.total_weight)
+    def count_products(self, number: float) -> None:
+        """So many products with the whole, each a pass over all samples."""
+        self.num_products += number
+        self.data_passes += number
 
     def loss_and_gradient(self) -> tuple[float, torch.Tensor]:
         """L and its gradient (P,), one pass over the data.

@@ -26,6 +26,7 @@ from curvtool.cli import interruption
 from curvtool.cli.progress import TerminalObserver
 from curvtool.operators.hessian import Hessian
 from curvtool.operators.jacobian import InputJacobian
+from curvtool.operators.sample_terms import SampleTerms
 
 FACTORIES = """
 import torch
@@ -267,7 +268,7 @@ def test_nothing_computed_is_lost(folder, run, monkeypatch, kind, error, expecte
     if kind == "jacnorm":
         monkeypatch.setattr(InputJacobian, "rows_of", failing_after(InputJacobian.rows_of, 4, error))
     elif kind == "trace":
-        monkeypatch.setattr(Hessian, "term_products", failing_after(Hessian.term_products, 4, error))
+        monkeypatch.setattr(SampleTerms, "products", failing_after(SampleTerms.products, 4, error))
     else:
         after = failing_after(Hessian.matvec_in_parts, 7, error, lambda _, against, *__: len(against))  # Lanczos alone
         monkeypatch.setattr(Hessian, "matvec_in_parts", after)

@@ -92,9 +92,9 @@ def test_hessian_by_any_way_and_by_terms(hessian):
     assert operator.batches == [range(5), range(5, 10), range(10, 15), range(15, 20), range(20, 22)]
     assert operator.groups == operator.batches  # eight samples hold one whole batch
     v = torch.randn(operator.space.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    parts = sum(operator.term_matvec(term, v) for term in range(operator.num_terms))
-    in_one_go = torch.cat([operator.term_products(t, v.expand(len(t), -1)) for t in operator.term_ranges]).sum(0)
-    for found in (operator @ v, parts, in_one_go, operator.matvec_by_terms(v), operator.matmat(v[None])[0]):
+    parts = sum(operator.terms.product(term, v) for term in range(operator.terms.number))
+    in_one_go = torch.cat([operator.terms.products(t, v.expand(len(t), -1)) for t in operator.terms.ranges]).sum(0)
+    for found in (operator @ v, parts, in_one_go, operator.terms.whole_product(v), operator.matmat(v[None])[0]):
         assert relative(found, hessian @ v) < 1e-10
     loss, gradient = operator.loss_and_gradient()
     z, parameters = outputs()
@@ -107,7 +107,7 @@ def test_hessian_by_any_way_and_by_terms(hessian):
 def test_groups_of_several_batches_keep_the_batches(hessian):
     operator = Hessian(problem(), group_size=2 * SIZE)
     v = torch.randn(operator.space.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    found = torch.cat([operator.term_products(t, v.expand(len(t), -1)) for t in operator.term_ranges])
+    found = torch.cat([operator.terms.products(t, v.expand(len(t), -1)) for t in operator.terms.ranges])
     assert len(found) == 3 and relative(found.sum(0), hessian @ v) < 1e-10
     with pytest.raises(CurvtoolError) as caught:
         Hessian(problem(), group_size=7)
@@ -118,8 +118,8 @@ def test_stacks_of_batches(hessian):
     operator = Hessian(problem())
     vectors = torch.randn(4, operator.space.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     operator.stack.height = 4  # whatever is faster here
-    found = operator.term_products(range(4), vectors)
-    one_by_one = torch.stack([operator.term_matvec(t, v) for t, v in enumerate(vectors)])
+    found = operator.terms.products(range(4), vectors)
+    one_by_one = torch.stack([operator.terms.product(t, v) for t, v in enumerate(vectors)])
     assert relative(found, one_by_one) < 1e-10
 
 

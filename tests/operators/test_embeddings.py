@@ -240,8 +240,8 @@ def test_stacks_and_the_empirical_fisher():
     operator = Hessian(problem_of("module", True, OPTIONS["padding"]), group_size=8)
     vectors = torch.randn(3, operator.space.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     operator.stack.height = 3
-    one_by_one = torch.stack([operator.term_matvec(t, v) for t, v in enumerate(vectors)])
-    assert relative(operator.term_products(range(3), vectors), one_by_one) < 1e-10
+    one_by_one = torch.stack([operator.terms.product(t, v) for t, v in enumerate(vectors)])
+    assert relative(operator.terms.products(range(3), vectors), one_by_one) < 1e-10
 
 
 def test_the_model_is_left_as_it_was():

@@ -55,7 +55,7 @@ def test_terms_add_up(operator):
     case = CASES[0]
     found = operator(case.problem(), batch_size=2, group_size=3)
     v = found.space.normal(5)
-    total = sum(found.term_matvec(t, v) for t in range(found.num_terms))
+    total = sum(found.terms.product(t, v) for t in range(found.terms.number))
     assert relative(total, found @ v) < 1e-12
     assert found.data_passes == pytest.approx(2)
 

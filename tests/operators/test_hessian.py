@@ -54,7 +54,7 @@ def test_terms_add_up(case, dense):
     """The quadratic forms of the groups, with one vector for all, add up to that of the whole."""
     operator = Hessian(case.problem(), batch_size=3, group_size=4)
     z = operator.space.signs(5)[0]
-    total = sum(float(z @ operator.term_matvec(t, z)) for t in range(operator.num_terms))
+    total = sum(float(z @ operator.terms.product(t, z)) for t in range(operator.terms.number))
     assert total == pytest.approx(float(z @ dense[case.name] @ z), rel=1e-9, abs=1e-12)
     assert operator.data_passes == pytest.approx(1.0)
 
@@ -66,15 +66,15 @@ def test_stacked_groups_are_the_same_matrices(case, kind, mode):
     """Groups that run in one go, each with a vector of its own, against the same groups one by one."""
     operator = kind(case.problem(), group_size=2, mode=mode)
     operator.stack.height = 2
-    chunks = operator.term_ranges
-    assert len(chunks[0]) == 2 and [t for terms in chunks for t in terms] == list(range(operator.num_terms))
-    vectors = operator.space.signs(3, rows=range(operator.num_terms))
-    found = torch.cat([operator.term_products(terms, vectors[terms.start : terms.stop]) for terms in chunks])
+    chunks = operator.terms.ranges
+    assert len(chunks[0]) == 2 and [t for terms in chunks for t in terms] == list(range(operator.terms.number))
+    vectors = operator.space.signs(3, rows=range(operator.terms.number))
+    found = torch.cat([operator.terms.products(terms, vectors[terms.start : terms.stop]) for terms in chunks])
     assert operator.data_passes == pytest.approx(1.0)
-    alone = torch.stack([operator.term_matvec(t, v) for t, v in enumerate(vectors)])
+    alone = torch.stack([operator.terms.product(t, v) for t, v in enumerate(vectors)])
     assert relative(found, alone) < 1e-10
     operator.stack.suits_whole = True
-    assert relative(operator.matvec_by_terms(vectors[0]), operator.matvec(vectors[0])) < 1e-10
+    assert relative(operator.terms.whole_product(vectors[0]), operator.matvec(vectors[0])) < 1e-10
 
 
 def test_stacks_that_fail_or_do_not_fit_are_given_up(monkeypatch):
@@ -86,12 +86,12 @@ def test_stacks_that_fail_or_do_not_fit_are_given_up(monkeypatch):
 
     data = torch.randn(12, 3).double(), torch.randint(0, 2, (12,))
     branching = Hessian(Problem(Branching(3, 2).double(), data), group_size=3)
-    assert branching.stack.height == 1 and len(branching.term_ranges) == 4
+    assert branching.stack.height == 1 and len(branching.terms.ranges) == 4
     plain = Problem(torch.nn.Linear(3, 2).double(), data)
     assert Hessian(plain, group_size=3, memory_budget=0).stack.height == 1
 
     vectors = plain_operator(plain, 4).space.signs(1, rows=range(4))
-    expected = torch.stack([plain_operator(plain, 1).term_matvec(t, v) for t, v in enumerate(vectors)])
+    expected = torch.stack([plain_operator(plain, 1).terms.product(t, v) for t, v in enumerate(vectors)])
     exact = Problem.forward
 
     def failing(self, parameters, inputs):
@@ -101,7 +101,7 @@ def test_stacks_that_fail_or_do_not_fit_are_given_up(monkeypatch):
 
     monkeypatch.setattr(Problem, "forward", failing)
     operator = plain_operator(plain, 4)
-    assert relative(operator.term_products(range(4), vectors), expected) < 1e-12
+    assert relative(operator.terms.products(range(4), vectors), expected) < 1e-12
     assert operator.stack.height == 2
 
 

@@ -274,7 +274,7 @@ def test_uneven_sequences_with_ignored_labels(name, reduction, batch_size):
     v = found.space.normal(1)
     assert relative(found @ v, dense @ v) < 1e-8
     assert found.loss_and_gradient()[0] == pytest.approx(float(mean(model, labels)), rel=1e-12)
-    terms = sum(found.term_matvec(t, v) for t in range(found.num_terms))
+    terms = sum(found.terms.product(t, v) for t in range(found.terms.number))
     assert relative(terms, dense @ v) < 1e-8
 
 
