@@ -54,7 +54,7 @@ def models(incomplete: str) -> list[str]:
 
 def losses(incomplete: str) -> list[str]:
     """The losses that have a name."""
-    from curvtool.config.schema import LOSSES
+    from curvtool.vocabulary import LOSSES
 
     return _begun(LOSSES, incomplete)
 

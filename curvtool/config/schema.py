@@ -7,22 +7,11 @@ and TOML. Nothing heavy is imported here, so that `--help` answers at once.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from curvtool.config.section import AnalysisSettings, Section, numbers_of, parse_bytes, setting
 from curvtool.errors import UsageError
-
-Loadable = Literal["auto", "model", "ema"]
-Dtype = Literal["float32", "float64", "bfloat16"]
-Mode = Literal["auto", "kept", "fresh", "forward", "compiled", "finite-difference"]
-TokenDtype = Literal["uint16", "uint32", "int32", "int64", "uint8"]
-Operations = Literal["auto", "torch", "rewritten", "channels-last"]
-LOSSES = (
-    "cross-entropy", "bce-with-logits", "mse", "l1", "smooth-l1", "huber", "nll", "poisson-nll", "gaussian-nll",
-    "causal-lm", "masked-lm", "model",
-)  # fmt: skip
-Reduction = Literal["mean", "sum", "token-mean", "sample-mean"]
-BatchNorm = Literal["eval", "batch"]
+from curvtool.vocabulary import LOSSES, BatchNorm, Dtype, FormChoice, ModeChoice, Reduction, TokenDtype, Weights
 
 
 def check_seed(seed: int | None, flag: str) -> None:
@@ -49,7 +38,7 @@ class ModelConfig(Section):
         "-K",
         metavar="NAME=VALUE",
     )
-    weights: Loadable = setting("auto", "Which weights of a training checkpoint.")
+    weights: Weights = setting("auto", "Which weights of a training checkpoint.")
     trust: bool = setting(False, "Load a file that can run code: only if you trust whoever made it.")
     trust_remote_code: bool = setting(False, "Run the Python files of a Hugging Face folder: only if you read them.")
     base_model: str | None = setting(None, "Folder of the base model of a PEFT adapter.", metavar="FOLDER")
@@ -158,11 +147,11 @@ class ComputeConfig(Section):
         "For kept graphs and vectors together, as 8GiB; half of the free memory by default.",
         metavar="SIZE",
     )
-    hvp: Mode = setting(
+    hvp: ModeChoice = setting(
         "auto",
         "How Hessian products are run; auto measures on your model. finite-difference: of gradients, a last resort.",
     )
-    operations: Operations = setting(
+    operations: FormChoice = setting(
         "auto", "The model's operations: torch's own, or rewritten for cheap second derivatives; auto measures."
     )
     shard_parameters: bool = setting(

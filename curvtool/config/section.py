@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from curvtool.errors import UsageError, suggest
+from curvtool.vocabulary import SYNONYMS
 
 
 def setting(
@@ -75,9 +76,6 @@ class Section:
                 )
 
 
-OperatorName = Literal["hessian", "ggn", "fisher", "empirical-fisher"]
-
-
 @dataclass(frozen=True)
 class AnalysisSettings(Section):
     """The settings of one kind of analysis; the docstring of a subclass is the help of its command.
@@ -91,16 +89,9 @@ class AnalysisSettings(Section):
     needs_loss: ClassVar[bool] = True
 
 
-_SYNONYMS = {
-    "largest": "la", "max": "la", "smallest": "sa", "min": "sa", "both": "be", "magnitude": "lm",
-    "gauss-newton": "ggn", "gnn": "ggn", "fp32": "float32", "fp64": "float64", "double": "float64",
-    "bf16": "bfloat16", "average": "mean", "avg": "mean", "none": "sum",
-}  # fmt: skip
-
-
 def _near(flag: str, value: str, choices: list[str]) -> str:
     """What may have been meant, by its name or by another word for it."""
-    meant = _SYNONYMS.get(value.lower().replace("_", "-"))
+    meant = SYNONYMS.get(value.lower().replace("_", "-"))
     return f"{flag} {meant}" if meant in choices else suggest(value, choices)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -20,11 +20,11 @@ from curvtool.estimators.observer import SILENT, Observer
 from curvtool.linalg.quadrature import Quadrature, QuadraturesInStep
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.base import LinearOperator
+from curvtool.vocabulary import DensityChoice
 from curvtool.words import counted
 
-Method = Literal["auto", "probes", "exact"]
 _WORTH = 1.5  # times the probes' products: what knowing all eigenvalues may cost
-METHODS: tuple[str, ...] = get_args(Method)
+METHODS: tuple[str, ...] = get_args(DensityChoice)
 NUM_PROBES = 4
 NUM_STEPS = 50
 _FEWEST_STEPS = 10  # of a probe that counts where it was stopped on its way
@@ -35,7 +35,7 @@ def density(
     *,
     num_probes: int = NUM_PROBES,
     num_steps: int = NUM_STEPS,
-    method: Method = "auto",
+    method: DensityChoice = "auto",
     outliers: tuple[float, ...] = (),
     outlier_vectors: torch.Tensor | None = None,
     width: float | None = None,

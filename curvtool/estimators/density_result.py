@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from curvtool.estimators.accuracy.shares import Form, rounding_of_nodes, share_interval, share_stderr
 from curvtool.estimators.cost import Cost
 from curvtool.linalg.quadrature import Quadrature, cumulative, mass_bounds, smoothed
+from curvtool.vocabulary import DensityMethod
 
 _GRID_POINTS = 512
 _WIDTH = 0.01  # of the spectrum's length
@@ -88,7 +88,7 @@ class DensityResult:
     trace_stderr: float
     trace_degrees: float
     trace_ci95: tuple[float, float]
-    method: Literal["probes", "exact"]
+    method: DensityMethod
     num_probes: int
     num_steps: int
     converged: bool

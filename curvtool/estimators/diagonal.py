@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -18,11 +18,10 @@ from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.kept_steps import KeptSteps
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.operators.base import LinearOperator
+from curvtool.vocabulary import DiagonalChoice, DiagonalMethod
 from curvtool.words import counted
 
-Method = Literal["auto", "hutchinson", "exact"]
-Used = Literal["hutchinson", "exact"]
-METHODS: tuple[str, ...] = get_args(Method)
+METHODS: tuple[str, ...] = get_args(DiagonalChoice)
 _PILOT = 8  # passes; of four, those of one sign in eight fall alike
 _WORTH = 1.5  # times the passes that probes are foretold to take: what all entries exactly may cost
 
@@ -54,7 +53,7 @@ class DiagonalResult:
     sum_stderr: float | None
     degrees: float | None
     arithmetic: float
-    method: Used
+    method: DiagonalMethod
     reason: str
     num_passes: int
     num_terms: int
@@ -65,7 +64,7 @@ class DiagonalResult:
 def diagonal(
     operator: LinearOperator,
     *,
-    method: Method = "auto",
+    method: DiagonalChoice = "auto",
     rtol: float = 0.1,
     max_passes: int = 300,
     seed: int = 0,
@@ -136,7 +135,7 @@ class _Run:
         self.forms = list(state["forms"])
         self.num_passes, self.until, self.is_decided, self.reason, self.unit = state["decided"]
 
-    def result_of(self, method: Method) -> DiagonalResult:
+    def result_of(self, method: DiagonalChoice) -> DiagonalResult:
         try:
             if method == "exact":
                 return self._exact()

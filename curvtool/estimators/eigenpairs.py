@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
 from curvtool.estimators.accuracy.population import OverData
 from curvtool.estimators.cost import Cost
-from curvtool.linalg.ritz import Which
-from curvtool.linalg.space import Storage
+from curvtool.vocabulary import BoundKind, EigenvalueMethod, Storage, Unmet, Which
 
-Method = Literal["lanczos", "power"]
-BoundKind = Literal["linear", "quadratic", "noise"]
-Unmet = Literal["rounding", "rank", "products"]
-METHODS: tuple[str, ...] = get_args(Method)
+METHODS: tuple[str, ...] = get_args(EigenvalueMethod)
 _LAST_DIGITS = 1e-9  # of the tolerance: an error as large as it meets it
 MARGIN = 0.25  # of the residual: no smaller error is claimed, however wide the gap seems
 
@@ -189,7 +185,7 @@ class EigenvaluesResult:
     eigenvalues: tuple[Eigenvalue, ...]
     vectors: torch.Tensor
     which: Which
-    method: Method
+    method: EigenvalueMethod
     converged: bool
     check_discrepancy: float | None
     cost: Cost

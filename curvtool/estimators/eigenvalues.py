@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
@@ -11,15 +11,15 @@ from curvtool.errors import UsageError
 from curvtool.estimators.accuracy.noise import noise_of
 from curvtool.estimators.by_lanczos import by_lanczos
 from curvtool.estimators.by_power import by_power
-from curvtool.estimators.eigenpairs import METHODS, EigenvaluesResult, Method
+from curvtool.estimators.eigenpairs import METHODS, EigenvaluesResult
 from curvtool.estimators.full_check import full_check, true_residuals
 from curvtool.estimators.observer import SILENT, Observer
-from curvtool.estimators.request import BASES, Basis, Request, storage_for
-from curvtool.linalg.ritz import WHICH, Which
+from curvtool.estimators.request import BASES, Request, storage_for
+from curvtool.linalg.ritz import WHICH
 from curvtool.operators.base import LinearOperator
+from curvtool.vocabulary import Basis, Check, EigenvalueMethod, Which
 from curvtool.words import counted
 
-Check = Literal["none", "fast", "full"]
 CHECKS: tuple[str, ...] = get_args(Check)
 
 
@@ -28,7 +28,7 @@ def eigenvalues(
     k: int = 5,
     *,
     which: Which | None = None,
-    method: Method = "lanczos",
+    method: EigenvalueMethod = "lanczos",
     rtol: float = 1e-3,
     atol: float = 0.0,
     vector_rtol: float | None = None,

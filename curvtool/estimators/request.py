@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
 from curvtool.device import is_host
 from curvtool.estimators.eigenpairs import Tolerance
-from curvtool.linalg.ritz import Which
-from curvtool.linalg.space import Storage, VectorSpace
+from curvtool.linalg.space import VectorSpace
 from curvtool.operators.memory import default_budget
+from curvtool.vocabulary import Basis, Storage, Which
 
-Basis = Literal["auto", "device", "host", "bfloat16"]
 BASES: tuple[str, ...] = get_args(Basis)
 SMALL_BASIS, SMALL_BASIS_BYTES = 256, 2**25
 _HOST = torch.device("cpu")

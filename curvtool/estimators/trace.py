@@ -20,11 +20,10 @@ from curvtool.estimators.observer import SILENT, Observer
 from curvtool.estimators.xtrace import XTrace
 from curvtool.linalg.intervals import Interval, look_error
 from curvtool.operators.base import LinearOperator
+from curvtool.vocabulary import TraceChoice, TraceMethod
 from curvtool.words import counted
 
-Method = Literal["auto", "hutchinson", "deflated", "hutch++", "xtrace", "exact"]
-Used = Literal["hutchinson", "deflated", "hutch++", "xtrace", "exact"]
-METHODS: tuple[str, ...] = get_args(Method)
+METHODS: tuple[str, ...] = get_args(TraceChoice)
 _RANK = 20
 _PRICE = {"deflated": 1, "hutch++": 2}  # products a vector of the known space
 _EXACT_AT_ONCE = 3  # products; a pilot would take as many
@@ -57,7 +56,7 @@ class TraceResult:
     arithmetic: float
     scale: float
     ci95: tuple[float, float] | None
-    method: Used
+    method: TraceMethod
     reason: str
     rank: int
     num_passes: int
@@ -71,7 +70,7 @@ class TraceResult:
 def trace(
     operator: LinearOperator,
     *,
-    method: Method = "auto",
+    method: TraceChoice = "auto",
     rtol: float = 0.05,
     max_passes: int = 1000,
     rank: int | None = None,
@@ -145,10 +144,10 @@ class _Run:
         self.given: KnownSpace | None = None  # known before
         self.exchange: XTrace | None = None
         self.patience: int | None = None  # passes after which something else is cheaper
-        self.method: Used = "hutchinson"
+        self.method: TraceMethod = "hutchinson"
         self.reason = "the first passes"
 
-    def result_of(self, method: Method, rank: int | None) -> TraceResult:
+    def result_of(self, method: TraceChoice, rank: int | None) -> TraceResult:
         self.observer.begin("trace")
         if method != "auto":
             self.reason = "asked for"

@@ -20,7 +20,8 @@ from curvtool.critical import undisturbed
 from curvtool.errors import not_finite
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.linalg.sketch import Sketch
-from curvtool.linalg.space import Storage, VectorSpace
+from curvtool.linalg.space import VectorSpace
+from curvtool.vocabulary import Storage
 
 Product = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 Keep = Callable[[RitzPairs, int], np.ndarray]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
-Which = Literal["la", "sa", "lm", "be"]
+from curvtool.vocabulary import Which
+
 WHICH: tuple[str, ...] = get_args(Which)
 
 

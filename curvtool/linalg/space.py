@@ -9,7 +9,6 @@ the vectors' dtype, and the pieces added up in float64.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,8 +17,7 @@ from curvtool.cluster.solo import Solo
 from curvtool.device import is_host, sums_in
 from curvtool.linalg.draws import random_normals, random_signs
 from curvtool.linalg.shards import Shards
-
-Storage = Literal["device", "host", "bfloat16"]  # the vectors as they are, in the host's memory, or in half of it
+from curvtool.vocabulary import Storage
 
 _PIECE = 2**14
 _ROTATED = 2**22  # numbers

@@ -18,7 +18,8 @@ from curvtool.device import synchronize
 from curvtool.errors import CurvtoolError, OutOfMemory
 from curvtool.operators.memory import saved_bytes
 from curvtool.operators.products import Parts
-from curvtool.problem.rewrites.mode import FORMS, Form
+from curvtool.problem.rewrites.mode import FORMS
+from curvtool.vocabulary import Form
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem

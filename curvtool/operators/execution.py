@@ -29,9 +29,9 @@ from curvtool.operators.compiled import Compilation
 from curvtool.operators.differences import HasDifferences, Step
 from curvtool.operators.memory import default_budget
 from curvtool.operators.products import Parts
-from curvtool.problem.rewrites.mode import Form
 from curvtool.problem.scattering import LEAST_PARTS, part_size
 from curvtool.problem.stacked import StackedProblem
+from curvtool.vocabulary import Form
 from curvtool.words import counted
 
 if TYPE_CHECKING:

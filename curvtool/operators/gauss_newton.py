@@ -23,8 +23,8 @@ from curvtool.operators.products import OutputGraph, Parts, push_forward, push_f
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
-    from curvtool.problem.rewrites.mode import Form
     from curvtool.problem.tree import Tree
+    from curvtool.vocabulary import Form
 
 _LOOKED_AT = 32  # samples at once, in search of one with a curved loss
 

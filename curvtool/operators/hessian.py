@@ -15,7 +15,7 @@ from curvtool.operators.products import GradientGraph, Parts, forward_over_rever
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
-    from curvtool.problem.rewrites.mode import Form
+    from curvtool.vocabulary import Form
 
 
 class HessianKernel:

@@ -15,8 +15,8 @@ from curvtool.operators.calibration import AGREEMENT, measured_seconds
 from curvtool.operators.memory import default_budget, return_freed_pages, saved_bytes
 from curvtool.operators.products import LinearizedFunction
 from curvtool.problem.kinks import rows_at_kinks
-from curvtool.problem.rewrites.mode import Form
 from curvtool.problem.statistics import refuse_per_sample
+from curvtool.vocabulary import Form
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem

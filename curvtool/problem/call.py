@@ -23,10 +23,11 @@ from curvtool.problem.module import (
 )
 from curvtool.problem.rewrites.batch_statistics import BatchStatistics
 from curvtool.problem.rewrites.embedding import Embeddings, Held
-from curvtool.problem.rewrites.mode import Form, Rewriting
+from curvtool.problem.rewrites.mode import Rewriting
 from curvtool.problem.rewrites.precision import Precisely
 from curvtool.problem.sharded import ShardedState
 from curvtool.problem.tree import Tree, named_tensors
+from curvtool.vocabulary import Form
 
 
 class ModelCall:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import methodcaller
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,12 +33,13 @@ from curvtool.problem.module import (
     uses_running_statistics,
 )
 from curvtool.problem.rewrites.embedding import Held
-from curvtool.problem.rewrites.mode import Form, Rewriting
+from curvtool.problem.rewrites.mode import Rewriting
 from curvtool.problem.select import select_parameters
 from curvtool.problem.sharded import ShardedState
 from curvtool.problem.sources.objects import from_object
 from curvtool.problem.statistics import check_statistics, whole_batches
 from curvtool.problem.tree import Tree, map_tensors, named_tensors, num_bytes, storage_id
+from curvtool.vocabulary import BatchNorm, Form
 from curvtool.words import counted
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -241,7 +242,7 @@ class Problem:
         return len(self.data)
 
     @property
-    def batch_norm(self) -> Literal["eval", "batch"] | None:
+    def batch_norm(self) -> BatchNorm | None:
         """`batch` or `eval`; None where the model has no module for which it matters."""
         if self.statistics_batch is not None:
             return "batch"

@@ -16,12 +16,6 @@ from rich.table import Table
 from curvtool.words import printable
 
 Listing = tuple[str, list[str], list[list[Any]]]  # caption, header, rows
-MATRICES = {
-    "hessian": "Hessian",
-    "ggn": "Gauss-Newton matrix",
-    "fisher": "Fisher information",
-    "empirical-fisher": "empirical Fisher",
-}
 
 
 def new_table(title: str, console: Console) -> Table:

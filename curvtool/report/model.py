@@ -9,6 +9,7 @@ from pydantic import Field
 from curvtool.report.parts import Analysis
 from curvtool.report.record import AnalysisRecord, Cost, Record
 from curvtool.report.share import Share
+from curvtool.vocabulary import BatchNorm, Start
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -64,7 +65,7 @@ class ProblemSummary(Record):
     reduction: str | None
     loss_value: float | None
     grad_norm: float | None
-    batch_norm: Literal["eval", "batch"] | None = Field(
+    batch_norm: BatchNorm | None = Field(
         default=None, description="BatchNorm by running statistics, or by those of each batch; null without BatchNorm"
     )
     statistics_batch: int | None = Field(
@@ -182,7 +183,7 @@ class TrackRow(Record):
     checkpoint: str
     step: int | None = Field(description="the last number in the file's name")
     settings: str = Field(description="a checksum of all that the numbers depend on but the checkpoint")
-    start: Literal["cold", "warm"] = Field(description="warm: from the vectors of the checkpoint before")
+    start: Start = Field(description="warm: from the vectors of the checkpoint before")
     status: Status
     problem: ProblemSummary
     analyses: list[Analysis]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
 
 import torch
 
@@ -29,6 +28,7 @@ from curvtool.session.load import Loaded, load
 from curvtool.session.run import most_demanding, run_all
 from curvtool.tracking.checkpoints import step_of
 from curvtool.tracking.known_rows import differing, restated
+from curvtool.vocabulary import Start
 
 STARTS = ("auto", "cold", "warm")
 _REMEMBERED = 5  # turns of a start; training changes
@@ -176,7 +176,7 @@ class Track:
     def _row(
         self,
         path: Path,
-        start: Literal["cold", "warm"],
+        start: Start,
         found: report.Report,
         configs: Sequence[RunConfig],
         loaded: Loaded,
@@ -240,7 +240,7 @@ class _Choice:
         self.start = start
         self._costs: dict[str, list[float]] = {"cold": [], "warm": []}
 
-    def pick(self, has_vectors: bool) -> Literal["cold", "warm"]:
+    def pick(self, has_vectors: bool) -> Start:
         if self.start == "cold" or not has_vectors:
             return "cold"
         cold, warm = self._costs["cold"], self._costs["warm"]

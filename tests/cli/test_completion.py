@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from curvtool.config.schema import LOSSES
 from curvtool.problem.losses.named import LOSS_NAMES
+from curvtool.vocabulary import LOSSES
 
 
 @pytest.fixture

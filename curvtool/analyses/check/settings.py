@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from curvtool.config.section import AnalysisSettings, OperatorName, setting
+from curvtool.config.section import AnalysisSettings, setting
+from curvtool.vocabulary import Matrix
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Settings(AnalysisSettings):
     """
 
     kind = "check"
-    operator: OperatorName = setting("hessian", "Which matrix's products are tried.")
+    operator: Matrix = setting("hessian", "Which matrix's products are tried.")
 
 
 SETTINGS = Settings

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from curvtool.report.record import AnalysisRecord, Cost, Interval, Record
 from curvtool.report.share import Share
+from curvtool.vocabulary import DensityMethod
 
 
 class Outlier(Record):
@@ -48,7 +49,7 @@ class Density(AnalysisRecord):
     trace_ci95: Interval = Field(description="95 % interval: probes and rounding together")
     trace_by_probes: float | None = Field(description="the trace by an estimate of its own, to compare with")
     trace_by_probes_ci95: Interval | None
-    method: Literal["probes", "exact"] = Field(description="exact: every eigenvalue was computed; rounding remains")
+    method: DensityMethod = Field(description="exact: every eigenvalue was computed; rounding remains")
     num_probes: int = Field(description="random vectors; 0 for exact")
     num_steps: int = Field(description="nodes of each")
     num_dims: int = Field(description="P: one eigenvalue is a share of 1/P")

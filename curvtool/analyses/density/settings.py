@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from curvtool.config.section import AnalysisSettings, OperatorName, setting
-
-Method = Literal["auto", "probes", "exact"]
+from curvtool.config.section import AnalysisSettings, setting
+from curvtool.vocabulary import DensityChoice, Matrix
 
 
 @dataclass(frozen=True)
@@ -20,7 +18,7 @@ class Settings(AnalysisSettings):
     kind = "density"
     probes: int = setting(4, "Random vectors; the error band is over them.", minimum=1)
     steps: int = setting(50, "Lanczos steps, and quadrature nodes, a vector.", minimum=2)
-    method: Method = setting("auto", "By probes; or every eigenvalue, where that is hardly dearer.")
+    method: DensityChoice = setting("auto", "By probes; or every eigenvalue, where that is hardly dearer.")
     outliers: int = setting(5, "Eigenvalues largest in magnitude to find first and to place exactly.", minimum=0)
     deflate: str | None = setting(
         None, "Eigenvectors (.safetensors, of eigs --vectors) to place exactly instead.", metavar="FILE"
@@ -33,7 +31,7 @@ class Settings(AnalysisSettings):
         "What counts as near zero; a hundredth of the largest magnitude, to one digit, by default.",
         minimum=1e-300,
     )
-    operator: OperatorName = setting("hessian", "Which matrix.")
+    operator: Matrix = setting("hessian", "Which matrix.")
 
 
 SETTINGS = Settings

@@ -12,8 +12,9 @@ from rich.text import Text
 from curvtool.analyses.density.record import Density
 from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import count, number, percent, percents, with_error
-from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables, width_of
+from curvtool.render.tables import filled_table, markdown_table, print_tables, width_of
 from curvtool.report.share import Share
+from curvtool.vocabulary import MATRICES
 from curvtool.words import counted
 
 _BINS = 18

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from curvtool.report.record import ARITHMETIC, DEGREES, AnalysisRecord, Cost, Interval, Record
+from curvtool.vocabulary import DiagonalMethod
 
 
 class EntriesSummary(Record):
@@ -29,7 +30,7 @@ class Diag(AnalysisRecord):
 
     kind: Literal["diag"] = "diag"
     operator: str
-    method: Literal["hutchinson", "exact"]
+    method: DiagonalMethod
     method_reason: str
     rtol: float
     converged: bool

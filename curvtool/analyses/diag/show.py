@@ -10,8 +10,9 @@ from curvtool.analyses.diag.facts import degrees_of, half_width_of_sum
 from curvtool.analyses.diag.record import Diag, EntriesSummary
 from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import count, number, percent, percents, with_error
-from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables
+from curvtool.render.tables import filled_table, markdown_table, print_tables
 from curvtool.report.numbers import half_width
+from curvtool.vocabulary import MATRICES
 from curvtool.words import counted
 
 _COLUMNS = ("parameter", "entries", "mean", "95 % +-", "min", "max", "below 0")

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from curvtool.report.record import AnalysisRecord, Cost, Record
+from curvtool.vocabulary import EigenvalueMethod, Storage, Unmet, Which
 
-Unmet = Literal["rounding", "rank", "products"]
 _UNMET = (
     "why it did not converge; rounding: no more products would lower its error; rank: its error is within the "
     "tolerance, but another eigenvalue may take its place; products: too few were made; null where it converged, and "
@@ -88,9 +88,9 @@ class Eigs(AnalysisRecord):
 
     kind: Literal["eigs"] = "eigs"
     operator: str
-    which: Literal["la", "sa", "lm", "be"]
-    method: Literal["lanczos", "power"]
-    basis: Literal["device", "host", "bfloat16"] = Field(default="device", description="where Lanczos kept its vectors")
+    which: Which
+    method: EigenvalueMethod
+    basis: Storage = Field(default="device", description="where Lanczos kept its vectors")
     rtol: float
     atol: float = 0.0
     converged: bool

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
-from curvtool.config.section import AnalysisSettings, OperatorName, check_safetensors, refuse_unless, setting
+from curvtool.config.section import AnalysisSettings, check_safetensors, refuse_unless, setting
 from curvtool.errors import UsageError
-
-Which = Literal["la", "sa", "lm", "be"]
-Method = Literal["lanczos", "power"]
-Checked = Literal["none", "fast", "full"]
-Basis = Literal["auto", "device", "host", "bfloat16"]
+from curvtool.vocabulary import Basis, Check, EigenvalueMethod, Matrix, Which
 
 
 def _number(text: str) -> float:
@@ -36,12 +31,12 @@ class Settings(AnalysisSettings):
         None,
         "la largest, sa smallest, lm largest magnitude, be both ends; la by default, lm for power iteration.",
     )
-    method: Method = setting("lanczos", "Lanczos, or deflated power iteration.")
+    method: EigenvalueMethod = setting("lanczos", "Lanczos, or deflated power iteration.")
     rtol: float = setting(1e-3, "Relative error of each eigenvalue to reach.", minimum=1e-15, below=1)
     atol: float = setting(0.0, "Error that is enough however small an eigenvalue is (for those near zero).", minimum=0)
     max_passes: int = setting(300, "Products after which to stop unconverged.", minimum=1)
-    operator: OperatorName = setting("hessian", "Which matrix; ggn: Gauss-Newton.")
-    check: Checked = setting(
+    operator: Matrix = setting("hessian", "Which matrix; ggn: Gauss-Newton.")
+    check: Check = setting(
         "fast",
         "Closing check: none; fast, a few products, some of which look for missed pairs (not for power iteration or a "
         "bfloat16 basis); full makes true residuals and looks for missed pairs.",

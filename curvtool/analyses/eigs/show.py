@@ -12,7 +12,8 @@ from curvtool.analyses.eigs.ranks import ranks
 from curvtool.analyses.eigs.record import Eigenvalue, Eigs, LayerEigenvalue, PopulationValue, Stability
 from curvtool.render.charts import Chart, Series, spans_decades
 from curvtool.render.numbers import count, number, percent, to_digits_of, with_error
-from curvtool.render.tables import MATRICES, filled_table, markdown_table, print_tables
+from curvtool.render.tables import filled_table, markdown_table, print_tables
+from curvtool.vocabulary import MATRICES
 from curvtool.words import counted
 
 _NEAR = 0.05  # of the edge of stability: as near as training is seen to hover about it

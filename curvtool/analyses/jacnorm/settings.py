@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from curvtool.config.section import AnalysisSettings, check_safetensors, setting
 from curvtool.errors import UsageError
-
-Norm = Literal["both", "frobenius", "spectral"]
+from curvtool.vocabulary import Norm
 
 
 @dataclass(frozen=True)

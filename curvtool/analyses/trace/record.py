@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from curvtool.report.record import ARITHMETIC, DEGREES, AnalysisRecord, Cost, Interval, Record
+from curvtool.vocabulary import TraceMethod
 
 
 class BlockTrace(Record):
@@ -24,7 +25,7 @@ class Trace(AnalysisRecord):
 
     kind: Literal["trace"] = "trace"
     operator: str
-    method: Literal["hutchinson", "deflated", "hutch++", "xtrace", "exact"]
+    method: TraceMethod
     method_reason: str = Field(description="why this method")
     rank: int = Field(description="vectors of the space whose part is known exactly")
     rtol: float

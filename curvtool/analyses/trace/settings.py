@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from curvtool.config.section import AnalysisSettings, OperatorName, refuse_unless, setting
-
-Method = Literal["auto", "hutchinson", "deflated", "hutch++", "xtrace", "exact"]
+from curvtool.config.section import AnalysisSettings, refuse_unless, setting
+from curvtool.vocabulary import Matrix, TraceChoice
 
 
 @dataclass(frozen=True)
@@ -21,9 +19,9 @@ class Settings(AnalysisSettings):
     rtol: float = setting(0.05, "Half-width of the 95 % interval over the estimate, to reach.", minimum=1e-15, below=1)
     max_passes: int = setting(1000, "Passes after which to stop with a wider interval.", minimum=2)
     probe_group: int | None = setting(None, "Samples that share a random probe; 8 to 32 by default.", minimum=1)
-    method: Method = setting("auto", "By the variance of the first passes, and the report says why.")
+    method: TraceChoice = setting("auto", "By the variance of the first passes, and the report says why.")
     rank: int | None = setting(None, "Vectors of the space that deflated and hutch++ know exactly.", minimum=1)
-    operator: OperatorName = setting("hessian", "Which matrix.")
+    operator: Matrix = setting("hessian", "Which matrix.")
     per_layer: bool = setting(False, "Every layer's and parameter's trace too, from the same probes.")
 
     def __post_init__(self) -> None:

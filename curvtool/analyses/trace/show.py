@@ -11,8 +11,9 @@ from curvtool.analyses.trace.facts import degrees_of, half_width_of
 from curvtool.analyses.trace.record import BlockTrace, Trace
 from curvtool.render.charts import Chart, Series
 from curvtool.render.numbers import count, number, percent, percents, with_error
-from curvtool.render.tables import MATRICES, Listing, filled_table, markdown_table, print_tables
+from curvtool.render.tables import Listing, filled_table, markdown_table, print_tables
 from curvtool.report.numbers import half_width
+from curvtool.vocabulary import MATRICES
 from curvtool.words import counted
 
 TITLE = "Trace"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch.nn import functional
@@ -15,8 +15,8 @@ from curvtool.problem.rewrites.attention import attention
 from curvtool.problem.rewrites.batch_norm import batch_norm
 from curvtool.problem.rewrites.convolution import convolve, convolve_transposed
 from curvtool.problem.rewrites.layer_norm import layer_norm
+from curvtool.vocabulary import Form
 
-Form = Literal["torch", "rewritten", "channels-last"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
 
