@@ -26,14 +26,17 @@ if TYPE_CHECKING:
     from curvtool.linalg.space import VectorSpace
     from curvtool.monitor import Monitor
     from curvtool.operators.base import LinearOperator, MatrixOperator, scipy_operator
+    from curvtool.operators.deflated import DeflatedOperator
     from curvtool.operators.fisher import EmpiricalFisher, Fisher
     from curvtool.operators.gauss_newton import GaussNewton
     from curvtool.operators.hessian import Hessian
     from curvtool.operators.jacobian import InputJacobian
-    from curvtool.operators.mapped import BlockOperator, DeflatedOperator, PreconditionedOperator, ShiftedOperator
+    from curvtool.operators.mapped import ShiftedOperator
     from curvtool.operators.parameter_jacobian import ParameterJacobian
+    from curvtool.operators.preconditioned import PreconditionedOperator
     from curvtool.operators.preflight import preflight_curvature as preflight
     from curvtool.operators.products import hessian, hvp, jacobian, jvp, vjp
+    from curvtool.operators.restricted import BlockOperator
     from curvtool.operators.sum import ScaledOperator, SumOperator
     from curvtool.problem.problem import Problem
     from curvtool.report.numbers import numbers
@@ -54,10 +57,10 @@ _PLACES = {
     "ParameterJacobian": "operators.parameter_jacobian",
     "SumOperator": "operators.sum",
     "ShiftedOperator": "operators.mapped",
-    "PreconditionedOperator": "operators.mapped",
+    "PreconditionedOperator": "operators.preconditioned",
     "ScaledOperator": "operators.sum",
-    "DeflatedOperator": "operators.mapped",
-    "BlockOperator": "operators.mapped",
+    "DeflatedOperator": "operators.deflated",
+    "BlockOperator": "operators.restricted",
     "density": "estimators.density",
     "diagonal": "estimators.diagonal",
     "eigenvalues": "estimators.eigenvalues",

@@ -84,20 +84,7 @@ def track(flags: dict[str, Any], output: Output) -> None:
 
         if output.verbose and cluster.is_first:
             show_settings(configs, errors)
-        refuse_unless(
-            len(output.output) <= 1,
-            "the rows go to one file",
-            "-o once",
-            len(output.output),
-            "curvtool render for others",
-        )
-        target = output.output[0] if output.output else Path("track.jsonl")
-        if target.suffix != ".jsonl":
-            raise UsageError(
-                "CT005", f"no format for {target.name}", expected="a name that ends in .jsonl, for the rows",
-                received=target.suffix or "no suffix",
-                remedy=f"-o {target.stem or 'track'}.jsonl, and then curvtool render",
-            )  # fmt: skip
+        target = _target(output)
         track = Track(configs, paths, target, shard, start, cluster, keeping_of(output), interruption.was_asked)
         quiet = output.quiet or not cluster.is_first
         with TerminalObserver(errors, quiet=quiet, verbose=output.verbose) as observer:
@@ -115,3 +102,26 @@ def track(flags: dict[str, Any], output: Output) -> None:
             raise track.failed
         if track.was_stopped:
             raise SystemExit(EXIT_INTERRUPTED if interruption.was_ctrl_c() else EXIT_RESUMABLE)
+
+
+def _target(output: Output) -> Path:
+    """The file of the rows.
+
+    Raises:
+        UsageError: CT001, CT005, several, or one of another format.
+    """
+    refuse_unless(
+        len(output.output) <= 1,
+        "the rows go to one file",
+        "-o once",
+        len(output.output),
+        "curvtool render for others",
+    )
+    target = output.output[0] if output.output else Path("track.jsonl")
+    if target.suffix != ".jsonl":
+        raise UsageError(
+            "CT005", f"no format for {target.name}", expected="a name that ends in .jsonl, for the rows",
+            received=target.suffix or "no suffix",
+            remedy=f"-o {target.stem or 'track'}.jsonl, and then curvtool render",
+        )  # fmt: skip
+    return target

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from curvtool import registry
+from curvtool.config.keys import check_keys, check_variables, variable_of
 from curvtool.config.schema import SECTIONS, RunConfig
-from curvtool.config.section import AnalysisSettings, Section, flags_of, plain_type, type_hints
-from curvtool.errors import UsageError, suggest
+from curvtool.config.section import AnalysisSettings, Section, plain_type, type_hints
+from curvtool.errors import UsageError
 
 PROJECT_FILE = "curvtool.toml"
 _PATHS = (("model", "checkpoint"), ("model", "base_model"), ("data", "source"))
@@ -71,8 +72,8 @@ def _resolved(
     environment = os.environ if environment is None else environment
     path = _find(config_file, environment)
     content = _read(path) if path else {}
-    _check_keys(content, path)
-    _check_variables(environment)
+    check_keys(content, path)
+    check_variables(environment)
     if flags.get("factory"):  # another factory has other arguments
         content = {**content, "model": {k: v for k, v in content.get("model", {}).items() if k != "factory_args"}}
     sources: dict[str, str] = {}
@@ -151,95 +152,6 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _check_keys(content: Mapping[str, Any], path: Path | None) -> None:
-    """Every key must be known: a misspelt one would silently leave its default."""
-
-    def refuse(key: str, known: list[str]) -> UsageError:
-        last = key.rsplit(".", 1)[-1]
-        elsewhere = [name for name, each in SECTIONS.items() if last in {item.name for item in fields(each)}]
-        return UsageError(
-            "CT002",
-            f"unknown key {key!r} in {path}",
-            expected="a known key",
-            received=key,
-            remedy=f"{last} belongs under [{elsewhere[0]}]" if elsewhere else suggest(last, known),
-        )
-
-    def table_of(value: Any, name: str) -> Mapping[str, Any]:
-        if isinstance(value, Mapping):
-            return value
-        raise UsageError(
-            "CT002",
-            f"{name!r} in {path} is not a table",
-            expected=f"[{name}]",
-            received=repr(value),
-            remedy=f"write it under a line [{name}]",
-        )
-
-    for name, value in content.items():
-        if name == "analysis":
-            if not isinstance(value, list):
-                raise UsageError(
-                    "CT002",
-                    f"'analysis' in {path} is not a list of tables",
-                    expected="[[analysis]]",
-                    received="[analysis]",
-                    remedy="write [[analysis]] with two brackets",
-                )
-            for entry in value:
-                kind = table_of(entry, "analysis").get("kind")
-                if kind is None:
-                    raise UsageError(
-                        "CT002",
-                        f"an [[analysis]] in {path} has no kind",
-                        expected="one of " + ", ".join(registry.kinds()),
-                        received=", ".join(entry) or "an empty entry",
-                        remedy='a line kind = "eigs" under it',
-                    )
-                if kind not in registry.kinds():
-                    raise UsageError(
-                        "CT002",
-                        f"unknown analysis {kind!r} in {path}",
-                        expected=", ".join(registry.kinds()),
-                        received=repr(kind),
-                        remedy=suggest(str(kind), registry.kinds()),
-                    )
-                known = ["kind", *(item.name for item in fields(registry.settings_of(kind)))]
-                for key in entry:
-                    if key not in known:
-                        raise refuse(f"analysis.{key}", known)
-        elif name in SECTIONS:
-            known = [item.name for item in fields(SECTIONS[name])]
-            for key in table_of(value, name):
-                if key not in known:
-                    raise refuse(f"{name}.{key}", known)
-        elif name in registry.kinds():
-            raise UsageError(
-                "CT002",
-                f"unknown key {name!r} in {path}",
-                expected="the settings of an analysis in an entry of the list of analyses",
-                received=f"[{name}]",
-                remedy=f'write [[analysis]] instead, and under it kind = "{name}"',
-            )
-        else:
-            raise refuse(name, [*SECTIONS, "analysis"])
-
-
-def _check_variables(environment: Mapping[str, str]) -> None:
-    """Every CURVTOOL_ variable must be known, as every key must."""
-    sections = (*SECTIONS.values(), *map(registry.settings_of, registry.kinds()))
-    known = ["CURVTOOL_CONFIG", *(_variable(item) for section in sections for item in fields(section))]
-    for name in environment:
-        if name.startswith("CURVTOOL_") and name not in known:
-            raise UsageError(
-                "CT002",
-                f"unknown variable {name}",
-                expected="CURVTOOL_ and the flag of a setting in capitals (not those of the output)",
-                received=f"{name}={environment[name]}",
-                remedy=suggest(name, known),
-            )
-
-
 def _fill(
     section: type[Section],
     name: str,
@@ -253,7 +165,7 @@ def _fill(
     values: dict[str, Any] = {}
     for item in fields(section):
         annotation = hints[item.name]
-        variable = _variable(item)
+        variable = variable_of(item)
         if flags.get(item.name) not in (None, [], {}):
             value, source = flags[item.name], "flag"
         elif variable in environment:
@@ -268,11 +180,6 @@ def _fill(
         values[item.name] = value
         sources[f"{name}.{item.name}"] = source
     return section(**values)
-
-
-def _variable(item: Any) -> str:
-    long = [flag.removeprefix("--") for flag in flags_of(item) if flag.startswith("--")]
-    return "CURVTOOL_" + (long[0] if long else str(item.name)).upper().replace("-", "_")
 
 
 def _beside(path: str, value: Any) -> Any:

@@ -96,54 +96,91 @@ def density(
     if method == "exact" or (method == "auto" and is_small(space, num_probes, num_steps, memory_budget)):
         return _exactly(operator, width, near, noise, memory_budget, observer)
     locked = outlier_vectors if outliers else None
-    steps = max(2, min(num_steps, space.dim - len(outliers)))
-    meter = Meter(operator)
-    found: list[Quadrature] = []
-    running: list[Quadrature] = []
+    return _ByProbes(
+        operator, num_probes, num_steps, outliers, locked, width, near, noise, memory_budget, seed, observer
+    ).result()
 
-    def implied_trace(quadratures: list[Quadrature]) -> str:
-        spectrum = Spectrum(quadratures, outliers, space.dim, len(quadratures), noise)
-        form = spectrum.trace_form()
-        value = spectrum.rest * float(form.mean) + sum(outliers)
-        return f"implied trace {value:.5g} +- {spectrum.rest * float(form.stderr):.2g}"
 
-    def result(quadratures: list[Quadrature], complete: bool = True) -> DensityResult:
-        spectrum = Spectrum(quadratures, outliers, space.dim, len(quadratures), noise)
-        spectrum = replace(spectrum, least=least_of(operator, float(np.abs(spectrum.nodes).max())))
-        return density_result(spectrum, width, near, complete, meter.cost())
+class _ByProbes:
+    """Quadratures by Lanczos from random vectors, some of them in step."""
 
-    def room() -> list[int]:
+    def __init__(
+        self,
+        operator: LinearOperator,
+        num_probes: int,
+        num_steps: int,
+        outliers: tuple[float, ...],
+        locked: torch.Tensor | None,
+        width: float | None,
+        near: float | None,
+        noise: float,
+        memory_budget: int,
+        seed: int,
+        observer: Observer,
+    ) -> None:
+        self.operator, self.num_probes, self.outliers, self.locked = operator, num_probes, outliers, locked
+        self.width, self.near, self.noise, self.seed = width, near, noise, seed
+        self.memory_budget, self.observer = memory_budget, observer
+        self.meter = Meter(operator)
+        self.most = operator.space.dim - len(outliers)  # steps after which nothing is left
+        self.num_steps = num_steps
+        self.steps = self.fitting = max(2, min(num_steps, self.most))
+        self.found: list[Quadrature] = []
+        self.running: list[Quadrature] = []
+
+    def result(self) -> DensityResult:
+        """The density.
+
+        Raises:
+            Interrupted: stopped on the way.
+        """
+        observer, ledger = self.observer, self.observer.ledger
+        observer.begin("spectral density", float(self.num_probes * self.steps))
+        try:
+            self.fitting, together = ledger.remembered("room", None, self._room)
+            for first in range(0, self.num_probes, together):
+                seeds = [(self.seed, 20, probe) for probe in range(self.num_probes)[first : first + together]]
+                self.found += ledger.remembered(
+                    f"quadratures from {first}", self.operator, partial(self._quadratures, first, seeds)
+                )
+                self.running = []
+        except STOPPING as error:
+            stop = cause_of(error)
+            # several that were on their way are as good as whole ones of fewer steps
+            far = self.running if self.running and len(self.running[0].nodes) >= _FEWEST_STEPS else []
+            far = self.found or far
+            raise Interrupted(self._density(far, complete=False) if far else None, stop) from stop
+        # a budget that cut the steps short is not what was asked for
+        return self._density(self.found, complete=self.fitting == min(self.num_steps, self.most))
+
+    def _room(self) -> list[int]:
         """Steps that fit the budget, and probes that go in step: as a run that was stopped had them."""
-        affordable = memory_budget // max(space.vector_bytes, 1) - 2 - len(outliers)
-        fitting = max(2, min(steps, affordable))
-        return [fitting, min(num_probes, operator.block_width, max(1, affordable // (fitting + 4)))]
+        affordable = self.memory_budget // max(self.operator.space.vector_bytes, 1) - 2 - len(self.outliers)
+        fitting = max(2, min(self.steps, affordable))
+        return [fitting, min(self.num_probes, self.operator.block_width, max(1, affordable // (fitting + 4)))]
 
-    def quadratures(first: int, seeds: Sequence[tuple[int, ...]]) -> list[Quadrature]:
-        nonlocal running
-        group = QuadraturesInStep(operator.matmat, space, fitting, seeds, locked)
-        observer.ledger.resume("bases", operator, group)
+    def _quadratures(self, first: int, seeds: Sequence[tuple[int, ...]]) -> list[Quadrature]:
+        group = QuadraturesInStep(self.operator.matmat, self.operator.space, self.fitting, seeds, self.locked)
+        self.observer.ledger.resume("bases", self.operator, group)
         for running in group.steps():
-            done = first * fitting + len(running) * len(running[0].nodes)
-            observer.advance(done, implied_trace(found + running), num_probes * fitting - done)
+            self.running = running
+            done = first * self.fitting + len(running) * len(running[0].nodes)
+            self.observer.advance(done, self._implied_trace(), self.num_probes * self.fitting - done)
         return group.quadratures
 
-    observer.begin("spectral density", float(num_probes * steps))
-    fitting = steps
-    try:
-        fitting, together = observer.ledger.remembered("room", None, room)
-        for first in range(0, num_probes, together):
-            seeds = [(seed, 20, probe) for probe in range(num_probes)[first : first + together]]
-            found += observer.ledger.remembered(
-                f"quadratures from {first}", operator, partial(quadratures, first, seeds)
-            )
-            running = []
-    except STOPPING as error:
-        stop = cause_of(error)
-        # several that were on their way are as good as whole ones of fewer steps
-        far = found or (running if running and len(running[0].nodes) >= _FEWEST_STEPS else [])
-        raise Interrupted(result(far, complete=False) if far else None, stop) from stop
-    # a budget that cut the steps short is not what was asked for
-    return result(found, complete=fitting == min(num_steps, space.dim - len(outliers)))
+    def _spectrum(self, quadratures: list[Quadrature]) -> Spectrum:
+        return Spectrum(quadratures, self.outliers, self.operator.space.dim, len(quadratures), self.noise)
+
+    def _implied_trace(self) -> str:
+        spectrum = self._spectrum(self.found + self.running)
+        form = spectrum.trace_form()
+        value = spectrum.rest * float(form.mean) + sum(self.outliers)
+        return f"implied trace {value:.5g} +- {spectrum.rest * float(form.stderr):.2g}"
+
+    def _density(self, quadratures: list[Quadrature], complete: bool = True) -> DensityResult:
+        spectrum = self._spectrum(quadratures)
+        spectrum = replace(spectrum, least=least_of(self.operator, float(np.abs(spectrum.nodes).max())))
+        return density_result(spectrum, self.width, self.near, complete, self.meter.cost())
 
 
 def is_small(space: VectorSpace, num_probes: int, num_steps: int, memory_budget: int) -> bool:

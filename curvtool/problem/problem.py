@@ -134,18 +134,7 @@ class Problem:
         self.shapes = {name: p.shape for name, p in chosen.items()}
         self.sharded: ShardedState | None = None
         try:
-            if shard_parameters and cluster is not None and cluster.size > 1:
-                own = dict(self.model.named_parameters())
-                pieces = {name: self._snapshot(ShardedState.shard_of(p, cluster)) for name, p in own.items()}
-                self.sharded = ShardedState(self.model, cluster, pieces)
-                chosen = {name: pieces[name] for name in chosen}
-            self.parameters = {name: self._snapshot(p).requires_grad_() for name, p in chosen.items()}
-            fixed = dict(self.model.named_buffers()) | {
-                name: p if self.sharded is None else pieces[name]
-                for name, p in self.model.named_parameters()
-                if name not in chosen
-            }
-            self._constants = {name: self._snapshot(t) for name, t in fixed.items()}
+            self._take_parameters(chosen, cluster if shard_parameters else None)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise self.out_of_memory(0) from error
@@ -156,6 +145,17 @@ class Problem:
         if isinstance(self.loss, ModelLoss) and isinstance(self.data.targets, torch.Tensor):
             self.loss.settle(self.data.targets, [self._predictions_by(cut) for cut in cuts(self.num_samples)])
         self.total_weight = self._weight_of(self.data)
+
+    def _take_parameters(self, chosen: dict[str, torch.Tensor], sharing: Solo | None) -> None:
+        """Copies of the parameters that take part, and of all else: this rank's pieces where ranks share them."""
+        own = dict(self.model.named_parameters())
+        taken: dict[str, torch.Tensor] = dict(own)
+        if sharing is not None and sharing.size > 1:
+            taken = {name: self._snapshot(ShardedState.shard_of(p, sharing)) for name, p in own.items()}
+            self.sharded = ShardedState(self.model, sharing, taken)
+        self.parameters = {name: self._snapshot(taken.get(name, p)).requires_grad_() for name, p in chosen.items()}
+        fixed = dict(self.model.named_buffers()) | {name: p for name, p in taken.items() if name not in chosen}
+        self._constants = {name: self._snapshot(t) for name, t in fixed.items()}
 
     def _snapshot(self, tensor: torch.Tensor) -> torch.Tensor:
         dtype = self.dtype if tensor.is_floating_point() else tensor.dtype

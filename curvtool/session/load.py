@@ -64,58 +64,9 @@ def load(
     how["data.batch_size"] = config.data.batch_size
     check_alike(cluster, settings_of([config]) | how)  # before collectives that would fail without saying why
     device = pick(config.compute.device, cluster.local_rank, cluster.size)
-    if config.compute.shard_parameters and cluster.size == 1:
-        observer.notice("--shard-parameters: this process is alone, and holds all of them")
-    files = sorted({source for source in config.sources.values() if source.endswith(".toml")})
-    for file in files:
-        keys = [key for key, source in config.sources.items() if source == file]
-        observer.notice(f"from {file}: {', '.join(keys)}")
-    name = config.model.checkpoint
-    if name is None:
-        given = [flag for flag, value in (("--factory", config.model.factory), ("--data", config.data.source)) if value]
-        if given:
-            raise UsageError(
-                "CT009",
-                f"{' and '.join(given)} without a model",
-                expected="a checkpoint before the flags",
-                received="none",
-                remedy=f"curvtool {config.analysis.kind} model.pt {given[0]} …",
-            )
-        observer.notice(
-            "no model given: running on the embedded example demo:digits (1,797 handwritten digits); "
-            "your own: curvtool " + config.analysis.kind + " model.pt --factory module:Net --data data.npz"
-        )
-        name = demo.NAME
-    elif name.startswith("demo:") and name != demo.NAME:
-        raise UsageError(
-            "CT001",
-            f"no example {name!r}",
-            expected=demo.NAME,
-            received=name,
-            remedy=f"curvtool {config.analysis.kind}",
-        )
-    if name == demo.NAME:
-        module, path = demo.trained_digits_net(), demo.WEIGHTS
-    else:
-        path = Path(name)
-        sniff.sniff(path)  # a missing file is told before a missing factory
-        factory, folder = config.model.factory, _folder(config)
-        made = (
-            make_module(factory, config.model.factory_args, folder, config.compute.seed)
-            if factory is not None
-            else None
-        )
-        module, told = load_model(
-            path,
-            made,
-            weights=config.model.weights,
-            trust=config.model.trust,
-            trust_remote_code=config.model.trust_remote_code,
-            base_model=Path(config.model.base_model) if config.model.base_model else None,
-            submodule=config.model.submodule,
-        )
-        if told:
-            observer.notice(f"model: {told}")
+    _tell_settings(config, observer, cluster)
+    name = _checkpoint(config, observer)
+    module, path = _module(config, name, observer)
     data = data if data is not None else _data(config, name, module)
     loss = None if not config.analysis.needs_loss else _loss(config, module, data, observer)
     data = with_targets(data, loss)
@@ -141,6 +92,61 @@ def load(
         problem.sharded.release_model()
     check_problem(problem)
     return Loaded(problem, name, sniff.sha256(path), data.notes)
+
+
+def _tell_settings(config: RunConfig, observer: Observer, cluster: Solo) -> None:
+    """What the user may not have meant, and what came from a file."""
+    if config.compute.shard_parameters and cluster.size == 1:
+        observer.notice("--shard-parameters: this process is alone, and holds all of them")
+    for file in sorted({source for source in config.sources.values() if source.endswith(".toml")}):
+        keys = [key for key, source in config.sources.items() if source == file]
+        observer.notice(f"from {file}: {', '.join(keys)}")
+
+
+def _checkpoint(config: RunConfig, observer: Observer) -> str:
+    """The checkpoint's name; the embedded example's where none is given."""
+    name, command = config.model.checkpoint, f"curvtool {config.analysis.kind}"
+    if name is None:
+        given = [flag for flag, value in (("--factory", config.model.factory), ("--data", config.data.source)) if value]
+        if given:
+            raise UsageError(
+                "CT009",
+                f"{' and '.join(given)} without a model",
+                expected="a checkpoint before the flags",
+                received="none",
+                remedy=f"{command} model.pt {given[0]} …",
+            )
+        observer.notice(
+            "no model given: running on the embedded example demo:digits (1,797 handwritten digits); "
+            f"your own: {command} model.pt --factory module:Net --data data.npz"
+        )
+        return demo.NAME
+    if name.startswith("demo:") and name != demo.NAME:
+        raise UsageError("CT001", f"no example {name!r}", expected=demo.NAME, received=name, remedy=command)
+    return name
+
+
+def _module(config: RunConfig, name: str, observer: Observer) -> tuple[Any, Path]:
+    """The model with its weights, and the file that they are from."""
+    if name == demo.NAME:
+        return demo.trained_digits_net(), demo.WEIGHTS
+    path, model = Path(name), config.model
+    sniff.sniff(path)  # a missing file is told before a missing factory
+    made = None
+    if model.factory is not None:
+        made = make_module(model.factory, model.factory_args, _folder(config), config.compute.seed)
+    module, told = load_model(
+        path,
+        made,
+        weights=model.weights,
+        trust=model.trust,
+        trust_remote_code=model.trust_remote_code,
+        base_model=Path(model.base_model) if model.base_model else None,
+        submodule=model.submodule,
+    )
+    if told:
+        observer.notice(f"model: {told}")
+    return module, path
 
 
 def _folder(config: RunConfig) -> Path | None:

@@ -151,7 +151,7 @@ class Stopping(MatrixOperator):
 )
 def test_a_stop_keeps_the_probes_that_were_made(width, most, probes, steps, whole):
     with pytest.raises(Interrupted) as caught:
-        density(Stopping(whole.terms, most, width), num_probes=4, num_steps=20, method="probes")
+        density(Stopping(whole.matrices, most, width), num_probes=4, num_steps=20, method="probes")
     partial = caught.value.partial
     assert partial.num_probes == probes and partial.num_steps == steps and not partial.converged
     assert integral(partial.density, partial.grid) == pytest.approx(1.0, abs=1e-3)
@@ -159,12 +159,12 @@ def test_a_stop_keeps_the_probes_that_were_made(width, most, probes, steps, whol
 
 def test_a_stop_before_ten_steps_has_nothing_to_keep(whole):
     with pytest.raises(Interrupted) as caught:
-        density(Stopping(whole.terms, 9, 1), num_probes=4, num_steps=20, method="probes")
+        density(Stopping(whole.matrices, 9, 1), num_probes=4, num_steps=20, method="probes")
     assert caught.value.partial is None
 
 
 def test_probes_in_step_give_the_same_numbers(whole):
-    one, several = (density(Stopping(whole.terms, 10**6, width), num_steps=15, method="probes") for width in (1, 3))
+    one, several = (density(Stopping(whole.matrices, 10**6, width), num_steps=15, method="probes") for width in (1, 3))
     assert np.allclose(one.density, several.density) and one.trace == pytest.approx(several.trace)
 
 

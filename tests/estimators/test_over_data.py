@@ -227,7 +227,7 @@ def test_equal_parts_have_no_spread():
 def test_a_part_without_weight_is_left_out():
     operator = MatrixOperator(torch.cat([covariances(), torch.zeros(1, 30, 30, dtype=torch.float64)]))
     weighted = type("Weighted", (MatrixOperator,), {"part_weights": property(lambda _: np.array([1 / 8] * 8 + [0.0]))})
-    pair = eigenvalues(weighted(operator.terms), 1).eigenvalues[0]
+    pair = eigenvalues(weighted(operator.matrices), 1).eigenvalues[0]
     assert pair.over_data.population.degrees == 7
     assert pair.data_stderr == pytest.approx(eigenvalues(MatrixOperator(covariances()), 1).eigenvalues[0].data_stderr)
 

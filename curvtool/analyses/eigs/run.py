@@ -36,7 +36,6 @@ def run(stage: Stage, analysis: Settings) -> Eigs:
     """Extreme eigenvalues of the chosen matrix, their vectors and each layer's where asked for."""
     if analysis.vectors is not None:
         stage.cluster.first(lambda: check_writable(Path(str(analysis.vectors))))
-    from_gradient = False
     lr = learning_rate(analysis, stage.config.model.checkpoint, stage.config.model.trust)
     start = _load(stage, analysis.start)
     locked = None if analysis.deflate is None else stage.deflation_vectors(analysis.deflate)
@@ -46,15 +45,7 @@ def run(stage: Stage, analysis: Settings) -> Eigs:
         locked = operator.space.orthonormal(operator.space.part(locked))
     free = operator.space.dim - (0 if locked is None else len(locked))
     k = stage.fitting(analysis.k, free // 2 if analysis.which == "be" else free)
-    gradient = stage.take_gradient()
-    if start is None and analysis.method == "lanczos":
-        start = stage.shared.start
-    if start is None and gradient is not None and analysis.method == "lanczos" and analysis.block_size == 1:
-        start, from_gradient = (
-            gradient[None],
-            True,
-        )  # it leans towards the leading eigenvectors; a random part is mixed in
-    del gradient
+    start, from_gradient = _chosen_start(stage, analysis, start)
     result = stage.estimate(
         "eigenvalues",
         operator,
@@ -84,6 +75,33 @@ def run(stage: Stage, analysis: Settings) -> Eigs:
     stage.close(operator, all(pair.value == 0.0 for pair in result.eigenvalues), analysis.rtol)
     _warn(stage, result, analysis)
     _warn_of_copies(stage, result)
+    _warn_of_multiples(stage, result, operator)
+    if analysis.vectors is not None:
+        stage.attempt(lambda: _write_vectors(Path(str(analysis.vectors)), result, operator, stage))
+    layers: dict[str, LayerEigenvalue] = {}
+    if analysis.per_layer:
+        operator.execution.release()
+        begin = time.perf_counter()
+        stage.attempt(lambda: _per_layer(stage, analysis, layers))
+        seconds = result.cost.seconds + time.perf_counter() - begin
+        result = dataclasses.replace(result, cost=dataclasses.replace(result.cost, seconds=seconds))
+    return eigs_record(stage, analysis, result, layers if analysis.per_layer else None, lr)
+
+
+def _chosen_start(stage: Stage, analysis: Settings, given: torch.Tensor | None) -> tuple[torch.Tensor | None, bool]:
+    """Vectors to start from: the user's, else those at hand, else the gradient; and whether it is the gradient.
+
+    That leans towards the leading eigenvectors; a random part is mixed in.
+    """
+    gradient = stage.take_gradient()
+    if given is None and analysis.method == "lanczos":
+        given = stage.shared.start
+    if given is None and gradient is not None and analysis.method == "lanczos" and analysis.block_size == 1:
+        return gradient[None], True
+    return given, False
+
+
+def _warn_of_multiples(stage: Stage, result: EigenvaluesResult, operator: CurvatureOperator) -> None:
     zeros = operator.space.dim - operator.rank_bound if result.which in {"sa", "be"} else 0
     if zeros > 1:
         stage.warn(
@@ -98,16 +116,6 @@ def run(stage: Stage, analysis: Settings) -> Eigs:
             "the search ran out of new directions: the matrix has multiple eigenvalues, and how often each is listed "
             "says nothing of its multiplicity; --check full looks for those that were missed",
         )
-    if analysis.vectors is not None:
-        stage.attempt(lambda: _write_vectors(Path(str(analysis.vectors)), result, operator, stage))
-    layers: dict[str, LayerEigenvalue] = {}
-    if analysis.per_layer:
-        operator.execution.release()
-        begin = time.perf_counter()
-        stage.attempt(lambda: _per_layer(stage, analysis, layers))
-        seconds = result.cost.seconds + time.perf_counter() - begin
-        result = dataclasses.replace(result, cost=dataclasses.replace(result.cost, seconds=seconds))
-    return eigs_record(stage, analysis, result, layers if analysis.per_layer else None, lr)
 
 
 def _share(stage: Stage, analysis: Settings, result: EigenvaluesResult) -> None:

@@ -45,18 +45,34 @@ def jacnorm_record(
 ) -> JacNorm:
     """The record of a `jacnorm` analysis."""
 
-    def at(values: np.ndarray | None, index: int) -> float | None:
-        return None if values is None else float(values[index])
-
-    def ends(interval: np.ndarray | None, index: int) -> tuple[float, float] | None:
-        return None if interval is None else (float(interval[0, index]), float(interval[1, index]))
-
     def largest(values: np.ndarray | None) -> float | None:
         return None if values is None else float(values.max())
 
-    frobenius_interval, spectral_interval = result.frobenius_interval, result.spectral_interval
     stderr, degrees = result.frobenius_stderr, result.frobenius_degrees
     fewest = None if stderr is None or degrees is None else float(degrees[stderr.argmax()])
+    return JacNorm.of(
+        result,
+        operator="input-jacobian",
+        num_examples=len(result.key.first),
+        frobenius=_distribution(result.summary("frobenius"), result.frobenius),
+        spectral=_distribution(result.summary("spectral"), result.spectral),
+        frobenius_max_stderr=largest(result.frobenius_stderr),
+        frobenius_max_degrees=fewest,
+        spectral_max_error=largest(result.spectral_error),
+        linf_lower=_bounds_distribution(result.linf_lower),
+        linf_upper=_bounds_distribution(result.linf_upper),
+        per_class=None if labels is None else _by_class(result, labels, f"--norm {analysis.norm}"),
+        directions_file=analysis.directions,
+        top=[_top_example(result, i, images.get(i), f"--norm {analysis.norm}") for i in result.top],
+        by_embeddings=by_embeddings,
+        per_example_file=analysis.per_example,
+        cost=cost_record(result.cost, peak),
+        unavailable=_missing(result, analysis, labels),
+    )
+
+
+def _missing(result: JacobianNormsResult, analysis: Settings, labels: np.ndarray | None) -> dict[str, str]:
+    """Why a field is null, by its name."""
     unavailable: dict[str, str] = {}
     for norm in _NORMS:
         if getattr(result, norm) is None:
@@ -74,41 +90,26 @@ def jacnorm_record(
         unavailable["per_class"] = "not asked for"
     if analysis.directions is None:
         unavailable["directions_file"] = "not asked for"
-    return JacNorm.of(
-        result,
-        operator="input-jacobian",
-        num_examples=len(result.key.first),
-        frobenius=_distribution(result.summary("frobenius"), result.frobenius),
-        spectral=_distribution(result.summary("spectral"), result.spectral),
-        frobenius_max_stderr=largest(result.frobenius_stderr),
-        frobenius_max_degrees=fewest,
-        spectral_max_error=largest(result.spectral_error),
-        linf_lower=_bounds_distribution(result.linf_lower),
-        linf_upper=_bounds_distribution(result.linf_upper),
-        per_class=None if labels is None else _by_class(result, labels, f"--norm {analysis.norm}"),
-        directions_file=analysis.directions,
-        top=[
-            TopExample(
-                index=i,
-                frobenius=at(result.frobenius, i),
-                spectral=at(result.spectral, i),
-                frobenius_interval=ends(frobenius_interval, i),
-                spectral_interval=ends(spectral_interval, i),
-                image=images[i][0] if i in images else None,
-                direction=images[i][1] if i in images else None,
-                unavailable={
-                    name: f"--norm {analysis.norm}"
-                    for norm in _NORMS
-                    if getattr(result, norm) is None
-                    for name in (norm, f"{norm}_interval")
-                },
-            )
-            for i in result.top
-        ],
-        by_embeddings=by_embeddings,
-        per_example_file=analysis.per_example,
-        cost=cost_record(result.cost, peak),
-        unavailable=unavailable,
+    return unavailable
+
+
+def _top_example(result: JacobianNormsResult, index: int, images: tuple[str, str] | None, missing: str) -> TopExample:
+    def at(values: np.ndarray | None) -> float | None:
+        return None if values is None else float(values[index])
+
+    def ends(interval: np.ndarray | None) -> tuple[float, float] | None:
+        return None if interval is None else (float(interval[0, index]), float(interval[1, index]))
+
+    without = [norm for norm in _NORMS if getattr(result, norm) is None]
+    return TopExample(
+        index=index,
+        frobenius=at(result.frobenius),
+        spectral=at(result.spectral),
+        frobenius_interval=ends(result.frobenius_interval),
+        spectral_interval=ends(result.spectral_interval),
+        image=None if images is None else images[0],
+        direction=None if images is None else images[1],
+        unavailable={name: missing for norm in without for name in (norm, f"{norm}_interval")},
     )
 
 

@@ -76,6 +76,18 @@ def run(stage: Stage, analysis: Settings) -> JacNorm:
         noise = max(stage.noise, result.noise_measured)
         reasons = {name: why for name, why in stage.checks.unavailable.items() if name != "noise_floor"}
         stage.checks = dataclasses.replace(stage.checks, noise_floor=noise, unavailable=reasons)
+    _warn(stage, result)
+    if analysis.per_example:
+        stage.save(lambda: stage.cluster.first(lambda: _write_examples(Path(str(analysis.per_example)), result)))
+    images: dict[int, tuple[str, str]] = {}
+    if analysis.directions:
+        target = Path(str(analysis.directions))
+        stage.attempt(lambda: images.update(_write_directions(target, jacobian, result, stage)))
+    by_embeddings = not any(t.is_floating_point() for _, t in named_tensors(problem.data.inputs))
+    return jacnorm_record(result, analysis, labels, peak_bytes(problem.device), by_embeddings, images)
+
+
+def _warn(stage: Stage, result: JacobianNormsResult) -> None:
     if stage.noise > 1e-3:
         stage.warn(
             "CT205",
@@ -86,7 +98,7 @@ def run(stage: Stage, analysis: Settings) -> JacNorm:
         stage.warn(
             "CT211",
             f"{result.output_dim} outputs are too many for all rows: the norms are estimates, each with its interval; "
-            f"{result.num_recomputed} of {counted(problem.num_samples, 'example')} recomputed exactly",
+            f"{result.num_recomputed} of {counted(stage.problem.num_samples, 'example')} recomputed exactly",
         )
     if result.top and result.top_rivals and not result.exact:
         others = counted(result.top_rivals, "other example")
@@ -97,14 +109,6 @@ def run(stage: Stage, analysis: Settings) -> JacNorm:
             "CT248",
             f"the list of the largest {len(result.top)} is uncertain: {others} could belong to it (95 %); {remedy}",
         )
-    if analysis.per_example:
-        stage.save(lambda: stage.cluster.first(lambda: _write_examples(Path(str(analysis.per_example)), result)))
-    images: dict[int, tuple[str, str]] = {}
-    if analysis.directions:
-        target = Path(str(analysis.directions))
-        stage.attempt(lambda: images.update(_write_directions(target, jacobian, result, stage)))
-    by_embeddings = not any(t.is_floating_point() for _, t in named_tensors(problem.data.inputs))
-    return jacnorm_record(result, analysis, labels, peak_bytes(problem.device), by_embeddings, images)
 
 
 def _labels(problem: Problem) -> np.ndarray:
