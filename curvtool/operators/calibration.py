@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -18,46 +18,17 @@ from curvtool.device import synchronize
 from curvtool.errors import CurvtoolError, OutOfMemory
 from curvtool.operators.memory import saved_bytes
 from curvtool.operators.products import Parts
+from curvtool.operators.ways import WAYS, Kernel, ProductWay
 from curvtool.problem.rewrites.mode import FORMS
 from curvtool.vocabulary import Form
 
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
-MODES = ("auto", "kept", "fresh", "forward", "compiled", "finite-difference")
-TIMED_MODES = MODES[1:4]  # on a few samples; a compilation is tried on full batches, once it may pay
 CALIBRATION_SAMPLES = 8
 _TIMED_SHARE, _TIMED_SAMPLES = 8, 32  # an eighth of the samples, no more than 32: a calibration stays short
 AGREEMENT = 1e-3  # of a way's product with torch's; a wrong rule is off by far more
 _HOPELESS = 2.0  # times the fastest: a way that took so long at first is not timed again
-
-
-class Graph(Protocol):
-    """A batch's matrix with what autograd needs to multiply by it again."""
-
-    def product(self, vector: Sequence[torch.Tensor], *, keep: bool = True) -> Parts:
-        """A_b v in parts; without `keep` the graph is given up."""
-
-
-class Kernel(Protocol):
-    """One kind of matrix, a batch at a time.
-
-    Attributes:
-        keeping_pays: whether a kept graph saves work; where not, forward mode costs the same and holds no memory.
-    """
-
-    @property
-    def keeping_pays(self) -> bool:
-        """As said above."""
-
-    def rewritable(self, rows: range) -> dict[Form, bool]:
-        """Which forms of the operations change something in a product on these samples."""
-
-    def build(self, rows: range) -> Graph:
-        """The graph of the matrix of these samples, summed over them."""
-
-    def forward_product(self, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
-        """A_b v by forward mode, without a graph that could be kept."""
 
 
 class Way(NamedTuple):
@@ -120,7 +91,7 @@ def calibrate(
         num_samples: the number of all.
         kernels: the matrix of the few with the operations in a form.
         budget: bytes for kept graphs: where all fit, the other modes need not be timed.
-        mode: `auto` or one of `TIMED_MODES`.
+        mode: `auto`, or a way that is timed.
         form: `auto`, or one of `FORMS`.
         thorough: time every way all the same.
     """
@@ -135,7 +106,7 @@ def calibrate(
         if trial.graph_bytes(forms[0], problem.first(1)) * len(few) > budget // 4:
             few = problem.first(1)
         sizes = {each: -(-trial.graph_bytes(each, few) // len(few)) for each in forms}
-        modes = [each for each in TIMED_MODES if mode in ("auto", each)]
+        modes = [each for each, way in WAYS.items() if way.is_timed and mode in ("auto", each)]
         if mode == "auto" and not thorough:
             fits = max(sizes.values()) * num_samples <= budget
             pays = kernels(forms[0]).keeping_pays
@@ -169,40 +140,27 @@ class _Trial:
 
     def try_out(self, way: Way, *, alone: bool) -> None:
         """Its seconds, or why it is left out; a way that stands alone need not be timed."""
-        kernel = self.kernels(way.form)
+        kernel, run_by = self.kernels(way.form), WAYS[way.mode]
+        ours = not run_by.is_reverse or way.form != "torch"
         try:
-            own = way.mode != "forward" and way.form == "torch"
-            if not own and not self._agrees(kernel, way.mode):
+            if ours and not self._agrees(kernel, run_by):
                 self.rejected[way] = "its product differs from the reverse one"
             elif not alone:
-                run = self._runner(kernel, way.mode)
+                run = run_by.repeated(kernel, self.rows, self.vector)
                 first = self._timed(run)  # warms up too
                 best = min(self.seconds.values(), default=float("inf"))
                 again = [] if first > _HOPELESS * best else [self._timed(run), self._timed(run)]
                 self.seconds[way] = min(first, *again) if again else first
         except (RuntimeError, CurvtoolError) as error:
-            ours = way.mode == "forward" or way.form != "torch"
             if isinstance(error, (torch.OutOfMemoryError, OutOfMemory)) or not ours:
                 raise
             self.rejected[way] = str(error).strip().splitlines()[0][:200]
 
-    def _runner(self, kernel: Kernel, mode: str) -> Callable[[], Parts]:
-        if mode == "forward":
-            return lambda: kernel.forward_product(self.rows, self.vector)
-        if mode == "fresh":
-            return lambda: kernel.build(self.rows).product(self.vector, keep=False)
-        graph = kernel.build(self.rows)
-        return lambda: graph.product(self.vector)
-
-    def _agrees(self, kernel: Kernel, mode: str) -> bool:
+    def _agrees(self, kernel: Kernel, way: type[ProductWay]) -> bool:
         """With torch's own reverse product, on a few samples."""
         if self._reference is None:
             self._reference = self.kernels("torch").build(self._few).product(self.vector, keep=False)
-        if mode == "forward":
-            found = kernel.forward_product(self._few, self.vector)
-        else:
-            found = kernel.build(self._few).product(self.vector, keep=False)
-        return agree(found, self._reference)
+        return agree(way.product(kernel, self._few, self.vector), self._reference)
 
     def _timed(self, run: Callable[[], Parts]) -> float:
         return measured_seconds(run, self.problem.device)

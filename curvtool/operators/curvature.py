@@ -18,14 +18,14 @@ from curvtool.errors import LoadError, OutOfMemory
 from curvtool.linalg.sketch import Sketch
 from curvtool.operators.base import LinearOperator
 from curvtool.operators.block import Block
-from curvtool.operators.calibration import Kernel
 from curvtool.operators.data_sum import mean_over_batches, pieces_of, split, sum_of
 from curvtool.operators.distribution import SharedParameters, SharedSamples
-from curvtool.operators.execution import DIFFERENCES, Execution
+from curvtool.operators.execution import Execution
 from curvtool.operators.noise import PLAINLY, measured_noise, precise_product, size_in_float64
 from curvtool.operators.products import Parts, stacked
 from curvtool.operators.sample_terms import SampleTerms, group_size_of
 from curvtool.operators.stack import Stack
+from curvtool.operators.ways import Kernel
 from curvtool.problem.validation import find_non_finite
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class CurvatureOperator(LinearOperator):
         differences of gradients by two steps over all data.
         """
         if self._noise is None:
-            if self.execution.mode == DIFFERENCES:
+            if self.execution.is_approximate:
                 own = self.difference_error()
             else:
                 own = measured_noise(type(self), self.problem, memory_budget=self.execution.memory_budget)

@@ -19,16 +19,15 @@ from curvtool.errors import DerivativeError, UsageError
 from curvtool.operators.calibration import (
     CALIBRATION_SAMPLES,
     Calibration,
-    Graph,
-    Kernel,
     Way,
     calibrate,
     num_timed,
 )
 from curvtool.operators.compiled import Compilation
-from curvtool.operators.differences import HasDifferences, Step
+from curvtool.operators.differences import Step
 from curvtool.operators.memory import default_budget
 from curvtool.operators.products import Parts
+from curvtool.operators.ways import WAYS, Differences, Forward, Fresh, Graph, Kernel, ProductWay
 from curvtool.problem.scattering import LEAST_PARTS, part_size
 from curvtool.problem.stacked import StackedProblem
 from curvtool.vocabulary import Form
@@ -37,7 +36,7 @@ from curvtool.words import counted
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
-DIFFERENCES, DIFFERENCED_SAMPLES = "finite-difference", 128  # kinks on the way show with many samples alone
+DIFFERENCED_SAMPLES = 128  # kinks on the way show with many samples alone
 MAX_BATCH = 512
 MAX_SMALL_BATCH, SMALL_GRAPH = 8192, 2**24  # samples whose graph is so small, in bytes, cost overhead alone
 SHARDED_BATCH = 4  # samples a rank
@@ -83,7 +82,7 @@ class Execution:
         if problem.sharded is not None:
             _check_sharded(mode, form)
             self.mode, form = "kept" if mode == "kept" else "fresh", "torch"
-        self._asked_form = "torch" if mode == DIFFERENCES else form
+        self._asked_form = "torch" if self.is_approximate else form
         self.memory_budget = default_budget(problem.device) if memory_budget is None else memory_budget
         self.parameters = list(problem.parameters.values())
         self._make_kernel = make_kernel
@@ -99,7 +98,7 @@ class Execution:
         Raises:
             DerivativeError: CT055, what was asked for fails or gives another product than torch's reverse mode.
         """
-        if self.mode == DIFFERENCES:
+        if self.is_approximate:
             return self._of_gradients()
         found = self._calibrated(thorough=False)
         pinned = self.mode != "auto" or (self._asked_form != "auto" and Way("kept", found.form) in found.rejected)
@@ -118,13 +117,13 @@ class Execution:
         """The size of gradients' graphs alone: there is one way, and nothing to compare it with."""
         few = self.problem.first(CALIBRATION_SAMPLES)
         with self.problem.context(len(few)):
-            size = -(-self._difference_kernel.gradient_bytes(few) // len(few))
+            size = -(-Differences.kernel_of(self.plain_kernel).gradient_bytes(few) // len(few))
         return Calibration(len(few), {"torch": size}, {}, {})
 
     @property
     def form(self) -> Form:
         """Of the model's operations; torch's own reverse products need no calibration."""
-        plain = self._asked_form == "torch" and self._timed_mode in {"kept", "fresh"}
+        plain = self._asked_form == "torch" and self.way is not None and WAYS[self._timed_mode].is_reverse
         return "torch" if plain else self.calibration.form
 
     @property
@@ -145,12 +144,21 @@ class Execution:
     @cached_property
     def _compilation(self) -> Compilation:
         problem = self.problem.in_form(self.form)
-        return Compilation(problem, self._make_kernel, asked=self.mode == "compiled")
+        return Compilation(problem, self._make_kernel, asked=self.way is not None and self.way.compiles)
+
+    @property
+    def way(self) -> type[ProductWay] | None:
+        """The way that was asked for; None where it is open."""
+        return None if self.mode == "auto" else WAYS[self.mode]
+
+    @property
+    def is_approximate(self) -> bool:
+        """Whether products are differences of gradients."""
+        return self.way is not None and self.way.is_approximate
 
     @property
     def _timed_mode(self) -> str:
-        """What is compiled are fresh products; differences are made of gradients, whose graphs are as large."""
-        return "fresh" if self.mode in {"compiled", DIFFERENCES} else self.mode
+        return "auto" if self.way is None else self.way.timed_as
 
     @property
     def _compared(self) -> Calibration | None:
@@ -212,9 +220,9 @@ class Execution:
 
     def describe(self) -> str:
         """The way as it was used, for the report."""
-        if self.mode not in {"auto", "compiled"}:
+        if not self._may_compile:
             return self.mode
-        rest = "compiled" if self._compilation.in_use else self._mode_without_graph()
+        rest = "compiled" if self._compilation.in_use else self._way_without_graph.name
         return f"kept ({counted(len(self._graphs), 'graph')}), else {rest}" if self._graphs else rest
 
     def product(self, rows: range, vector: Sequence[torch.Tensor], height: int = 1, keep: bool = True) -> Parts:
@@ -232,39 +240,21 @@ class Execution:
             if graph is not None:
                 return graph.product(vector)
             kernel = self._kernel_of(height)
-            if height > 1 or self.mode not in {"auto", "compiled"}:
-                return self._product_without_graph(kernel, rows, vector)
-            return self._compilation.product(rows, vector, partial(self._product_without_graph, kernel, rows, vector))
+            usual = partial(self._way_without_graph.product, kernel, rows, vector, self)
+            if height > 1 or not self._may_compile:
+                return usual()
+            return self._compilation.product(rows, vector, usual)
 
-    def _product_without_graph(self, kernel: Kernel, rows: range, vector: Sequence[torch.Tensor]) -> Parts:
-        if self.mode == DIFFERENCES:
-            return self._difference_kernel.difference_product(rows, vector, self.difference_step.length)
-        if self._mode_without_graph() == "forward":
-            return kernel.forward_product(rows, vector)
-        return kernel.build(rows).product(vector, keep=False)
+    @property
+    def _may_compile(self) -> bool:
+        return self.way is None or self.way.compiles
 
     @cached_property
     def difference_step(self) -> Step:
         """The step of central differences, found on a few samples of all the data."""
         few = self.problem.sampled(DIFFERENCED_SAMPLES)
         with self.problem.context():
-            return self._differences_of(self._make_kernel(few)).difference_step(range(few.num_samples))
-
-    @property
-    def _difference_kernel(self) -> HasDifferences:
-        return self._differences_of(self.plain_kernel)
-
-    @staticmethod
-    def _differences_of(kernel: Kernel) -> HasDifferences:
-        if not isinstance(kernel, HasDifferences):
-            raise UsageError(
-                "CT003",
-                "differences of gradients give the Hessian alone",
-                expected="--operator hessian",
-                received="another matrix with --hvp finite-difference",
-                remedy="--operator hessian, or --hvp auto",
-            )
-        return kernel
+            return Differences.kernel_of(self._make_kernel(few)).difference_step(range(few.num_samples))
 
     def kept(self, rows: range, height: int = 1) -> Graph | None:
         """The kept graph of these samples, made now where the budget allows; None where it does not."""
@@ -277,10 +267,10 @@ class Execution:
     @property
     def shares_graphs(self) -> bool:
         """Whether a product makes graphs that several vectors could share, those of some batches not being kept."""
-        if self.mode not in {"auto", "fresh"} or not self.kernel.keeping_pays or self._mode_without_graph() != "fresh":
+        if self.way not in {None, Fresh} or not self.kernel.keeping_pays or self._way_without_graph is not Fresh:
             return False
         size = self.problem.num_samples * self.calibration.graph_bytes_per_sample
-        return self.mode == "fresh" or size > self.graph_budget
+        return self.way is Fresh or size > self.graph_budget
 
     def graph_for_several(self, rows: range) -> Graph | None:
         """The graph to multiply several vectors by: the kept one, or one made for them; None where none is of use."""
@@ -307,10 +297,8 @@ class Execution:
         return calibration.seconds.get(Way(mode, calibration.form), math.inf)
 
     def _may_keep(self, rows: range) -> bool:
-        if self.mode in {"fresh", "forward", "compiled", DIFFERENCES}:
-            return False
-        if self.mode == "kept":
-            return True
+        if self.way is not None:
+            return self.way.keeps
         held = sum(stop - start for start, stop, _ in self._graphs) + len(rows)
         if held * self.calibration.graph_bytes_per_sample > self.graph_budget:
             return False
@@ -322,11 +310,12 @@ class Execution:
     def _is_rejected(self, mode: str) -> bool:
         return Way(mode, self.calibration.form) in self.calibration.rejected
 
-    def _mode_without_graph(self) -> str:
-        if self.mode != "auto":
-            return self._timed_mode
+    @property
+    def _way_without_graph(self) -> type[ProductWay]:
+        if self.way is not None:
+            return self.way
         if self._is_rejected("forward"):
-            return "fresh"
+            return Fresh
         if not self.kernel.keeping_pays:
-            return "forward"
-        return "forward" if self._seconds("forward") < self._seconds("fresh") else "fresh"
+            return Forward
+        return Forward if self._seconds("forward") < self._seconds("fresh") else Fresh

@@ -177,8 +177,7 @@ class SandwichOperator(CurvatureOperator):
                 self._row_squares.of_batch,
                 self.problem.total_weight,
             )
-            self.num_products += num_rows / steps.of
-            self.data_passes += num_rows / steps.of
+            self.count_products(num_rows * (step + 1) // steps.of - num_rows * step // steps.of)
             steps.advance(step + 1, diagonal)
         return diagonal
 

@@ -55,11 +55,13 @@ class MappedOperator(WrappedOperator):
         return images if self.shift == 0 else images + self.shift * vectors
 
     def _error_along(self, vector: torch.Tensor) -> float:
-        """The error of A's product has no direction: what L^T makes of it is what it makes of a random vector."""
-        inner = self.operator.space
-        size = self.operator.noise * float(inner.norm(self.operator.matvec(self.into(vector))))
-        random = inner.normal(0, 7, 2)
-        return size * float(self.space.norm(self.out(random))) / float(inner.norm(random))
+        image = self.operator.matvec(self.into(vector))
+        return self.operator.noise * float(self.operator.space.norm(image)) * self.stretch
+
+    @property
+    def stretch(self) -> float:
+        """How much longer L^T makes the error of A's product."""
+        return 1.0
 
     def matvec(self, vector: torch.Tensor) -> torch.Tensor:
         """L^T A L v + s v."""

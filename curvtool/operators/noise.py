@@ -17,7 +17,6 @@ from curvtool import device
 from curvtool.errors import CurvtoolError, OutOfMemory
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.calibration import CALIBRATION_SAMPLES
-from curvtool.operators.execution import DIFFERENCES
 from curvtool.problem.kinks import rows_at_kinks
 from curvtool.problem.tree import num_bytes
 
@@ -307,7 +306,7 @@ def cost_of_precise(operator: CurvatureOperator) -> float:
     """What a product over all data in float64 costs, in products of the working precision; infinite where it is not to
     be had. By the kind of device and never by timings, so that a run comes out the same again."""
     problem, execution = operator.problem, operator.execution
-    if problem.sharded is not None or execution.mode == DIFFERENCES:
+    if problem.sharded is not None or execution.is_approximate:
         return math.inf
     if problem.dtype == torch.float64:  # only where products are run in another way
         plain = execution.form == "torch" and execution.describe().startswith(("kept", "fresh"))

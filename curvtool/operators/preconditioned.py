@@ -63,6 +63,11 @@ class PreconditionedOperator(MappedOperator):
         """d_i u_i."""
         return self._of_terms * images
 
+    @property
+    def stretch(self) -> float:
+        """By the root mean square of d: an error of rounding has no direction."""
+        return float(self.space.norm(self.diagonal)) / self.space.dim**0.5
+
     def vanished(self) -> float:
         """That of A, as the largest d lengthens it twice."""
         largest = float(self.diagonal.abs().max()) if len(self.diagonal) else 0.0

@@ -18,7 +18,6 @@ import torch
 from curvtool.errors import CurvtoolError, DerivativeError, LoadError, OutOfMemory, not_finite
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.data_sum import split
-from curvtool.operators.execution import DIFFERENCES
 from curvtool.operators.hessian import Hessian
 from curvtool.operators.jacobian import InputJacobian
 from curvtool.operators.noise import (
@@ -32,6 +31,7 @@ from curvtool.operators.noise import (
     sensitivity,
     symmetry_of,
 )
+from curvtool.operators.ways import WAYS
 from curvtool.problem.cuts import spread
 from curvtool.problem.locate import located
 
@@ -93,7 +93,7 @@ def preflight_curvature(
             with the module that it is in; CT053, two differences of gradients agree with each other and not with the
             product.
     """
-    if mode == DIFFERENCES:
+    if mode != "auto" and WAYS[mode].is_approximate:
         return _of_differences(operator(problem.sampled(NUM_OF_DIFFERENCES), mode=mode), seed)
     num = min(NUM_DIFFERENCED, problem.num_samples)
     unavailable: dict[str, str] = {}

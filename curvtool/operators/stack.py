@@ -10,7 +10,7 @@ import torch
 from curvtool import device
 from curvtool.errors import CurvtoolError
 from curvtool.operators.calibration import agree, measured_seconds
-from curvtool.operators.execution import DIFFERENCES, Execution
+from curvtool.operators.execution import Execution
 from curvtool.operators.products import Parts, stacked
 
 _TRIED = 4  # groups
@@ -95,7 +95,7 @@ class Stack:
     def _affordable(self) -> int:
         """Full groups that the budget allows in one go: their graphs in a quarter of it, their vectors in another."""
         execution = self.execution
-        if execution.mode == DIFFERENCES:  # whose step is for one vector
+        if execution.is_approximate:  # whose step is for one vector
             return 1
         num_params = sum(p.numel() for p in execution.parameters)
         vectors = _VECTORS * num_params * execution.problem.dtype.itemsize

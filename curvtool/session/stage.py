@@ -15,7 +15,6 @@ from curvtool.errors import STOPPING, CurvtoolError, Interrupted, cause_of
 from curvtool.estimators.observer import Observer
 from curvtool.operators.base import LinearOperator
 from curvtool.operators.curvature import CurvatureOperator
-from curvtool.operators.execution import DIFFERENCES
 from curvtool.operators.memory import return_freed_pages
 from curvtool.operators.named import OPERATORS
 from curvtool.operators.preflight import Preflight, preflight_curvature
@@ -124,7 +123,7 @@ class Stage:
         if operator is None:
             operator = self._operator_as_before(name, options)
             shared.keep(name, options, operator)
-            if operator.execution.mode == DIFFERENCES:
+            if operator.execution.is_approximate:
                 self.observer.begin("two steps of differences")
                 noise = operator.difference_error(self.config.compute.seed)
                 shared.checks[name] = replace(shared.checks[name], noise_floor=noise)
@@ -225,7 +224,7 @@ class Stage:
 
     def _warn_of_what_was_not_checked(self, operator: CurvatureOperator) -> None:
         checks = self.checks
-        if checks is None or operator.execution.mode == DIFFERENCES:
+        if checks is None or operator.execution.is_approximate:
             return
         if checks.finite_difference is None:
             reason = checks.unavailable.get("finite_difference", "no two step sizes agreed")
@@ -250,7 +249,7 @@ class Stage:
 
     def close(self, operator: CurvatureOperator, is_zero: bool, rtol: float) -> None:
         """The warnings and the modes that every analysis of a matrix shares."""
-        if self.noise > rtol and operator.execution.mode != DIFFERENCES:  # of those CT217 tells
+        if self.noise > rtol and not operator.execution.is_approximate:  # of those CT217 tells
             exact = self.problem.dtype == torch.float64
             remedy = (
                 "the model gives other values each time it is called, or the products are not symmetric (losses that "
@@ -262,7 +261,7 @@ class Stage:
                 "CT205",
                 f"the noise of {self.dtype_name} products ({self.noise:.1e}) is above rtol {rtol:g}: {remedy}",
             )
-        if operator.execution.mode == DIFFERENCES:
+        if operator.execution.is_approximate:
             step = operator.execution.difference_step
             self.warn(
                 "CT217",

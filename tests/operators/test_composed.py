@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES
+from oracles import dense_hessian
 from wrappers import deviations, wrapped
 
 from curvtool import (
     BlockOperator,
     CurvtoolError,
     DeflatedOperator,
+    Hessian,
     MatrixOperator,
     ParameterJacobian,
+    PreconditionedOperator,
     ShiftedOperator,
     SumOperator,
     eigenvalues,
@@ -81,3 +84,22 @@ def test_senseless_arguments_are_refused():
             make()
     with pytest.raises(CurvtoolError, match="CT006"):
         ParameterJacobian(CASES[0].problem()).materialize(max_bytes=10)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("case", CASES[:3], ids=str)
+def test_the_error_of_a_preconditioned_matrix_in_float32(case, seed):
+    """Of diagonals over six decades, as an optimizer's are."""
+    dense = dense_hessian(case)
+    scale = 10 ** (6 * torch.rand(len(dense), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 3)
+    true = torch.linalg.eigvalsh(scale[:, None] * dense * scale)
+    found = eigenvalues(PreconditionedOperator(Hessian(case.problem(torch.float32), batch_size=3), scale), 2)
+    for pair in found.eigenvalues:
+        assert float((true - pair.value).abs().min()) <= pair.error_bound < 0.01 * float(true.abs().max())
+
+
+def test_a_diagonal_that_is_none_is_refused():
+    operator = MatrixOperator(torch.eye(3))
+    for diagonal in (torch.ones(4), torch.ones(1, 3), torch.tensor([1.0, torch.nan, 1.0])):
+        with pytest.raises(CurvtoolError, match="CT001"):
+            PreconditionedOperator(operator, diagonal)

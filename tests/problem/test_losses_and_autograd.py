@@ -362,9 +362,9 @@ def test_a_models_own_loss_by_groups_that_are_mapped():
     found, true = Hessian(own, group_size=8), Hessian(named, group_size=8)
     assert relative(found.materialize(), true.materialize()) < 1e-10
     vectors = torch.stack([found.space.normal(i) for i in range(8)])
-    for terms in found.term_ranges:
+    for terms in found.terms.ranges:
         some = vectors[list(terms)]
-        assert relative(found.term_products(terms, some), true.term_products(terms, some)) < 1e-10
+        assert relative(found.terms.products(terms, some), true.terms.products(terms, some)) < 1e-10
 
 
 def test_a_models_loss_one_number_a_sample():

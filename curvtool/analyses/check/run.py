@@ -5,7 +5,6 @@ from __future__ import annotations
 from curvtool.analyses.check.record import Check
 from curvtool.analyses.check.settings import Settings
 from curvtool.estimators.cost import Meter
-from curvtool.operators.execution import DIFFERENCES
 from curvtool.operators.memory import peak_bytes
 from curvtool.session.records import cost_record
 from curvtool.session.stage import Stage
@@ -17,7 +16,7 @@ def run(stage: Stage, analysis: Settings) -> Check:
     meter = Meter(operator)
     stage.observer.begin("ways to run a product")
     execution = operator.execution
-    calibration = execution.calibration if execution.mode == DIFFERENCES else execution.calibrate_thoroughly()
+    calibration = execution.calibration if execution.is_approximate else execution.calibrate_thoroughly()
     stage.close(operator, False, 1.0)
     zero = calibration.seconds == {} and calibration.rejected == {}
     return Check.of(
