@@ -18,6 +18,7 @@ from curvtool.vocabulary import MATRICES
 from curvtool.words import counted
 
 _SHOWN = 1e-5  # relative; more digits are in the file
+_SHOWN_ROWS = 200  # at either end of a table on a terminal, which is slow to lay out; files have every row
 
 
 def row_line(row: TrackRow) -> str:
@@ -63,7 +64,8 @@ def print_rows(rows: Sequence[TrackRow], console: Console) -> None:
     for run in runs:
         own = [row for row in rows if row.run == run]
         title = (f"{run}: " if len(runs) > 1 else "") + f"{len(own)} checkpoint" + ("s" if len(own) != 1 else "")
-        columns = _columns(own)
+        between = len(own) - 2 * _SHOWN_ROWS
+        columns = _columns(own if between <= 1 else [*own[:_SHOWN_ROWS], *own[-_SHOWN_ROWS:]])
         left_out = []
         for name in ("start", "products", "grad norm", "loss"):
             if width_of(filled_table("", columns, console)) > console.width:
@@ -71,6 +73,8 @@ def print_rows(rows: Sequence[TrackRow], console: Console) -> None:
                 del columns[name]
         words = "step" if any(row.step is None for row in own) else None
         print_tables([filled_table(title, columns, console, text=words)], console)
+        if between > 1:
+            console.print(f"{between:,} rows between them are not shown: -o FILE.csv has all", style="dim")
         if left_out:
             console.print(f"left out, the terminal being narrow: {', '.join(left_out)}", style="dim")
     if any(row.status != "complete" for row in rows):

@@ -56,3 +56,13 @@ def test_a_narrow_terminal_leaves_out_what_matters_least(whole, rows, width):
     text = file.getvalue()
     assert ("start" in text.split("left out")[0]) == (width == 200)
     assert "lambda_max" in text and max(map(len, text.splitlines())) <= width
+
+
+def test_a_table_of_very_many_rows_shows_both_ends(rows):
+    many = [rows[0].model_copy(update={"step": 1_000_000 + number}) for number in range(2000)]
+    file = io.StringIO()
+    print_rows(many, Console(file=file, width=100))
+    text = file.getvalue()
+    assert "1,600 rows between them are not shown: -o FILE.csv has all" in text
+    assert "1000000" in text and "1001999" in text and "1000200" not in text
+    assert len(table(many)[1]) == 2000
