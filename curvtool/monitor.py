@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from curvtool.problem.losses.base import Loss
 
 Log = Callable[[dict[str, float], int], None]
+
+
+_TURN = threading.RLock()  # of the process
 
 
 class Monitor:
@@ -61,6 +65,9 @@ class Monitor:
         batch_norm: `eval`, or `batch` for the statistics of consecutive batches of the data, as in training; see
             `Problem`.
         batch_size: of these batches; a DataLoader's own if None.
+
+    Threads take turns, whichever monitors they call: a measurement takes the model's parameters out for the time of a
+    call, and sets what torch has for the whole process. Training itself must not go on meanwhile in another thread.
 
     A model that has diverged is no reason to stop: its loss alone is logged, as NaN or infinity.
 
@@ -113,6 +120,10 @@ class Monitor:
             step: of the optimizer.
             lr: the learning rate, to log its product with the largest eigenvalue.
         """
+        with _TURN:
+            return self._in_turn(model, step, lr)
+
+    def _in_turn(self, model: Any, step: int, lr: float | None) -> dict[str, float] | None:
         if self._last is not None and step - self._last < self.every:
             return None
         self._last = step
@@ -131,8 +142,9 @@ class Monitor:
         if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
             return {"curvature/loss": math.nan}
         try:
-            made = Problem(model, self.data, self.loss, batch_norm=self.batch_norm, batch_size=self.batch_size)
-            return self._measured(made)
+            with _TURN:
+                made = Problem(model, self.data, self.loss, batch_norm=self.batch_norm, batch_size=self.batch_size)
+                return self._measured(made)
         except LoadError as error:
             if error.code != "CT026":  # the loss is not finite
                 raise

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import threading
 import warnings
 
 import numpy as np
@@ -224,3 +225,24 @@ def test_the_monitor_states_the_error_of_the_search_and_of_the_record():
     pair = eigenvalues(Hessian(problem), 1, rtol=1e-2, noise=preflight(problem).noise_floor).eigenvalues[0]
     assert logged["curvature/lambda_max_error"] == pytest.approx(pair.error_bound, rel=0.2)
     assert eigenvalue_record(pair).error_bound == pair.error_bound
+
+
+def test_threads_that_share_a_model_take_turns():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(20, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3))
+    data = torch.randn(60, 20, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
+    alone = Monitor(data, every=1)(model, 0)["curvature/lambda_max"]
+    monitors, found = [Monitor(data, every=1) for _ in range(2)], []
+
+    def measured(number):
+        found.append(monitors[number % 2](model, number))
+
+    threads = [threading.Thread(target=measured, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 6  # those whose step another one was ahead of measured nothing
+    values = [each["curvature/lambda_max"] for each in found if each is not None]
+    assert len(values) >= 2 and values == pytest.approx([alone] * len(values), rel=1e-3)
+    assert all(parameter.grad is None for parameter in model.parameters())
