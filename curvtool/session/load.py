@@ -17,6 +17,7 @@ from curvtool.estimators.observer import SILENT, Observer
 from curvtool.problem import demo
 from curvtool.problem.checkpoints import sniff
 from curvtool.problem.checkpoints.load import load_model
+from curvtool.problem.checkpoints.torch_files import caution
 from curvtool.problem.data import Data
 from curvtool.problem.factory import call, is_reference, make_module, resolve
 from curvtool.problem.losses.base import Loss
@@ -131,7 +132,10 @@ def _module(config: RunConfig, name: str, observer: Observer) -> tuple[Any, Path
     if name == demo.NAME:
         return demo.trained_digits_net(), demo.WEIGHTS
     path, model = Path(name), config.model
-    sniff.sniff(path)  # a missing file is told before a missing factory
+    kind = sniff.sniff(path)  # a missing file is told before a missing factory
+    unsafe = caution() if kind.format.startswith("torch") else None
+    if unsafe is not None:
+        observer.notice(unsafe)
     made = None
     if model.factory is not None:
         made = make_module(model.factory, model.factory_args, _folder(config), config.compute.seed)

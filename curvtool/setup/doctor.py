@@ -18,6 +18,7 @@ from curvtool import device
 from curvtool.operators.memory import default_budget
 from curvtool.operators.products import hvp
 from curvtool.operators.sweep import check_operations
+from curvtool.problem.checkpoints.torch_files import caution
 from curvtool.report import model as report
 
 _PACKAGES = (
@@ -48,6 +49,9 @@ def examine(operations: bool = False, observe: Callable[[str, int, int], None] |
     unseen = device.complaint()
     if unseen is not None:
         problems.append(unseen)
+    unsafe = caution()
+    if unsafe is not None:
+        problems.append(unsafe)
     if error > 1e-10:
         problems.append(f"a Hessian product is off by {error:.1e}: this torch is broken; install it again")
     swept = None

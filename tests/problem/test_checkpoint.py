@@ -15,6 +15,7 @@ from curvtool.errors import LoadError
 from curvtool.problem.checkpoints import sniff
 from curvtool.problem.checkpoints.fit import fit
 from curvtool.problem.checkpoints.load import load_model
+from curvtool.problem.checkpoints.torch_files import caution
 from curvtool.setup.inspection import inspect_file
 
 
@@ -255,3 +256,26 @@ def test_layers_of_other_shapes_are_no_choice_of_parts():
     same = {f"{i}.{name}": torch.zeros(shape) for i in (0, 2) for name, shape in (("weight", (3, 3)), ("bias", (3,)))}
     with pytest.raises(LoadError, match="several parts"):
         fit(torch.nn.Linear(3, 3), same)
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [("2.6.0", True), ("2.9.1+cu126", True), ("2.10.0", False), ("2.13.0+cpu", False), ("3.0", False), ("git", False)],
+)
+def test_a_torch_whose_reader_is_unsafe_is_told(version, told):
+    assert ("CVE-2026-24747" in (caution(version) or "")) == told
+
+
+def test_that_is_said_before_such_a_file_is_read(tmp_path, monkeypatch):
+    from curvtool.config.resolve import resolve
+    from curvtool.estimators.observer import Observer
+    from curvtool.session import load as loading
+
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "net.pt")
+    heard, observer = [], Observer()
+    observer.notice = heard.append
+    monkeypatch.setattr(loading, "caution", lambda: caution("2.9.0"))
+    config = resolve("eigs", {"checkpoint": str(tmp_path / "net.pt")}, environment={})
+    with pytest.raises(LoadError, match="CT012"):
+        loading.load(config, observer)
+    assert any("CVE-2026-24747" in text for text in heard)

@@ -21,7 +21,22 @@ from curvtool.problem.checkpoints.limits import require_stored, require_tree, to
 from curvtool.problem.checkpoints.sniff import commands_among, unsafe_globals
 from curvtool.words import counted
 
+_SAFE_SINCE = (2, 10)
 _EXPANDED = 1024  # a tensor may stand for so many times the numbers that are stored, as an expanded one does
+
+
+def caution(version: str = torch.__version__) -> str | None:
+    """What to know of torch's reader of such files; None where nothing is known against it.
+
+    Before 2.10 a file made for it could corrupt memory and run code in spite of `weights_only` (CVE-2026-24747).
+    """
+    numbers = [int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit()]
+    if len(numbers) < 2 or tuple(numbers) >= _SAFE_SINCE:
+        return None
+    return (
+        f"torch {version} can be made to run code by a .pt file (CVE-2026-24747, mended in 2.10): update torch, or "
+        "read files of those alone whom you trust; safetensors files are safe"
+    )
 
 
 def load_torch_file(path: Path, is_zip: bool, trust: bool) -> Any:
