@@ -203,8 +203,8 @@ class _Run:
         known = self.given is not None
         if self.blocks is not None or known or rank < _LEAST_RANK or made + rank + 2 > self.max_passes:
             why = "eigenvectors being known" if known else "too few for more"
-            why = "the blocks' traces come from the same probes" if self.blocks is not None else why
-            self.reason = f"{predicted}: {why}"
+            why = "which the layers' traces need too" if self.blocks is not None else why
+            self.reason = f"{predicted}, {why}"
             plain.max_passes = min(plain.max_passes, made + exact) if affords_both else plain.max_passes
             plain.finish()
             found = self._result_of_probes()

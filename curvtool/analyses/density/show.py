@@ -28,8 +28,8 @@ def verdict(density: Density) -> list[str]:
     """What the numbers say, in words."""
     near, below = density.near_zero, density.below_zero
     told = [
-        f"Of the {counted(density.num_dims, 'eigenvalue')} {_quoted(near)} lie within {number(density.near, 2)} of "
-        f"zero, and {_quoted(below)} lie {_BELOW}{_remedy(below)}."
+        f"The matrix has {counted(density.num_dims, 'eigenvalue')}: {_quoted(near)} of them within "
+        f"{number(density.near, 2)} of zero, {_quoted(below)} {_BELOW}{_remedy(below)}."
     ]
     if density.outliers:
         values = [outlier.value for outlier in density.outliers]

@@ -65,8 +65,8 @@ def verdict(eigs: Eigs) -> list[str]:
 def _of_the_population(known: PopulationValue) -> str:
     half = (known.high - known.low) / 2
     value, low, high = (to_digits_of(each, half) for each in (known.value, known.low, known.high))
-    text = "for the population, if the network was not trained on these data"  # fitted to them, it is another there
-    return f"{text}: {value}, 95 % interval {low} to {high}"
+    # of a network that was fitted to these data it is another there
+    return f"over all data of this kind it is {value} (95 %: {low} to {high}), if the network was not trained on these"
 
 
 def _of_the_smallest(pair: Eigenvalue) -> str:

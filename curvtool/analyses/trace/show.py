@@ -52,7 +52,8 @@ def _share(trace: Trace, name: str) -> list[str]:
         return []
     off = (half_width_of(layer, trace.num_passes) + share * half) / (trace.value - half)
     return [
-        f"Layer {name} holds {percent(share, 2)} of it (95 %: {percents(max(share - off, 0), min(share + off, 1), 2)})."
+        f"Layer {name} holds {percent(share, 2)} of it (95 % interval: "
+        f"{percents(max(share - off, 0), min(share + off, 1), 2)})."
     ]
 
 
