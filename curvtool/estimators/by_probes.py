@@ -56,7 +56,8 @@ class Blocks:
 class BlockTrace:
     """Attributes:
     value: the estimate of the block's trace.
-    stderr: its standard error over the probes; None where fewer than two passes were made.
+    stderr: its standard error over the probes; None where fewer than two passes were made, or fewer than four that were
+        alike.
     degrees: degrees of freedom of that; infinite where nothing random is left, None where there is none.
     arithmetic: what rounding may add.
     """
@@ -184,6 +185,8 @@ class ProbeSearch:
             return
         found = self._facts()
         self.scale = found.scale
+        if not found.is_known:
+            return
         value, arithmetic = self.value, NOISE_OF_TRACES * self.noise * max(abs(self.value), found.scale)
         estimate = Estimate(value, math.sqrt(found.variance / self.num_passes), found.degrees, arithmetic)
         half = estimate.half_width(look_error(self.look, self.alpha))
@@ -224,7 +227,7 @@ class ProbeSearch:
         facts = BlockFacts(*self._block_sums)
         values = facts.sums.sum(axis=0) / num
         floors = np.array(self.blocks.floors(self.scale))
-        errors = [None] * len(values) if num < 2 else of_blocks(facts, num, self.noise, floors)
+        errors = of_blocks(facts, num, self.noise, floors) if num > 1 else [None] * len(values)
         return {
             name: BlockTrace(float(v), None, None, 0.0) if e is None else BlockTrace(float(v), *e)
             for name, v, e in zip(self.blocks.members, values, errors, strict=True)

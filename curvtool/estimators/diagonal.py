@@ -12,7 +12,7 @@ import torch
 from curvtool.critical import undisturbed
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
 from curvtool.estimators.accuracy.entries import EntryErrors, of_entries, rounding_of_entries
-from curvtool.estimators.accuracy.forms import PASSES_OF_FEW_SIGNS
+from curvtool.estimators.accuracy.forms import LEAST_PASSES, PASSES_OF_FEW_SIGNS
 from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES, least_of, noise_of
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.kept_steps import KeptSteps
@@ -30,7 +30,8 @@ _WORTH = 1.5  # times the passes that probes are foretold to take: what all entr
 class DiagonalResult:
     """Attributes:
     diagonal: the estimate of diag(A), a vector of the operator's space.
-    stderr: the standard error of every entry, likewise; the rounding where exact, None after a single pass.
+    stderr: the standard error of every entry, likewise; the rounding where exact, None after a single pass, or after
+        fewer than four that a few signs decide.
     entry_degrees: degrees of freedom of these; infinite where exact, None after a single pass.
     relative_error: sqrt(sum stderr^2) over the norm of the diagonal (its own noise taken out); None likewise.
     sum: the entries' sum, an estimate of the trace.
@@ -254,6 +255,8 @@ class _Run:
     def _result(self) -> DiagonalResult:
         several, space = self.num_passes > 1, self.operator.space
         errors = self._errors() if several else None
+        if errors is not None and self.num_passes < LEAST_PASSES and not errors.is_enough:
+            several, errors = False, None  # a few signs decide: nothing is known of their spread
         error = self._relative_error() if several else None
         unit = self.unit or 1.0
         total, size = unit * float(space.total(self.mean)), unit * float(space.total(self.mean.abs()))

@@ -9,7 +9,7 @@ import torch
 from cases import CASES
 from oracles import OneByOne, dense_hessian
 
-from curvtool import CurvtoolError, Hessian, Interrupted, MatrixOperator, Problem, trace
+from curvtool import CurvtoolError, Hessian, Interrupted, MatrixOperator, Problem, diagonal, trace
 
 
 @functools.cache
@@ -187,3 +187,20 @@ def test_nothing_computed_is_lost(terms):
 def test_senseless_arguments_are_refused(terms, arguments):
     with pytest.raises(CurvtoolError, match="CT001"):
         trace(MatrixOperator(terms), **arguments)
+
+
+@pytest.mark.parametrize("coupling", [1.0, 0.9, -0.9])
+@pytest.mark.parametrize("max_passes", [2, 3])
+def test_too_few_passes_of_few_signs_have_no_error(max_passes, coupling):
+    """Of z1 z2, which is one sign: two passes that are alike say nothing; four do."""
+    operator = MatrixOperator(torch.tensor([[1.0, coupling], [coupling, 1.0]], dtype=torch.float64))
+    told, entries = [], []
+    for seed in range(60):
+        found = trace(operator, method="hutchinson", rtol=1e-3, max_passes=max_passes, seed=seed)
+        told.append(found.ci95)
+        entries.append(diagonal(operator, method="hutchinson", rtol=1e-3, max_passes=max_passes, seed=seed).stderr)
+        assert not found.converged
+    assert all(each is None or each[0] - 1e-9 <= 2 <= each[1] + 1e-9 for each in told)
+    assert all(each is None for each in entries)
+    four = [trace(operator, method="hutchinson", rtol=1e-3, max_passes=4, seed=seed).ci95 for seed in range(60)]
+    assert sum(low - 1e-9 <= 2 <= high + 1e-9 for low, high in four) >= 52

@@ -42,7 +42,7 @@ def test_the_share_of_the_largest_layer_has_an_interval_that_holds():
     held = []
     for seed in range(100):
         (told,) = [text for text in verdict(record(terms, seed, 12)) if text.startswith("Layer third")]
-        low, high = map(float, re.search(r"95 %: ([\d.]+) % to ([\d.]+) %", told).groups())
+        low, high = map(float, re.search(r"95 % interval: ([\d.]+) % to ([\d.]+) %", told).groups())
         held.append(low - 0.5 <= true <= high + 0.5)
     assert np.mean(held) >= 0.95
 

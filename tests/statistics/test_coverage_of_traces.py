@@ -59,18 +59,19 @@ def block_cell(terms, num_seeds):
 
 
 def coverage_of_each_block(terms, num_seeds, max_passes):
-    """How often the 95 % interval of every block holds, the blocks being those of `BLOCKS_OF_FEW`."""
+    """How often the 95 % interval of every block holds where one is told, of `BLOCKS_OF_FEW`; 1 where none ever is."""
     blocks = Blocks(list(BLOCKS_OF_FEW.values()), {name: [i] for i, name in enumerate(BLOCKS_OF_FEW)})
     parts = terms.sum(0).diagonal().split(blocks.sizes)
-    held, size = dict.fromkeys(BLOCKS_OF_FEW, 0), float(terms.abs().sum())
+    held, size = {name: [] for name in BLOCKS_OF_FEW}, float(terms.abs().sum())
     for seed in range(num_seeds):
         found = trace(
             MatrixOperator(terms), method="hutchinson", rtol=0.01, max_passes=max_passes, seed=seed, blocks=blocks
         )
         for (name, block), part in zip(found.blocks.items(), parts, strict=True):
-            low, high = block.ci95
-            held[name] += low - 1e-12 * size <= float(part.sum()) <= high + 1e-12 * size
-    return {name: count / num_seeds for name, count in held.items()}
+            if block.ci95 is not None:
+                low, high = block.ci95
+                held[name].append(low - 1e-12 * size <= float(part.sum()) <= high + 1e-12 * size)
+    return {name: float(np.mean(each)) if each else 1.0 for name, each in held.items()}
 
 
 def diagonal_cell(terms, num_seeds):
@@ -101,24 +102,30 @@ def test_traces_at_a_glance(name):
 
 @pytest.mark.parametrize(
     ("terms", "max_passes"),
-    [(coupled_blocks(1), 2), (blocks_of_few(1, False), 5), (blocks_of_few(4, True), 8), (blocks_of_few(1, False), 16)],
+    [
+        (coupled_blocks(1), 2),
+        (blocks_of_few(1, False), 3),
+        (blocks_of_few(4, True), 2),
+        (blocks_of_few(1, False), 5),
+        (blocks_of_few(4, True), 8),
+        (blocks_of_few(1, False), 16),
+    ],
 )
 def test_every_block_has_an_interval_that_holds(terms, max_passes):
     """Also one that depends on a few signs, or on one group, beside a dense one; a single parameter by two passes."""
     held = coverage_of_each_block(terms, 150, max_passes)
-    assert min(held.values()) >= 0.89, held  # the dense one, of one group of rank one, is the nearest to it
+    assert min(held.values()) >= 0.89, held
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("max_passes", [4, 8, 16, 32])
+@pytest.mark.parametrize("max_passes", [2, 3, 4, 8, 16, 32])
 @pytest.mark.parametrize("num_terms", [1, 4, 32])
 @pytest.mark.parametrize("kind", ["uncoupled", "of one group", "coupled"])
 def test_every_block(kind, num_terms, max_passes):
-    """400 seeds, block by block; 90 % where a single group of rank one makes a block's few forms far from normal."""
+    """400 seeds, block by block."""
     terms = coupled_blocks(num_terms) if kind == "coupled" else blocks_of_few(num_terms, kind == "of one group")
     held = coverage_of_each_block(terms, 400, max_passes)
-    least = 0.90 if num_terms == 1 else 0.93
-    assert min(held.values()) >= least - 2 * math.sqrt(least * (1 - least) / 400), held
+    assert min(held.values()) >= 0.93 - 2 * math.sqrt(0.93 * 0.07 / 400), held
 
 
 @pytest.mark.slow

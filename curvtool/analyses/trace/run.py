@@ -12,6 +12,8 @@ from curvtool.session.records import cost_record, finite_degrees
 from curvtool.session.stage import Stage
 
 _PARAMETER, _LAYER = "parameter ", "layer "  # kinds of blocks: a module and a parameter may share a name
+_NO_INTERVAL = "an interval needs two passes"
+_ALIKE = "a few signs decide, and fewer than four passes say nothing of them"
 
 
 def run(stage: Stage, analysis: Settings) -> record.Trace:
@@ -49,7 +51,7 @@ def _blocks(problem: Problem) -> Blocks:
 
 
 def _record(stage: Stage, analysis: Settings, result: TraceResult) -> record.Trace:
-    missing = "an interval needs two passes"
+    missing = _NO_INTERVAL if result.num_passes < 2 else _ALIKE
     unavailable: dict[str, str] = {}
     if result.blocks is None:
         unavailable |= dict.fromkeys(("per_parameter", "per_layer"), "not asked for")
@@ -69,27 +71,26 @@ def _record(stage: Stage, analysis: Settings, result: TraceResult) -> record.Tra
         method_reason=result.reason,
         degrees_of_freedom=degrees,
         arithmetic_error=result.arithmetic,
-        per_parameter=_block_records(result.blocks, _PARAMETER, sizes),
-        per_layer=_block_records(result.blocks, _LAYER, sizes),
+        per_parameter=_block_records(result, _PARAMETER, sizes),
+        per_layer=_block_records(result, _LAYER, sizes),
         cost=cost_record(result.cost, peak_bytes(stage.problem.device)),
         unavailable=unavailable,
     )
 
 
-def _block_records(
-    blocks: dict[str, BlockTrace] | None, kind: str, sizes: dict[str, int]
-) -> dict[str, record.BlockTrace] | None:
-    if blocks is None:
+def _block_records(result: TraceResult, kind: str, sizes: dict[str, int]) -> dict[str, record.BlockTrace] | None:
+    if result.blocks is None:
         return None
     return {
-        name.removeprefix(kind): _block_record(block, sizes[name])
-        for name, block in blocks.items()
+        name.removeprefix(kind): _block_record(block, sizes[name], result.num_passes)
+        for name, block in result.blocks.items()
         if name.startswith(kind)
     }
 
 
-def _block_record(block: BlockTrace, num_params: int) -> record.BlockTrace:
-    unavailable = {} if block.stderr is not None else {"stderr": "an error needs two passes"}
+def _block_record(block: BlockTrace, num_params: int, num_passes: int) -> record.BlockTrace:
+    missing = "an error needs two passes" if num_passes < 2 else _ALIKE
+    unavailable = {} if block.stderr is not None else {"stderr": missing}
     degrees, reason = finite_degrees(block.degrees)
     if reason:
         unavailable["degrees_of_freedom"] = reason

@@ -24,7 +24,8 @@ def verdict(trace: Trace) -> list[str]:
     if trace.method == "exact":
         text = f"Trace {number(trace.value, 6)}: every diagonal entry was computed."
     elif trace.ci95 is None:
-        text = f"Trace {number(trace.value, 3)} from a single pass: no error is known."
+        made = "a single pass" if trace.num_passes == 1 else f"{trace.num_passes} passes, which a few signs decide"
+        text = f"Trace {number(trace.value, 3)} from {made}: no error is known."
     else:
         low, high = trace.ci95
         half = (high - low) / 2
@@ -50,6 +51,8 @@ def _share(trace: Trace, name: str) -> list[str]:
     half = (trace.ci95[1] - trace.ci95[0]) / 2
     if half >= trace.value:
         return []
+    if layer.stderr is None:
+        return [f"Layer {name} holds about {percent(share, 2)} of it; how exactly is not known after so few passes."]
     off = (half_width_of(layer, trace.num_passes) + share * half) / (trace.value - half)
     return [
         f"Layer {name} holds {percent(share, 2)} of it (95 % interval: "
@@ -178,7 +181,7 @@ def _layer_chart(trace: Trace) -> list[Chart]:
     )
     title, caption = (
         f"Trace of the {MATRICES[trace.operator]} by layer",
-        "Error bars: 95 % over the probes (Student's t).",
+        "Error bars: 95 % over the probes (Student's t); none where no error is known.",
     )
     return [Chart(title, "layer", "trace", (bars,), caption, tuple(name for name, _ in layers))]
 

@@ -80,9 +80,11 @@ def of_entries(
     moderated = torch.where(seen, torch.minimum(moderated, variances * (d / chi_square(d, -2.326))), moderated)
     own = (student_t_quantile(0.975, d) / student_t_quantile(0.975, degrees + d)) ** 2
     moderated = torch.maximum(moderated, own * variances)
-    moderated = torch.where(zero, torch.zeros_like(moderated), moderated)
     alike = np.ptp(forms, axis=0) <= ALIKE * noise * np.abs(forms).max(axis=0)
     alone = total**2 <= FEW_SIGNS * fourth or bool(alike.any())
+    if alone and num_passes < PASSES_OF_FEW_SIGNS:  # no spread was seen, which a few passes may hide: the row's bound
+        moderated = torch.where(seen, moderated, torch.maximum(moderated, rows))
+    moderated = torch.where(zero, torch.zeros_like(moderated), moderated)
     return EntryErrors(
         (moderated / num_passes + floor).sqrt(),
         degrees + d,

@@ -11,7 +11,9 @@ from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES
 from curvtool.linalg.intervals import student_t_quantile
 
 PASSES_OF_FEW_SIGNS = 16  # before a spread is believed where the forms of a group may depend on a few signs
+LEAST_PASSES = 4  # before anything is said of a spread that a few signs decide: two fall alike in half of all pairs
 FEW_SIGNS = 6  # entries that a difference of two passes is spread over, below which forms may fall alike by chance
+_ONE_GROUP = 0.5  # of the sum of squares of the groups' variances over the square of their sum: fewer than two groups
 _SHARE = 0.1  # of the whole variance, below which groups of few signs do not matter
 _DEGREES_WANTED = 16  # of the variance at the first look
 _OF_THE_WHOLE = 0.1  # of the rounding of the whole, that a block carries however small it is
@@ -27,12 +29,14 @@ class GroupSpread:
         degrees: degrees of freedom of that estimate.
         scale: the sum of the groups' Frobenius norms, as estimated.
         is_enough: whether that rests on enough groups and signs for a few passes to tell.
+    is_known: whether anything can be said of it.
     """
 
     variance: float
     degrees: float
     scale: float
     is_enough: bool
+    is_known: bool
 
 
 def of_groups(forms: np.ndarray, pairs: np.ndarray, noise: float) -> GroupSpread:
@@ -67,12 +71,13 @@ def of_groups(forms: np.ndarray, pairs: np.ndarray, noise: float) -> GroupSpread
         bounds = forms.var(axis=0, ddof=1)
     variances = np.where(np.full_like(few, not is_clear) & (hidden | few), np.maximum(variances, bounds), variances)
     total = float(variances.sum())
+    is_known = is_clear or len(forms) >= LEAST_PASSES
     if total == 0.0:
-        return GroupSpread(0.0, math.inf, scale, is_clear)
+        return GroupSpread(0.0, math.inf, scale, is_clear, is_known)
     degrees = 2 * num_pairs * total**2 / float((variances**2).sum())
     if is_clear:
         degrees = max(degrees, _degrees_seen(spreads.sum(axis=1)))
-    return GroupSpread(total, degrees, scale, is_clear and degrees >= _DEGREES_WANTED)
+    return GroupSpread(total, degrees, scale, is_clear and degrees >= _DEGREES_WANTED, is_known)
 
 
 def _degrees_seen(totals: np.ndarray) -> float:
@@ -145,7 +150,9 @@ def facts_of_blocks(
     return found
 
 
-def of_blocks(facts: BlockFacts, num_passes: int, noise: float, floors: np.ndarray) -> list[tuple[float, float, float]]:
+def of_blocks(
+    facts: BlockFacts, num_passes: int, noise: float, floors: np.ndarray
+) -> list[tuple[float, float, float] | None]:
     """The standard error of every diagonal block's trace, its degrees of freedom, and what rounding may add.
 
     The variance U = sum of the block's ||d - d'||^2 counts couplings with other blocks twice: the true one lies between
@@ -156,7 +163,8 @@ def of_blocks(facts: BlockFacts, num_passes: int, noise: float, floors: np.ndarr
     A block may depend on a few signs though the whole does not: one of a few parameters, or one that few samples touch.
     There it counts as a group does in `of_groups`: with the bound where no spread was seen yet, or that of a few signs
     in a few groups, before `PASSES_OF_FEW_SIGNS`; later with the forms' own variance. Its pairs have one degree of
-    freedom and not two.
+    freedom and not two. Of a block that depends on one group, and whose passes were alike, no
+    error is known before `LEAST_PASSES`: None.
 
     Args:
         facts: what the passes showed.
@@ -189,7 +197,13 @@ def of_blocks(facts: BlockFacts, num_passes: int, noise: float, floors: np.ndarr
     ]
     values = np.abs(facts.sums.sum(axis=0)) / n
     arithmetic = NOISE_OF_TRACES * noise * np.maximum(np.maximum(values, np.sqrt(each).sum(axis=0)), floors)
-    return [(math.sqrt(v / n), d, rounding) for (v, d), rounding in zip(chosen, arithmetic.tolist(), strict=True)]
+    unknown = (n < LEAST_PASSES) & (_share_of(each, hidden) > _SHARE) & (_concentration(each) > _ONE_GROUP)
+    return [
+        None if nothing else (math.sqrt(v / n), d, rounding)
+        for (v, d), rounding, nothing in zip(
+            chosen, arithmetic.tolist(), np.broadcast_to(unknown, len(chosen)).tolist(), strict=True
+        )
+    ]
 
 
 def _half(variance: float, degrees: float) -> float:
