@@ -14,6 +14,7 @@ from curvtool.cli import app
 with contextlib.suppress(ImportError, AttributeError):  # before the first backward pass starts the engine's threads
     standin.setup()
 torch.set_num_threads(1)  # the runner has as many workers as cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # nor do the programs that tests start have more
 
 
 @pytest.fixture(autouse=True)

@@ -28,6 +28,7 @@ from curvtool.errors import (
     UsageError,
 )
 from curvtool.report.write import check_writable, write_atomic
+from curvtool.threads import fit
 
 if TYPE_CHECKING:
     from curvtool.cluster.solo import Solo
@@ -139,6 +140,9 @@ def _run_and_show(
     from curvtool.session.run import run_all
 
     with observer:
+        told = fit(cluster.size)
+        if told is not None:
+            observer.notice(told)
         try:
             outcome = run_all(configs, observer, cluster, keeping, interruption.was_asked)
         except StopRequested:

@@ -60,6 +60,7 @@ def track(flags: dict[str, Any], output: Output) -> None:
     from curvtool.cli.ranks import joined
     from curvtool.config.resolve import resolve_all
     from curvtool.render.track import print_rows, row_line
+    from curvtool.threads import fit
     from curvtool.tracking.checkpoints import found_by
 
     pattern, shard, start = flags.pop("checkpoint"), flags.pop("shard"), flags.pop("start") or "auto"
@@ -88,6 +89,9 @@ def track(flags: dict[str, Any], output: Output) -> None:
         track = Track(configs, paths, target, shard, start, cluster, keeping_of(output), interruption.was_asked)
         quiet = output.quiet or not cluster.is_first
         with TerminalObserver(errors, quiet=quiet, verbose=output.verbose) as observer:
+            told = fit(cluster.size)
+            if told is not None:
+                observer.notice(told)
             rows = []
             for row in track.rows(observer):
                 rows.append(row)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from curvtool import device
+from curvtool import device, threads
 from curvtool.operators.memory import default_budget
 from curvtool.operators.products import hvp
 from curvtool.operators.sweep import check_operations
@@ -49,6 +49,13 @@ def examine(operations: bool = False, observe: Callable[[str, int, int], None] |
     unseen = device.complaint()
     if unseen is not None:
         problems.append(unseen)
+    most = torch.get_num_threads()
+    wanted = threads.num_free(most)
+    if wanted < most:
+        problems.append(
+            f"other programs keep cores busy: {most} threads wait for each other where {wanted} would not (a command "
+            f"takes so many then; OMP_NUM_THREADS={wanted} for programs of your own)"
+        )
     unsafe = caution()
     if unsafe is not None:
         problems.append(unsafe)
