@@ -89,17 +89,18 @@ class _Run:
         space, meter = self.operator.space, self.meter
         before = self.vectors[:index]
         for state in power_iteration(self.operator.matvec, space, before, (self.seed, 3, index), self.start):
-            self.current = state
             largest = max([abs(state.value), *self.magnitudes])
             room = self.tolerance.of(state.value) - self.errors.rounding(largest)  # the arithmetic's error is added
             converged = state.residual_norm <= max(room, self.errors.floor(largest))
+            done = converged or meter.products >= self.max_passes
+            if done:  # before it is told: a run that is stopped there must not go on with this pair
+                self._close(state)
+            self.current, self.start = None if done else state, None
             self.observer.advance(
                 meter.products, f"lambda_{index + 1} {state.value:.5g} +- {state.residual_norm:.1e}", None
             )
-            if converged or meter.products >= self.max_passes:
-                self._close(state)
+            if done:
                 break
-        self.current = self.start = None
         return converged
 
     def _close(self, state: PowerState) -> None:

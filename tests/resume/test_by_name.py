@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from resume.test_resume import PLAIN, Stopper, configured, numbers, same, saved, stopped_at
+from resume.test_resume import PLAIN, RUNS, Stopper, configured, numbers, same, saved, stopped_at
 
 from curvtool.config.resolve import resolve
 from curvtool.errors import LoadError, StopRequested
 from curvtool.estimators.observer import Observer
 from curvtool.resume.folder import StateFolder
 from curvtool.resume.ledger import Keeping
+from curvtool.session.load import load
 from curvtool.session.run import run, run_all
 
 SEVERAL = {
@@ -190,3 +191,23 @@ def test_fifty_random_interruptions(name, tmp_path):
         else:
             shutil.rmtree(folder)
     same(numbers(run_all(configs, keeping=Keeping(folder, go_on=True)).report), wanted)
+
+
+@pytest.mark.parametrize(
+    "name", ["power", *(pytest.param(name, marks=pytest.mark.slow) for name in RUNS if name != "power")]
+)
+def test_a_stop_at_any_look(name, tmp_path):
+    """At the last product before a decision too."""
+    config = configured(name)
+    loaded = load(config)
+    wanted, at = numbers(run(config, loaded=loaded).report), 0
+    while True:
+        at, folder = at + 1, tmp_path / str(at)
+        try:
+            keeping = Keeping(folder, go_on=True)
+            if run(config, keeping=keeping, was_asked=Stopper(at), loaded=loaded).stopped is None:
+                break
+        except StopRequested:
+            pass
+        same(numbers(run(config, keeping=Keeping(folder, go_on=True), loaded=loaded).report), wanted)
+    assert at > 10
