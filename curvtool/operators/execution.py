@@ -158,7 +158,10 @@ class Execution:
 
     @property
     def _timed_mode(self) -> str:
-        return "auto" if self.way is None else self.way.timed_as
+        """Of other ways fresh products, on a few samples: of compiled ones, and of gradients, with graphs as large."""
+        if self.way is None:
+            return "auto"
+        return self.way.name if self.way.is_timed else Fresh.name
 
     @property
     def _compared(self) -> Calibration | None:

@@ -58,7 +58,6 @@ class ProductWay(ABC):
         is_reverse: whether it is torch's reverse mode twice: with torch's own operations nothing to compare it with.
         compiles: whether products of full batches are compiled.
         is_approximate: whether it is a difference of gradients, whose error is another than rounding.
-        timed_as: the way whose time and memory are its own on a few samples.
     """
 
     name: ClassVar[str]
@@ -67,7 +66,6 @@ class ProductWay(ABC):
     is_reverse: ClassVar[bool] = False
     compiles: ClassVar[bool] = False
     is_approximate: ClassVar[bool] = False
-    timed_as: ClassVar[str] = "fresh"
 
     @classmethod
     @abstractmethod
@@ -105,7 +103,7 @@ class Fresh(ProductWay):
 class Kept(Fresh):
     """The graph of the gradient is kept: two thirds of the work of a fresh product, and memory for every batch."""
 
-    name, keeps, timed_as = "kept", True, "kept"
+    name, keeps = "kept", True
 
     @classmethod
     def repeated(cls, kernel: Kernel, rows: range, vector: Sequence[torch.Tensor]) -> Callable[[], Parts]:
@@ -117,7 +115,7 @@ class Kept(Fresh):
 class Forward(ProductWay):
     """Forward over reverse: the tangent rides along, and no graph is kept."""
 
-    name, is_timed, timed_as = "forward", True, "forward"
+    name, is_timed = "forward", True
 
     @classmethod
     def product(
