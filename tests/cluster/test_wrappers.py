@@ -14,7 +14,7 @@ NAMES = [case.name for case in CASES]
 FEW = NAMES[:1]
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("names", [FEW, pytest.param(NAMES[1:], marks=pytest.mark.slow)], ids=["few", "others"])
 def test_wrappers_on_ranks(size, names, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))

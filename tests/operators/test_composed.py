@@ -21,8 +21,12 @@ from curvtool import (
     trace,
 )
 
+FEW = CASES[::3]
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+
+@pytest.mark.parametrize(
+    "case", [case if case in FEW else pytest.param(case, marks=pytest.mark.slow) for case in CASES], ids=str
+)
 def test_against_the_dense_matrices(case):
     for name, operator, dense in wrapped(case):
         for what, deviation in deviations(operator, dense):
