@@ -56,8 +56,8 @@ class Blocks:
 class BlockTrace:
     """Attributes:
     value: the estimate of the block's trace.
-    stderr: its standard error over the probes; None where fewer than two passes were made, or fewer than four that were
-        alike.
+    stderr: its standard error over the probes; None where fewer than two passes were made, or fewer than five of
+        one group.
     degrees: degrees of freedom of that; infinite where nothing random is left, None where there is none.
     arithmetic: what rounding may add.
     """

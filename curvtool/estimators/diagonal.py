@@ -31,7 +31,7 @@ class DiagonalResult:
     """Attributes:
     diagonal: the estimate of diag(A), a vector of the operator's space.
     stderr: the standard error of every entry, likewise; the rounding where exact, None after a single pass, or after
-        fewer than four that a few signs decide.
+        fewer than five that one group decides.
     entry_degrees: degrees of freedom of these; infinite where exact, None after a single pass.
     relative_error: sqrt(sum stderr^2) over the norm of the diagonal (its own noise taken out); None likewise.
     sum: the entries' sum, an estimate of the trace.
@@ -230,6 +230,7 @@ class _Run:
         size = max(abs(whole), float(space.total(found.abs())))
         # random signs z: the mean of (A z)_i^2 is the square of row i
         image = self.operator.matvec(space.signs(self.seed, 25)[0])
+        size = max(size, float(space.norm(image)))  # the matrix may be far larger than its diagonal
         unit = _unit_of(float(space.total(found.abs())) + float(space.total(image.abs()))) or 1.0
         rows = (found / unit).square() + (image / unit).square()
         least = least_of(self.operator, size)
@@ -255,7 +256,9 @@ class _Run:
     def _result(self) -> DiagonalResult:
         several, space = self.num_passes > 1, self.operator.space
         errors = self._errors() if several else None
-        if errors is not None and self.num_passes < LEAST_PASSES and not errors.is_enough:
+        sizes = np.abs(np.stack(self.forms)).sum(axis=0)
+        alone = float((sizes**2).sum()) > 0.5 * float(sizes.sum()) ** 2 or not sizes.any()
+        if errors is not None and self.num_passes < LEAST_PASSES and (alone or not errors.is_enough):
             several, errors = False, None  # a few signs decide: nothing is known of their spread
         error = self._relative_error() if several else None
         unit = self.unit or 1.0

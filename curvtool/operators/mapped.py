@@ -112,10 +112,6 @@ class MappedOperator(WrappedOperator):
         """That of A, where there is no shift."""
         return min(self.space.dim, self.operator.rank_bound) if self.shift == 0 else self.space.dim
 
-    def vanished(self) -> float:
-        """That of A, where L keeps lengths or shortens them."""
-        return self.operator.vanished()
-
 
 class MappedTerms(Terms):
     """L^T A_t L + (s/T) I, from A's terms.

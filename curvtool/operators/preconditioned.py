@@ -68,7 +68,7 @@ class PreconditionedOperator(MappedOperator):
         """By the root mean square of d: an error of rounding has no direction."""
         return float(self.space.norm(self.diagonal)) / self.space.dim**0.5
 
-    def vanished(self) -> float:
+    def _members_vanished(self) -> float:
         """That of A, as the largest d lengthens it twice."""
         largest = float(self.diagonal.abs().max()) if len(self.diagonal) else 0.0
         return self.operator.vanished() * max(self.space.cluster.gather_objects(largest)) ** 2

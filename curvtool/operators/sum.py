@@ -43,8 +43,7 @@ class SumOperator(WrappedOperator):
         pairs = zip(self.factors, self.members, strict=True)
         return sum(abs(c) * member.noise * float(self.space.norm(member.matvec(vector))) for c, member in pairs)
 
-    def vanished(self) -> float:
-        """The members' together."""
+    def _members_vanished(self) -> float:
         return sum(abs(c) * member.vanished() for c, member in zip(self.factors, self.members, strict=True))
 
     def _added(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 
@@ -27,14 +28,27 @@ class WrappedOperator(LinearOperator):
         """The error of the members' products over that of the whole, which may cancel or be deflated: measured once,
         by a product with a random vector."""
         if self._noise is None:
-            vector = self.space.normal(0, 7, 1)
-            error, size = self._error_along(vector), float(self.space.norm(self.matvec(vector)))
-            self._noise = error / size if size > 0 else 0.0 if error == 0 else float("inf")
+            error, size = self._measured
+            self._noise = error / size if size > 0 else 0.0  # of nothing there is no share: see `vanished`
         return max(self._noise, self.space.eps)
 
     @noise.setter
     def noise(self, measured: float | None) -> None:
         self._noise = measured
+
+    @cached_property
+    def _measured(self) -> tuple[float, float]:
+        """What the members' errors add to the product with a random vector, and how large that product is: norms."""
+        vector = self.space.normal(0, 7, 1)
+        return self._error_along(vector), float(self.space.norm(self.matvec(vector)))
+
+    def vanished(self) -> float:
+        """Where the members cancel to nothing, what their errors may hide: as large as those on a unit vector."""
+        error, size = self._measured
+        return self._members_vanished() if size > 0 or error == 0 else max(error, self._members_vanished())
+
+    def _members_vanished(self) -> float:
+        return max(member.vanished() for member in self.members)
 
     def _error_along(self, vector: torch.Tensor) -> float:
         """The norm of what the members' errors add to the product with the vector."""

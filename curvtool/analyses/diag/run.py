@@ -74,7 +74,7 @@ def _record(
     if written is None:
         unavailable["file"] = "no --out"
     if result.sum_stderr is None:
-        unavailable["sum_stderr"] = "an error needs two passes, and four where a few signs decide"
+        unavailable["sum_stderr"] = "an error needs two passes, and five where one group of samples decides"
     if result.relative_error is None:
         unavailable["relative_error"] = "too few passes, or a diagonal that is not told from zero"
     errors = {} if result.stderr is None else dict(operator.by_parameter(result.stderr))

@@ -13,7 +13,7 @@ from curvtool.session.stage import Stage
 
 _PARAMETER, _LAYER = "parameter ", "layer "  # kinds of blocks: a module and a parameter may share a name
 _NO_INTERVAL = "an interval needs two passes"
-_ALIKE = "a few signs decide, and fewer than four passes say nothing of them"
+_ALIKE = "one group of samples decides, whose spread fewer than five passes do not tell"
 
 
 def run(stage: Stage, analysis: Settings) -> record.Trace:

@@ -24,7 +24,9 @@ def verdict(trace: Trace) -> list[str]:
     if trace.method == "exact":
         text = f"Trace {number(trace.value, 6)}: every diagonal entry was computed."
     elif trace.ci95 is None:
-        made = "a single pass" if trace.num_passes == 1 else f"{trace.num_passes} passes, which a few signs decide"
+        made = (
+            "a single pass" if trace.num_passes == 1 else f"{trace.num_passes} passes, too few for one group of samples"
+        )
         text = f"Trace {number(trace.value, 3)} from {made}: no error is known."
     else:
         low, high = trace.ci95

@@ -11,8 +11,9 @@ from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES
 from curvtool.linalg.intervals import student_t_quantile
 
 PASSES_OF_FEW_SIGNS = 16  # before a spread is believed where the forms of a group may depend on a few signs
-LEAST_PASSES = 4  # before anything is said of a spread that a few signs decide: two fall alike in half of all pairs
+LEAST_PASSES = 5  # before anything is said of the spread of one group: two passes fall alike in half of all pairs
 FEW_SIGNS = 6  # entries that a difference of two passes is spread over, below which forms may fall alike by chance
+_CERTAIN = 2.326  # normal deviate of 99 %
 _ONE_GROUP = 0.5  # of the sum of squares of the groups' variances over the square of their sum: fewer than two groups
 _SHARE = 0.1  # of the whole variance, below which groups of few signs do not matter
 _DEGREES_WANTED = 16  # of the variance at the first look
@@ -71,13 +72,18 @@ def of_groups(forms: np.ndarray, pairs: np.ndarray, noise: float) -> GroupSpread
         bounds = forms.var(axis=0, ddof=1)
     variances = np.where(np.full_like(few, not is_clear) & (hidden | few), np.maximum(variances, bounds), variances)
     total = float(variances.sum())
-    is_known = is_clear or len(forms) >= LEAST_PASSES
+    alone = float((variances**2).sum()) > _ONE_GROUP * total**2
+    is_known = len(forms) >= LEAST_PASSES or (is_clear and not alone)
+    if alone and 1 < len(forms) < PASSES_OF_FEW_SIGNS:  # passes of a pair may be alike, and differ from another pair's
+        own = float(forms.sum(axis=1).var(ddof=1))
+        if own * (len(forms) - 1) / chi_square(len(forms) - 1, _CERTAIN) > total:
+            return GroupSpread(own, float(len(forms) - 1), scale, False, is_known)
     if total == 0.0:
         return GroupSpread(0.0, math.inf, scale, is_clear, is_known)
     degrees = 2 * num_pairs * total**2 / float((variances**2).sum())
     if is_clear:
         degrees = max(degrees, _degrees_seen(spreads.sum(axis=1)))
-    return GroupSpread(total, degrees, scale, is_clear and degrees >= _DEGREES_WANTED, is_known)
+    return GroupSpread(total, degrees, scale, is_clear and is_known and degrees >= _DEGREES_WANTED, is_known)
 
 
 def _degrees_seen(totals: np.ndarray) -> float:
@@ -163,8 +169,8 @@ def of_blocks(
     A block may depend on a few signs though the whole does not: one of a few parameters, or one that few samples touch.
     There it counts as a group does in `of_groups`: with the bound where no spread was seen yet, or that of a few signs
     in a few groups, before `PASSES_OF_FEW_SIGNS`; later with the forms' own variance. Its pairs have one degree of
-    freedom and not two. Of a block that depends on one group, and whose passes were alike, no
-    error is known before `LEAST_PASSES`: None.
+    freedom and not two. Of a block that depends on one group no error is known before
+    `LEAST_PASSES`: None.
 
     Args:
         facts: what the passes showed.
@@ -197,7 +203,7 @@ def of_blocks(
     ]
     values = np.abs(facts.sums.sum(axis=0)) / n
     arithmetic = NOISE_OF_TRACES * noise * np.maximum(np.maximum(values, np.sqrt(each).sum(axis=0)), floors)
-    unknown = (n < LEAST_PASSES) & (_share_of(each, hidden) > _SHARE) & (_concentration(each) > _ONE_GROUP)
+    unknown = (n < LEAST_PASSES) & (_concentration(each) > _ONE_GROUP)
     return [
         None if nothing else (math.sqrt(v / n), d, rounding)
         for (v, d), rounding, nothing in zip(
