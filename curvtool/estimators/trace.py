@@ -12,7 +12,7 @@ import torch
 
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
 from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES, least_of, noise_of
-from curvtool.estimators.by_probes import Blocks, BlockTrace, ProbeSearch
+from curvtool.estimators.by_probes import FEWEST_PASSES, Blocks, BlockTrace, ProbeSearch
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.kept_steps import KeptSteps
 from curvtool.estimators.known_space import KnownSpace, known_space
@@ -158,7 +158,7 @@ class _Run:
                 case "hutchinson":
                     return self._by_probes(None, 0.05)
                 case "deflated" | "hutch++":
-                    room = (self.max_passes - 2) // _PRICE[method]
+                    room = (self.max_passes - FEWEST_PASSES) // _PRICE[method]
                     return self._by_probes(self._known(method, rank or self._affordable(min(_RANK, room))), 0.05)
                 case "xtrace":
                     if self.operator.space.dim < _LEAST_RANK:
@@ -199,9 +199,10 @@ class _Run:
             self.reason = f"{predicted}, and {exact} give the whole diagonal"
             return self._exact()
         # a space of m vectors was seen to lower the variance about (1 + m/4)-fold; this m makes the sum least
-        rank = self._affordable(int(2 * math.sqrt(remaining)) - 4)
+        room = self.max_passes - made - FEWEST_PASSES  # the probes beside it are to have an error of their own
+        rank = self._affordable(min(int(2 * math.sqrt(remaining)) - 4, room))
         known = self.given is not None
-        if self.blocks is not None or known or rank < _LEAST_RANK or made + rank + 2 > self.max_passes:
+        if self.blocks is not None or known or rank < _LEAST_RANK or rank > room:
             why = "eigenvectors being known" if known else "too few for more"
             why = "which the layers' traces need too" if self.blocks is not None else why
             self.reason = f"{predicted}, {why}"

@@ -268,7 +268,7 @@ def test_nothing_computed_is_lost(folder, run, monkeypatch, kind, error, expecte
     if kind == "jacnorm":
         monkeypatch.setattr(InputJacobian, "rows_of", failing_after(InputJacobian.rows_of, 4, error))
     elif kind == "trace":
-        monkeypatch.setattr(SampleTerms, "products", failing_after(SampleTerms.products, 4, error))
+        monkeypatch.setattr(SampleTerms, "products", failing_after(SampleTerms.products, 6, error))
     else:
         after = failing_after(Hessian.matvec_in_parts, 7, error, lambda _, against, *__: len(against))  # Lanczos alone
         monkeypatch.setattr(Hessian, "matvec_in_parts", after)
@@ -286,7 +286,7 @@ def test_nothing_computed_is_lost(folder, run, monkeypatch, kind, error, expecte
     if kind == "eigs":
         assert len(analysis["eigenvalues"]) == 5 and not any(e["converged"] for e in analysis["eigenvalues"])
     elif kind == "trace":
-        assert analysis["ci95"] is not None and analysis["num_passes"] == 4
+        assert analysis["ci95"] is not None and analysis["num_passes"] == 6
     else:
         assert 0 < analysis["num_examples"] < 50
 
