@@ -25,8 +25,8 @@ CHOICES = [
     ),
     (
         "BELOW ZERO",
-        r"between # % and # % lie below # by more than rounding \(more --steps would tell\)|"
-        r"# % lie below # by more than rounding(?: \(# % to # %\))?",
+        r"between # % and # % below # by more than rounding \(more --steps would tell\)|"
+        r"# % below # by more than rounding(?: \(# % to # %\))?",
     ),
     ("STABILITY", "STABILITY; negative eigenvalues, along which it diverges, were not looked for"),
     ("SHARE", SHARE),

@@ -31,7 +31,6 @@ CLASSES = {
     "linalg/lanczos.py Lanczos": "the recurrence's steps and what is asked of its state",
     "linalg/space.py VectorSpace": "every inner product and every cut over ranks goes through it",
     "operators/curvature.py CurvatureOperator": "the interface of an operator, and of one with a gradient",
-    "operators/mapped.py MappedOperator": "the interface of an operator, and its maps",
     "operators/execution.py Execution": "how a batch's product is run",
     "problem/problem.py Problem": "all that the operators ask of a model with its data",
 }
