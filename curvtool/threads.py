@@ -28,6 +28,10 @@ class Cores:
     """Watches how busy the machine's cores are from its making on, which is when the program starts."""
 
     def __init__(self) -> None:
+        self.watch()
+
+    def watch(self) -> None:
+        """From now on."""
         self._idle, self._begin, self._own = _idle(), time.monotonic(), time.process_time()
 
     def free(self) -> float | None:
@@ -38,7 +42,7 @@ class Cores:
         return (idle - self._idle + time.process_time() - self._own) / seconds
 
 
-STARTED = Cores()  # when a command began, before torch was imported: that takes a second, in which the cores show
+STARTED = Cores()  # the program watches from its first line on: torch's import takes a second, in which cores show
 
 
 def num_free(most: int, cores: Cores = STARTED) -> int:

@@ -36,6 +36,7 @@ from curvtool.errors import (
     is_out_of_memory,
     out_of_memory,
 )
+from curvtool.threads import STARTED
 
 app = typer.Typer(
     name="curvtool",
@@ -82,6 +83,7 @@ def _root(
 
 def main() -> None:
     """Runs the program and ends the process with its status."""
+    STARTED.watch()
     interruption.install()
     if any(word.partition("=")[0] in {"--state", "--resume"} for word in sys.argv):
         interruption.be_patient()

@@ -1,5 +1,6 @@
 """Threads where other programs keep the cores busy."""
 
+import os
 import subprocess
 import sys
 import time
@@ -68,3 +69,21 @@ def test_a_busy_core_is_seen():
         busy.kill()
     everything = torch.multiprocessing.cpu_count()
     assert 0 <= watched.free() <= everything + 0.5
+
+
+@pytest.mark.skipif(not threads._STAT.exists() or len(os.sched_getaffinity(0)) < 2, reason="one core, or no /proc/stat")
+def test_a_command_on_a_busy_machine_says_so():
+    clean = {name: value for name, value in os.environ.items() if name not in threads._NAMED}
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count())]
+    try:
+        watched = Cores()
+        time.sleep(0.5)
+        if watched.free() is None or watched.free() > 0.5:
+            pytest.skip("this process may not keep all cores that are counted busy")
+        words = [sys.executable, "-m", "curvtool", "trace", "demo:digits", "--num-samples", "20", "--rtol", "0.5"]
+        found = subprocess.run(words, env=clean, capture_output=True, text=True, check=True)
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
+    assert "other programs keep cores busy: running by" in found.stderr, found.stderr
