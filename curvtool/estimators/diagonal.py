@@ -12,7 +12,7 @@ import torch
 from curvtool.critical import undisturbed
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
 from curvtool.estimators.accuracy.entries import EntryErrors, of_entries, rounding_of_entries
-from curvtool.estimators.accuracy.forms import LEAST_PASSES, PASSES_OF_FEW_SIGNS
+from curvtool.estimators.accuracy.forms import LEAST_PASSES, ONE_GROUP, PASSES_OF_FEW_SIGNS
 from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES, least_of, noise_of
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.kept_steps import KeptSteps
@@ -257,9 +257,9 @@ class _Run:
         several, space = self.num_passes > 1, self.operator.space
         errors = self._errors() if several else None
         sizes = np.abs(np.stack(self.forms)).sum(axis=0)
-        alone = float((sizes**2).sum()) > 0.5 * float(sizes.sum()) ** 2 or not sizes.any()
+        alone = float((sizes**2).sum()) > ONE_GROUP * float(sizes.sum()) ** 2 or not sizes.any()
         if errors is not None and self.num_passes < LEAST_PASSES and (alone or not errors.is_enough):
-            several, errors = False, None  # a few signs decide: nothing is known of their spread
+            several, errors = False, None  # one group decides: nothing is known of its spread
         error = self._relative_error() if several else None
         unit = self.unit or 1.0
         total, size = unit * float(space.total(self.mean)), unit * float(space.total(self.mean.abs()))

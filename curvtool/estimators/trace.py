@@ -284,9 +284,8 @@ class _Run:
                 for (name, members), floor in zip(self.blocks.members.items(), floors, strict=True)
             }
         value, scale = float(diagonal.sum()), float(np.abs(diagonal).sum())
-        if (
-            abs(value) <= scale / 2 or total >= self.operator.space.dim
-        ):  # the matrix may be far larger than its diagonal
+        # the matrix may be far larger than its diagonal: where that cancels, or is no sum of squares
+        if abs(value) <= scale / 2 or total >= self.operator.space.dim:
             scale = max(scale, self._norm_of_a_product())
         self.method = "exact"
         arithmetic = NOISE_OF_TRACES * self.noise * scale

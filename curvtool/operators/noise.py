@@ -36,10 +36,8 @@ PLAINLY: dict[str, Any] = {"mode": "fresh", "form": "torch"}  # what a product i
 # measured on two cores for MLPs (3 to 3.9 together) and convolutions (10)
 _FRESH, _DOUBLE, _IMAGES = 1.5, 2.25, 2.5
 _WORTH = 0.2  # of a run's cost, beyond the product that it stands for
-_DRAWS, _LUCKY = (
-    3,
-    2.5,
-)  # of rounding beside the one that is measured; how many times larger they are where that is luck
+_DRAWS = 3  # of rounding, beside the one that is measured
+_LUCKY = 2.5  # times that one, from which on it was small by luck
 FAILURES = (CurvtoolError, RuntimeError, TypeError, NotImplementedError)
 
 

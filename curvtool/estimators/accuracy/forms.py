@@ -14,7 +14,7 @@ PASSES_OF_FEW_SIGNS = 16  # before a spread is believed where the forms of a gro
 LEAST_PASSES = 5  # before anything is said of the spread of one group: two passes fall alike in half of all pairs
 FEW_SIGNS = 6  # entries that a difference of two passes is spread over, below which forms may fall alike by chance
 _CERTAIN = 2.326  # normal deviate of 99 %
-_ONE_GROUP = 0.5  # of the sum of squares of the groups' variances over the square of their sum: fewer than two groups
+ONE_GROUP = 0.5  # of the sum of squares of the groups' variances over the square of their sum: fewer than two groups
 _SHARE = 0.1  # of the whole variance, below which groups of few signs do not matter
 _DEGREES_WANTED = 16  # of the variance at the first look
 _OF_THE_WHOLE = 0.1  # of the rounding of the whole, that a block carries however small it is
@@ -72,7 +72,7 @@ def of_groups(forms: np.ndarray, pairs: np.ndarray, noise: float) -> GroupSpread
         bounds = forms.var(axis=0, ddof=1)
     variances = np.where(np.full_like(few, not is_clear) & (hidden | few), np.maximum(variances, bounds), variances)
     total = float(variances.sum())
-    alone = float((variances**2).sum()) > _ONE_GROUP * total**2
+    alone = float((variances**2).sum()) > ONE_GROUP * total**2
     is_known = len(forms) >= LEAST_PASSES or (is_clear and not alone)
     if alone and 1 < len(forms) < PASSES_OF_FEW_SIGNS:  # passes of a pair may be alike, and differ from another pair's
         own = float(forms.sum(axis=1).var(ddof=1))
@@ -203,7 +203,7 @@ def of_blocks(
     ]
     values = np.abs(facts.sums.sum(axis=0)) / n
     arithmetic = NOISE_OF_TRACES * noise * np.maximum(np.maximum(values, np.sqrt(each).sum(axis=0)), floors)
-    unknown = (n < LEAST_PASSES) & (_concentration(each) > _ONE_GROUP)
+    unknown = (n < LEAST_PASSES) & (_concentration(each) > ONE_GROUP)
     return [
         None if nothing else (math.sqrt(v / n), d, rounding)
         for (v, d), rounding, nothing in zip(
