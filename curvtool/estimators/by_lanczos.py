@@ -12,11 +12,12 @@ import torch
 
 from curvtool.errors import STOPPING, Interrupted, cause_of
 from curvtool.estimators.accuracy.noise import least_of
-from curvtool.estimators.accuracy.pairs import BFLOAT16, PairErrors
+from curvtool.estimators.accuracy.pairs import BFLOAT16, PairErrors, in_turn
 from curvtool.estimators.accuracy.population import over_data
 from curvtool.estimators.cost import Meter
-from curvtool.estimators.eigenpairs import Certificate, Eigenvalue, EigenvaluesResult
+from curvtool.estimators.eigenpairs import EMERGED, Certificate, Eigenvalue, EigenvaluesResult
 from curvtool.estimators.fresh_start import (
+    DOUBT,
     FAILURE,
     NUM_STEPS,
     Ends,
@@ -25,6 +26,7 @@ from curvtool.estimators.fresh_start import (
     ends_of,
     has_risen,
     signs_of,
+    stands_alone,
 )
 from curvtool.estimators.observer import Observer
 from curvtool.estimators.request import Request, basis_size, storage_for
@@ -36,8 +38,6 @@ from curvtool.operators.base import LinearOperator
 SETTLED = 0.08  # of the tolerance, to which the solver's error falls before a search ends: where no gap opens it falls
 # slowly, and a pair may still emerge; where one does, it costs a product or two. At the whole tolerance, and four
 # successive products, 1 of 34 runs on spectra without outliers, clusters and small networks missed a rank
-EMERGED = 0.1  # of the tolerance, by which a fresh start moves a value that hides another: one that is half seen after
-# few products moves it by less than the whole
 _MOST_SHOWN = 4  # times that missed pairs may be shown
 _LEAST_FRESH = 6  # products that a fresh start may take, however short the search was
 _LONGEST_FRESH = 0.15  # of the search's products, as long as `DOUBT` is left about the last wanted value
@@ -95,7 +95,8 @@ class _Run:
         self.history: list[tuple[float, float, float]] = []
         self.is_settled = False
         self.from_start: Ends | None = None
-        self.num_shown, self.num_fresh, self.is_unsure = 0, 0.0, False
+        self.num_shown, self.num_looks, self.num_fresh, self.is_unsure = 0, 0, 0.0, False
+        self.is_second_look = False  # whether the search went on since the last fresh start, and nothing moved
         self.going: dict[str, Any] | None = None  # on with the search after a fresh start; see `_goes_on_unmoved`
         observer.ledger.resume("basis", operator, self)
 
@@ -104,7 +105,7 @@ class _Run:
         return {
             "lanczos": self.lanczos.state(), "in_a_row": self.in_a_row, "last": self.last, "storage": self.storage,
             "history": [list(each) for each in self.history], "settled": self.is_settled,
-            "fresh": [self.num_shown, self.num_fresh], "going": self.going,
+            "fresh": [self.num_shown, self.num_looks, self.num_fresh, self.is_second_look], "going": self.going,
             "ends": None if self.from_start is None else [[sign, end] for sign, end in self.from_start.items()],
         }  # fmt: skip
 
@@ -113,7 +114,8 @@ class _Run:
         self.lanczos.restore(state["lanczos"])
         self.in_a_row, self.last = state["in_a_row"], state["last"]
         self.history = [(products, value, error) for products, value, error in state["history"]]
-        self.is_settled, (self.num_shown, self.num_fresh) = state["settled"], state["fresh"]
+        self.is_settled = state["settled"]
+        self.num_shown, self.num_looks, self.num_fresh, self.is_second_look = state["fresh"]
         self.from_start = None if state["ends"] is None else dict(state["ends"])
         self.going = state["going"]
         if state["storage"] == "bfloat16":  # its rounding is in the vectors, wherever they lie now
@@ -242,12 +244,13 @@ class _Run:
             residuals = np.hypot(residuals, self.lanczos.leaks(pairs, index))
             beside = [self.known.distance(float(value)) for value in pairs.values[index]]
             gaps = np.minimum(gaps, beside)
-        return tuple(
+        found = [
             self.errors.eigenvalue(
                 float(pairs.values[i]), float(residual), float(gap), self.lanczos.scale, done=may_converge
             )
             for i, residual, gap in zip(index, residuals, gaps, strict=True)
-        )
+        ]
+        return in_turn(found, self.request.which, self.request.k)
 
     def _note_ends(self) -> None:
         """What the start itself tells of the spectrum's ends, as long as its recurrence is whole."""
@@ -257,7 +260,7 @@ class _Run:
             known = self.storage != "bfloat16" and (start is None or request.independent_start)
             share = 1.0 if start is None else 0.25  # two unit vectors' sum is 2 long at most
             self.from_start = (
-                ends_of(self.lanczos, dim, signs_of(request.which), request.failure, share) if known else {}
+                ends_of(self.lanczos.recurrence, dim, signs_of(request.which), request.failure, share) if known else {}
             )
 
     def _look_beside(self) -> Certificate | None:
@@ -267,7 +270,8 @@ class _Run:
             if self.going is None:
                 fresh, emerged, is_open = self._fresh_start()
                 limits = self._certificate(fresh)  # Ritz values only near the eigenvalues later: it holds for these too
-                if emerged is None and not is_open:
+                self.num_looks += 1
+                if emerged is None and (not is_open or self.is_second_look):
                     return limits
                 if emerged is None:
                     before, steps = self._eigenvalues(self._known_pairs), _GOING_ON * self.lanczos.num_steps
@@ -275,8 +279,10 @@ class _Run:
             if self.going is not None:
                 limits = self.going["limits"]
                 if self._goes_on_unmoved(self.going):
-                    return limits
+                    self.is_second_look = True
+                    continue
             self.num_shown += 1
+            self.is_second_look = False
             goes_on = self.num_shown <= _MOST_SHOWN and all(
                 self.lanczos.join(vector, keep_for(self.request.k, self.request.which)) for vector in emerged or []
             )
@@ -311,7 +317,8 @@ class _Run:
         return not has_moved and self._is_enough
 
     def _slacks(self, found: tuple[Eigenvalue, ...]) -> np.ndarray:
-        """By how much each value may move where nothing was missed."""
+        """By how much each value may move where nothing was missed: a value that is half seen after few products moves
+        one by less than the tolerance."""
         return np.array([max(pair.error_bound, EMERGED * self.request.tolerance.of(pair.value)) for pair in found])
 
     def _fresh_start(self) -> tuple[FreshStart | None, list[torch.Tensor] | None, bool]:
@@ -327,17 +334,19 @@ class _Run:
             inside = np.tril(inside) + np.tril(inside, -1).T
         else:
             rows, inside = torch.cat([request.locked, lanczos.vectors(pairs, index)]), np.diag(pairs.values[index])
-        room = request.max_passes - self.num_products
-        most = int(min(max(_LEAST_FRESH, math.ceil(_LONGEST_FRESH * lanczos.num_steps)), room,
-                       lanczos.dim - len(inside)))  # fmt: skip
-        if most < 1:
+        room = int(min(request.max_passes - self.num_products, lanczos.dim - len(inside)))
+        if room < 1:
             return None, None, False
-        fresh = FreshStart(self.operator, rows, inside, most, (request.seed, self.num_shown))
+        share = _GOING_ON if self.is_second_look else _LONGEST_FRESH
+        most = min(room, max(_LEAST_FRESH, math.ceil(share * lanczos.num_steps)))
+        longest = min(room, max(most, lanczos.num_steps))
+        keep = keep_for(1, request.which)
+        fresh = FreshStart(self.operator, rows, inside, most, (request.seed, self.num_looks), keep)
         found = self._eigenvalues(pairs)
         slacks = self._slacks(found)
         values = pairs.values[index]
         signs = signs_of(request.which)
-        for step in range(most):
+        for step in range(longest):
             fresh.step()
             self.num_fresh += 1
             joint = fresh.joint_pairs()
@@ -346,19 +355,24 @@ class _Run:
                 return fresh, [fresh.leading(sign) for sign in signs], False
             if step + 1 < NUM_STEPS:
                 continue
-            if has_risen(pairs, joint, request.k, request.which, float(slacks.min())):
-                break
-            if not any(self._is_near(fresh.reach(sign), sign, found) for sign in signs):
+            slack = float(slacks.min())
+            is_seen = stands_alone(pairs, fresh.own_pairs, request.k, request.which, slack)
+            doubt = FAILURE if is_seen else DOUBT
+            if not any(self._is_near(fresh.reach(sign, doubt), sign, found) for sign in signs):
                 return fresh, None, False
+            if is_seen:
+                continue
+            if step + 1 >= most or has_risen(pairs, joint, request.k, request.which, slack):
+                break
         return fresh, None, True
 
     def _is_near(self, reach: float, sign: float, found: tuple[Eigenvalue, ...]) -> bool:
         """Whether the complement may hold a value past the last wanted one of that end."""
         k, which = self.request.k, self.request.which
-        values = [sign * pair.value for pair in found]
-        if which == "lm":
-            return reach > min(abs(value) for value in values)
-        return reach > min(values[:k] if which != "be" or sign > 0 else values[-k:])
+        sizes = [abs(pair.value) if which == "lm" else sign * pair.value for pair in found]
+        listed = list(zip(sizes, self._slacks(found), strict=True))
+        value, slack = min(listed if which != "be" else listed[:k] if sign > 0 else listed[-k:])
+        return reach > value + slack
 
     def _certificate(self, fresh: FreshStart | None) -> Certificate | None:
         assert self.pairs is not None
@@ -374,7 +388,7 @@ class _Run:
         if lanczos.exhausted:
             rest = dict.fromkeys(signs, -math.inf)
         elif fresh is not None:
-            rest = fresh.ends(signs, FAILURE / 4 / 2**self.num_shown)  # any of them may fail
+            rest = fresh.ends(signs, FAILURE / 4 / 2**self.num_looks)  # any of them may fail
         if not rest and not self.from_start:
             return None
         return certificate(

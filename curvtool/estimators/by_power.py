@@ -11,7 +11,7 @@ import torch
 
 from curvtool.errors import STOPPING, Interrupted, cause_of
 from curvtool.estimators.accuracy.noise import least_of
-from curvtool.estimators.accuracy.pairs import PairErrors
+from curvtool.estimators.accuracy.pairs import PairErrors, in_turn
 from curvtool.estimators.cost import Meter
 from curvtool.estimators.eigenpairs import EigenvaluesResult, Tolerance
 from curvtool.estimators.observer import Observer
@@ -125,4 +125,4 @@ class _Run:
             residual = float(space.norm(rest[place] - float(values[i]) * ritz[place]))
             pairs.append(self.errors.eigenvalue(float(values[i]), residual, 0.0, scale))
         whole = num == self.k and all(pair.converged for pair in pairs)
-        return EigenvaluesResult(tuple(pairs), ritz, "lm", "power", whole, None, self.meter.cost())
+        return EigenvaluesResult(in_turn(pairs, "lm", self.k), ritz, "lm", "power", whole, None, self.meter.cost())

@@ -9,7 +9,7 @@ import torch
 
 from curvtool.estimators.eigenpairs import Certificate, Eigenvalue
 from curvtool.linalg.certificate import largest_with_mass, least_mass, upper_bounds
-from curvtool.linalg.lanczos import Lanczos
+from curvtool.linalg.lanczos import Keep, Lanczos
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.operators.base import LinearOperator
 
@@ -19,11 +19,12 @@ NUM_STEPS = 3  # products of a fresh start that shows nothing, at least; with tw
 SEED = 31  # with which fresh starts are drawn, so that they owe nothing to any other
 # the probability that a fresh start hides a missed pair, at which it may end; the search hides one rarely by itself,
 # and both together more rarely. Where it is not reached soon, something may hold the start up: a missed pair
-DOUBT = 0.12
+DOUBT = 0.06
 NEXT = 3  # unwanted values that are watched; those further in move with every product
 # of its way to the last wanted value, that an unwanted one may rise in a fresh start: a missed eigenvector of which the
 # search holds a part stands as a Ritz value too low, and a random start lifts it without reaching its place
 RISEN = 0.25
+Recurrence = tuple[np.ndarray, np.ndarray]  # diagonal and off-diagonal, as `Lanczos.recurrence` has them
 Ends = dict[float, float]  # by sign, +1 the upper end: sign x what no eigenvalue of the rest lies beyond
 
 
@@ -34,27 +35,36 @@ class FreshStart:
         operator: the matrix A.
         rows: D; others that are left out may stand before the last m.
         inside: D A D^T, shape (m, m).
-        most: products at most.
+        room: vectors that are kept; where more products are made, the leading pairs are gone on with.
         seeds: of the start.
+        keep: which pairs these are.
     """
 
     def __init__(
-        self, operator: LinearOperator, rows: torch.Tensor, inside: np.ndarray, most: int, seeds: tuple[int, ...]
+        self,
+        operator: LinearOperator,
+        rows: torch.Tensor,
+        inside: np.ndarray,
+        room: int,
+        seeds: tuple[int, ...],
+        keep: Keep,
     ) -> None:
-        self.inside = inside
+        self.inside, self.keep = inside, keep
         self.dim = operator.space.dim - len(rows)
         self.lanczos = Lanczos(
             lambda vector, _: (operator.matvec(vector), vector.new_empty(0)),
             operator.space,
-            max(most, 1),
+            max(room, 1),
             (*seeds, SEED),
             locked=rows,
         )
         self.pairs: RitzPairs | None = None
+        self.recurrence: Recurrence | None = None  # of the start, as far as it was kept
 
     def step(self) -> None:
         """One product."""
-        self.pairs = self.lanczos.step(lambda pairs, number: np.arange(number))
+        self.pairs = self.lanczos.step(self.keep)
+        self.recurrence = self.lanczos.recurrence or self.recurrence
 
     def joint_pairs(self) -> RitzPairs:
         """The Ritz pairs of D and the fresh Krylov space together; their residuals are not known."""
@@ -67,12 +77,18 @@ class FreshStart:
         values, coefficients = np.linalg.eigh(whole)
         return RitzPairs(values, coefficients, np.zeros_like(values))
 
-    def reach(self, sign: float) -> float:
-        """sign x what no eigenvalue of the complement lies beyond, except with a probability of `DOUBT`."""
+    @property
+    def own_pairs(self) -> RitzPairs:
+        """Those of the fresh Krylov space alone."""
         assert self.pairs is not None
-        ends = self.ends((sign,), DOUBT)
-        if ends:
-            return ends[sign]
+        return self.pairs
+
+    def reach(self, sign: float, doubt: float) -> float:
+        """sign x what no eigenvalue of the complement lies beyond, except with that probability; an estimate where
+        the start's recurrence is gone."""
+        assert self.pairs is not None
+        if self.lanczos.recurrence is not None:
+            return self.ends((sign,), doubt)[sign]
         place = -1 if sign > 0 else 0
         return float(sign * self.pairs.values[place] + self.pairs.residuals[place])
 
@@ -83,20 +99,21 @@ class FreshStart:
 
     def ends(self, signs: tuple[float, ...], failure: float) -> Ends:
         """Beyond what the complement has no eigenvalue, except with that probability for all ends together."""
-        return ends_of(self.lanczos, self.dim, signs, failure)
+        return ends_of(self.recurrence, self.dim, signs, failure)
 
 
-def ends_of(lanczos: Lanczos, dim: int, signs: tuple[float, ...], failure: float, shrunk: float = 1.0) -> Ends:
+def ends_of(
+    recurrence: Recurrence | None, dim: int, signs: tuple[float, ...], failure: float, shrunk: float = 1.0
+) -> Ends:
     """Likewise of any search that began with a random vector; empty where its recurrence is gone.
 
     Args:
-        lanczos: the search.
+        recurrence: the search's.
         dim: of the space that the start was drawn in.
         signs: the ends.
         failure: for all of them together.
         shrunk: the share of the start's squared length that is random.
     """
-    recurrence = lanczos.recurrence
     if recurrence is None:
         return {}
     mass = least_mass(dim, failure / len(signs)) * shrunk
@@ -113,17 +130,38 @@ def has_risen(before: RitzPairs, joint: RitzPairs, k: int, which: str, slack: fl
         which: the ends.
         slack: a rise that says nothing.
     """
-    if which == "lm":
-        ends = [(np.abs(before.values), np.abs(joint.values))]
-    else:
-        ends = [(sign * before.values, sign * joint.values) for sign in signs_of(which)]
-    for old, new in ends:
-        old, new = np.sort(old)[::-1], np.sort(new)[::-1]
+    for old, new in zip(_inward(before, which), _inward(joint, which), strict=True):
         last = min(len(old), len(new), k + NEXT)
         rise = new[k:last] - old[k:last]
         if (rise > np.maximum(RISEN * (old[k - 1] - old[k:last]), slack)).any():
             return True
     return False
+
+
+def stands_alone(before: RitzPairs, own: RitzPairs, k: int, which: str, slack: float) -> bool:
+    """Whether a fresh start by itself shows a value past the first unwanted one, on its way to the wanted ones.
+
+    Its complement then holds an eigenvalue that the search knows nothing of, such as a second copy of one that it
+    found: going on with the search would not show it, going on with the fresh start does.
+
+    Args:
+        before: the search's pairs.
+        own: the fresh start's.
+        k: wanted pairs, at each end for `be`.
+        which: the ends.
+        slack: a difference that says nothing.
+    """
+    for old, new in zip(_inward(before, which), _inward(own, which), strict=True):
+        if len(old) > k and new[0] - old[k] > max(RISEN * (old[k - 1] - old[k]), slack):
+            return True
+    return False
+
+
+def _inward(pairs: RitzPairs, which: str) -> list[np.ndarray]:
+    """For each end that is looked for all values from it on inwards, as numbers that fall."""
+    if which == "lm":
+        return [np.sort(np.abs(pairs.values))[::-1]]
+    return [np.sort(sign * pairs.values)[::-1] for sign in signs_of(which)]
 
 
 def signs_of(which: str) -> tuple[float, ...]:

@@ -29,11 +29,14 @@ class Eigenvalue(Record):
     """One eigenvalue with its errors, each told apart."""
 
     value: float = Field(description="of the matrix of these data; error_bound is its error")
-    error_bound: float = Field(description="estimate of the distance to the nearest eigenvalue, never below the noise")
+    error_bound: float = Field(
+        description="estimate of the distance to the eigenvalue of that rank, never below the noise"
+    )
     bound_kind: Literal["linear", "quadratic", "noise"] = Field(
-        description="linear: the residual norm; quadratic: residual^2/gap, which supposes that no unseen eigenvalue "
-        "lies in the gap, not below a quarter of the residual; noise: the arithmetic's error, relative to the largest "
-        "magnitude of the matrix"
+        description="linear: the residual norm, up to 13 times it within a tenth of the tolerance for a neighbour that "
+        "may be hidden; quadratic, where the tolerance is not met: residual^2/gap, which supposes that no unseen "
+        "eigenvalue lies in the gap, not below a quarter of the residual; noise: the arithmetic's error, relative to "
+        "the largest magnitude of the matrix"
     )
     residual_norm: float = Field(description="||A y - value y||, never below the arithmetic's error")
     relative_residual: float | None

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from curvtool.estimators.accuracy.noise import NOISE_OF_PAIRS
-from curvtool.estimators.eigenpairs import Eigenvalue, Tolerance
+from curvtool.estimators.eigenpairs import EMERGED, Eigenvalue, Tolerance
+from curvtool.vocabulary import Which
 
 ROUNDING = 8  # epsilons of the largest magnitude, by which rounding was seen to shift any eigenvalue
 _AT_FLOOR = 4  # times the arithmetic's error: a residual below it can hardly fall further
@@ -76,3 +80,25 @@ class PairErrors:
         ).at_rounding(self.tolerance, self.floor(scale))
         done = done and pair.meets(self.tolerance, self.floor(scale))
         return replace(pair, settled=done, rounding=max(pair.rounding, coarse))
+
+
+def in_turn(found: Sequence[Eigenvalue], which: Which, k: int) -> tuple[Eigenvalue, ...]:
+    """The pairs, each with its distance to the outermost of those before it that it may have to make room for.
+
+    Args:
+        found: the pairs in the order of the report.
+        which: `la`, `sa`, `lm` or `be`.
+        k: pairs at each end for `be`.
+    """
+    values = np.array([pair.value for pair in found])
+    outward = np.abs(values) if which == "lm" else -values if which == "sa" else values.copy()
+    if which == "be":
+        outward[k:] *= -1  # the lower end; each end has ranks of its own
+    told = []
+    for place, pair in enumerate(found):
+        own_end = slice(k, None) if which == "be" and place >= k else slice(0, k if which == "be" else None)
+        ahead = outward[own_end] - outward[place]
+        hides = ahead[ahead <= EMERGED * pair.tolerance.of(pair.value)]
+        to_outer = float(hides.max())  # its own distance, 0, is among them
+        told.append(replace(pair, to_outer=to_outer) if to_outer > 0.0 else pair)
+    return tuple(told)
