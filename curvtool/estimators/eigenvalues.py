@@ -51,11 +51,11 @@ def eigenvalues(
     rtol |theta| (or atol) at two successive products and at 0.08 of it at the last. The error it then states is r,
     which bounds the distance to some eigenvalue, and more where a neighbour may be hidden (`Eigenvalue.stated_error`).
     A pair skipped so far shows in no residual. A fresh random start in the complement of the basis then looks for
-    missed pairs, with which the search goes on, and excludes others with a probability (`certificate`); power iteration and a bfloat16
-    basis make no such start. The search closes with one product with a random combination of the wanted vectors, whose
-    deviation from what the residuals foretell is added to them (on several ranks with a product with each, from which
-    the spread over the data comes too). A full check makes a product
-    with each of them and looks for missed pairs by a fresh start in their complement.
+    missed pairs, with which the search goes on, and excludes others with a probability (`certificate`); power iteration
+    and a bfloat16 basis make no such start. The search closes with one product with a random combination of the wanted
+    vectors, whose deviation from what the residuals foretell is added to them (on several ranks with a product with
+    each, from which the spread over the data comes too). A full check makes a product with each of them and looks for
+    missed pairs by a fresh start in their complement.
 
     Args:
         operator: the matrix.
