@@ -96,6 +96,8 @@ class _Run:
         self.is_settled = False
         self.from_start: Ends | None = None
         self.num_shown, self.num_looks, self.num_fresh, self.is_unsure = 0, 0, 0.0, False
+        self.fresh: tuple[FreshStart, float] | None = None  # that is at work, and the fresh products before it
+        self.before: dict[str, Any] | None = None  # the same of a run that was stopped
         self.is_second_look = False  # whether the search went on since the last fresh start, and nothing moved
         self.going: dict[str, Any] | None = None  # on with the search after a fresh start; see `_goes_on_unmoved`
         observer.ledger.resume("basis", operator, self)
@@ -106,6 +108,7 @@ class _Run:
             "lanczos": self.lanczos.state(), "in_a_row": self.in_a_row, "last": self.last, "storage": self.storage,
             "history": [list(each) for each in self.history], "settled": self.is_settled,
             "fresh": [self.num_shown, self.num_looks, self.num_fresh, self.is_second_look], "going": self.going,
+            "looking": None if self.fresh is None else {"search": self.fresh[0].state(), "begun": self.fresh[1]},
             "ends": None if self.from_start is None else [[sign, end] for sign, end in self.from_start.items()],
         }  # fmt: skip
 
@@ -117,7 +120,7 @@ class _Run:
         self.is_settled = state["settled"]
         self.num_shown, self.num_looks, self.num_fresh, self.is_second_look = state["fresh"]
         self.from_start = None if state["ends"] is None else dict(state["ends"])
-        self.going = state["going"]
+        self.going, self.before = state["going"], state["looking"]
         if state["storage"] == "bfloat16":  # its rounding is in the vectors, wherever they lie now
             self.storage = "bfloat16"
         if self.lanczos.size:
@@ -334,37 +337,52 @@ class _Run:
             inside = np.tril(inside) + np.tril(inside, -1).T
         else:
             rows, inside = torch.cat([request.locked, lanczos.vectors(pairs, index)]), np.diag(pairs.values[index])
-        room = int(min(request.max_passes - self.num_products, lanczos.dim - len(inside)))
+        before, self.before = self.before, None
+        begun = self.num_fresh if before is None else before["begun"]
+        room = int(min(request.max_passes - lanczos.num_steps - begun, lanczos.dim - len(inside)))
         if room < 1:
             return None, None, False
         share = _GOING_ON if self.is_second_look else _LONGEST_FRESH
         most = min(room, max(_LEAST_FRESH, math.ceil(share * lanczos.num_steps)))
-        longest = min(room, max(most, lanczos.num_steps))
-        keep = keep_for(1, request.which)
-        fresh = FreshStart(self.operator, rows, inside, most, (request.seed, self.num_looks), keep)
+        fresh = FreshStart(
+            self.operator, rows, inside, most, (request.seed, self.num_looks), keep_for(1, request.which)
+        )
+        if before is not None:
+            fresh.restore(before["search"])
+        self.fresh = fresh, begun
+        try:
+            emerged, is_open = self._shown_by(fresh, most, min(room, max(most, lanczos.num_steps)))
+        finally:
+            self.fresh = None
+        return fresh, emerged, is_open
+
+    def _shown_by(self, fresh: FreshStart, most: int, longest: int) -> tuple[list[torch.Tensor] | None, bool]:
+        """What `_fresh_start` tells, by as many products at most, and by `longest` where it shows a value by itself."""
+        request, pairs = self.request, self._known_pairs
         found = self._eigenvalues(pairs)
-        slacks = self._slacks(found)
-        values = pairs.values[index]
-        signs = signs_of(request.which)
-        for step in range(longest):
+        slacks, values = self._slacks(found), np.array([pair.value for pair in found])
+        slack, signs = float(slacks.min()), signs_of(request.which)
+        done = fresh.num_steps
+        for step in range(done, longest):
+            if step > done:  # after each product the run may be stopped
+                self.observer.advance(self.num_products, "another random start looks for missed eigenvalues")
             fresh.step()
             self.num_fresh += 1
             joint = fresh.joint_pairs()
             now = joint.values[joint.wanted(request.k, request.which)][: len(values)]
             if (np.abs(now - values) > slacks).any():
-                return fresh, [fresh.leading(sign) for sign in signs], False
+                return [fresh.leading(sign) for sign in signs], False
             if step + 1 < NUM_STEPS:
                 continue
-            slack = float(slacks.min())
             is_seen = stands_alone(pairs, fresh.own_pairs, request.k, request.which, slack)
             doubt = FAILURE if is_seen else DOUBT
             if not any(self._is_near(fresh.reach(sign, doubt), sign, found) for sign in signs):
-                return fresh, None, False
+                return None, False
             if is_seen:
                 continue
             if step + 1 >= most or has_risen(pairs, joint, request.k, request.which, slack):
                 break
-        return fresh, None, True
+        return None, True
 
     def _is_near(self, reach: float, sign: float, found: tuple[Eigenvalue, ...]) -> bool:
         """Whether the complement may hold a value past the last wanted one of that end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,6 +61,21 @@ class FreshStart:
         )
         self.pairs: RitzPairs | None = None
         self.recurrence: Recurrence | None = None  # of the start, as far as it was kept
+
+    @property
+    def num_steps(self) -> int:
+        """Products so far."""
+        return self.lanczos.num_steps
+
+    def state(self) -> dict[str, Any]:
+        """The Krylov space, and the recurrence of its start."""
+        return {"lanczos": self.lanczos.state(), "recurrence": None if self.recurrence is None else [*self.recurrence]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from a state of a fresh start in the same complement."""
+        self.lanczos.restore(state["lanczos"])
+        self.pairs = self.lanczos.ritz_pairs() if self.lanczos.size else None
+        self.recurrence = None if state["recurrence"] is None else tuple(state["recurrence"])
 
     def step(self) -> None:
         """One product."""

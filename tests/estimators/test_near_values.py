@@ -1,0 +1,126 @@
+"""Eigenvalues on or beside each other: what errors are stated, what a fresh start shows, and stops in between."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from curvtool import MatrixOperator, eigenvalues
+from curvtool.errors import Interrupted
+from curvtool.estimators.accuracy.pairs import PairErrors, in_turn
+from curvtool.estimators.eigenpairs import EMERGED, HIDDEN, MARGIN, Eigenvalue, Tolerance
+from curvtool.estimators.fresh_start import FreshStart
+from curvtool.estimators.observer import Ledger, Observer
+from curvtool.estimators.steering import keep_for
+
+TWICE = np.r_[np.random.default_rng(3).random(200) * 0.5, 0.6, 0.6, 0.59]
+
+
+def operator_of(values):
+    return MatrixOperator(torch.diag(torch.as_tensor(values.copy())))
+
+
+def pair(value, residual, gap=1.0, **changed):
+    return Eigenvalue(value, residual, gap, True, tolerance=Tolerance(1e-2), **changed)
+
+
+def test_the_residual_is_stated_as_soon_as_it_is_within_the_tolerance():
+    assert pair(1.0, 5e-3).stated_error == 5e-3 and pair(1.0, 5e-3).bound_kind == "linear"
+    assert pair(1.0, 3e-2).stated_error == 1e-2 and pair(1.0, 3e-2).bound_kind == "quadratic"
+    assert pair(1.0, 0.2).stated_error == MARGIN * 0.2 and pair(1.0, 0.2, gap=0.0).stated_error == 0.2
+    assert pair(1.0, 3e-2).converged and not pair(1.0, 0.2).converged
+    assert pair(1.0, 5e-3, separation=1.0).stated_error == MARGIN * 5e-3  # a full check has seen its neighbours
+
+
+def test_room_is_left_for_a_neighbour_that_is_hidden():
+    assert pair(1.0, 1e-6).stated_error == HIDDEN * 1e-6
+    assert pair(1.0, 5e-4).stated_error == EMERGED * 1e-2
+    assert pair(1.0, 0.0).stated_error == 0.0
+    assert Eigenvalue(0.0, 1e-6, 1.0, True, tolerance=Tolerance(1e-2)).stated_error == MARGIN * 1e-6
+
+
+@pytest.mark.parametrize(("which", "k", "values", "expected"), [
+    ("la", 3, [1.0, 0.9995, 0.5], [0.0, 5e-4, 0.0]),
+    ("sa", 3, [0.5, 0.9995, 1.0], [0.0, 0.0, 5e-4]),
+    ("lm", 3, [-1.0, 0.9995, 0.9992], [0.0, 5e-4, 8e-4]),
+    ("be", 2, [1.0, 0.9995, -0.9995, -1.0], [0.0, 5e-4, 5e-4, 0.0]),
+    ("be", 2, [1.0, 0.9995, 0.9990, 0.9985], [0.0, 5e-4, 5e-4, 0.0]),
+])  # fmt: skip
+def test_a_rank_may_belong_to_a_value_before_it(which, k, values, expected):
+    told = in_turn([pair(value, 1e-9) for value in values], which, k)
+    assert [each.to_outer for each in told] == pytest.approx(expected, abs=1e-12)
+
+
+def test_rounding_is_added_to_what_is_stated():
+    made = PairErrors(1e-7, 0.0, Tolerance(1e-3)).eigenvalue(1.0, 1e-4, 1.0, 2.0)
+    assert made.error_bound == pytest.approx(1e-4 + made.rounding) and made.converged
+
+
+def test_a_fresh_start_goes_on_in_little_room():
+    """A second copy, of which the rows know nothing, needs more products than there is room for vectors."""
+    rows = torch.zeros(2, len(TWICE), dtype=torch.float64)
+    rows[0, 200] = rows[1, 202] = 1.0
+    fresh = FreshStart(operator_of(TWICE), rows, np.diag([0.6, 0.59]), 5, (0,), keep_for(1, "la"))
+    for _ in range(5):
+        fresh.step()
+    before = fresh.ends((1.0,), 1e-3)[1.0]
+    for _ in range(30):
+        fresh.step()
+    assert fresh.own_pairs.values[-1] == pytest.approx(0.6, abs=1e-5)
+    assert fresh.joint_pairs().values[-2:] == pytest.approx([0.6, 0.6], abs=1e-5)
+    assert fresh.lanczos.recurrence is None and fresh.ends((1.0,), 1e-3)[1.0] == before > 0.6
+    assert fresh.reach(1.0, 1e-3) == pytest.approx(0.6, abs=1e-2)
+
+
+class Stopping(Observer):
+    """Stops at one look of each run; the next run goes on from there."""
+
+    def __init__(self):
+        self.held, self.looks, self.at, self.owner = None, 0, math.inf, None
+        self.ledger = self.Held(self)
+
+    class Held(Ledger):
+        def __init__(self, outer):
+            self.outer = outer
+
+        def resume(self, name, operator, owner):
+            self.outer.owner = owner
+            if self.outer.held is not None:
+                owner.restore(copy.deepcopy(self.outer.held))
+
+    def advance(self, done, estimate, remaining=None):
+        self.looks += 1
+        if self.looks == self.at:
+            self.held = copy.deepcopy(self.owner.state())
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("seed", [0, 1, 4])
+def test_a_stop_within_a_fresh_start_changes_nothing(seed):
+    def found(observer):
+        return eigenvalues(operator_of(TWICE), 2, seed=seed, independent_start=True, observer=observer)
+
+    through = Stopping()
+    whole = found(through)
+    assert np.abs(np.array(whole.values) - 0.6).max() < 1e-4
+    fresh = whole.cost.check_hvps - 1
+    assert fresh >= 5
+    stops = 0
+    for at in range(1, through.looks + 1):
+        observer = Stopping()
+        observer.at = at
+        with pytest.raises(Interrupted):
+            found(observer)
+        stops += observer.held["looking"] is not None
+        observer.at, observer.looks = 1, 0  # and again at the next product
+        with pytest.raises(Interrupted) if at < through.looks else pytest.MonkeyPatch.context():
+            found(observer)
+        observer.at = math.inf
+        again = found(observer)
+        assert again.values == whole.values and again.certificate == whole.certificate
+        assert again.cost.check_hvps == whole.cost.check_hvps
+    assert stops >= 3  # some of them in the midst of a fresh start
