@@ -24,7 +24,7 @@ def compare(
 ) -> None:  # fmt: skip
     """Reports side by side: which settings and numbers differ, and whether by more than the errors.
 
-    The others are compared with the first one. Numbers of another loss, matrix or choice of parameters are refused.
+    The others are compared with the first one. Reports of another loss, matrix or choice of parameters are refused.
     """
     import sys
 

@@ -20,7 +20,7 @@ Format = Annotated[
     str,
     typer.Option("--format", metavar="|".join(FORMATS), callback=completion.one_of("--format", FORMATS),
                  autocompletion=completion.words(FORMATS), rich_help_panel="Output", show_default=False,
-                 help="Of what is printed (default table)."),
+                 help="Format of what is printed (default table)."),
 ]  # fmt: skip
 Color = Annotated[
     str,

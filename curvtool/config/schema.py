@@ -69,14 +69,14 @@ class DataConfig(Section):
     num_samples: int | None = setting(None, "Use this many samples (the first, or drawn by --subset-seed).", minimum=1)
     subset_seed: int | None = setting(None, "Draw the samples by this seed instead of taking the first.", minimum=0)
     split: str | None = setting(None, "Part of a data set that has parts (train, test, …).", metavar="NAME")
-    sequence_length: int | None = setting(None, "Tokens a sequence (.bin, text).", minimum=2)
+    sequence_length: int | None = setting(None, "Tokens per sequence (.bin, text).", minimum=2)
     token_dtype: TokenDtype = setting("uint16", "Type of the tokens in a .bin file.")
     tokenizer: str | None = setting(None, "Folder of the tokenizer of text; the model's by default.", metavar="FOLDER")
     image_size: int | None = setting(None, "Resize images and cut out the middle, pixels.", minimum=1)
     image_mean: str | None = setting(
         None, "Of the channels, as 0.485,0.456,0.406: subtracted from pixels between 0 and 1.", metavar="NUMBERS"
     )
-    image_std: str | None = setting(None, "Of the channels, by which they are divided then.", metavar="NUMBERS")
+    image_std: str | None = setting(None, "Standard deviation of the channels, to divide by.", metavar="NUMBERS")
     batch_size: str = setting(
         "auto",
         "Samples a batch at most, or auto; changes speed and memory alone, but with --batch-norm batch. Groups with a "
@@ -119,8 +119,8 @@ class LossConfig(Section):
     )
     reduction: Reduction = setting(
         "mean",
-        "Divide the sum over all samples by the global weight, or by nothing; sample-mean: the mean of each sample's "
-        "own mean over its tokens.",
+        "mean: the sum over all samples divided by the global weight; sum: not divided; sample-mean: the mean of each "
+        "sample's own mean over its tokens.",
     )
     ignore_index: int = setting(-100, "Class index that does not count (cross-entropy and language models).")
 
@@ -141,7 +141,7 @@ class ComputeConfig(Section):
 
     device: str = setting("auto", "auto, cpu, cuda or cuda:N.", metavar="DEVICE")
     dtype: Dtype | None = setting(None, "Precision; the weights' own by default, float32 for half-precision weights.")
-    seed: int = setting(0, "Of every random draw; the same seed gives the same values.", minimum=0)
+    seed: int = setting(0, "Seed of every random draw; the same seed gives the same values.", minimum=0)
     memory_budget: str | None = setting(
         None,
         "For kept graphs and vectors together, as 8GiB; half of the free memory by default.",
@@ -155,7 +155,7 @@ class ComputeConfig(Section):
         "auto", "The model's operations: torch's own, or rewritten for cheap second derivatives; auto measures."
     )
     shard_parameters: bool = setting(
-        False, "On several ranks: each keeps a piece of every parameter, for models that do not fit one device."
+        False, "On several ranks: each holds a shard of every parameter, for models that do not fit one device."
     )
     rank_timeout: float = setting(
         600.0, "Seconds that one of several ranks waits for the others.", minimum=1, metavar="SECONDS"

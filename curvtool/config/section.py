@@ -63,7 +63,7 @@ class Section:
                     f"{flag} is too small",
                     expected=f"{minimum:g} or more",
                     received=str(value),
-                    remedy=f"{flag} {minimum:g}",
+                    remedy=f"{flag} {_usual(item.default, minimum):g}",
                 )
             below = item.metadata.get("below")
             if below is not None and value is not None and not value < below:
@@ -89,16 +89,22 @@ class AnalysisSettings(Section):
     needs_loss: ClassVar[bool] = True
 
 
+def _usual(default: object, minimum: float) -> float:
+    """A value that is likely to be meant: the default, where it is a number that is large enough."""
+    is_usual = isinstance(default, int | float) and not isinstance(default, bool) and default >= minimum
+    return float(default) if is_usual else minimum  # type: ignore[arg-type]
+
+
 def _near(flag: str, value: str, choices: list[str]) -> str:
     """What may have been meant, by its name or by another word for it."""
     meant = SYNONYMS.get(value.lower().replace("_", "-"))
     return f"{flag} {meant}" if meant in choices else suggest(value, choices)
 
 
-def refuse_unless(fits: bool, what: str, expected: str, received: object, remedy: str) -> None:
-    """Raises CT001 for values that do not fit each other, before anything is loaded."""
+def refuse_unless(fits: bool, what: str, expected: str, received: object, remedy: str, code: str = "CT003") -> None:
+    """Raises CT003 for settings that exclude each other, or another code, before anything is loaded."""
     if not fits:
-        raise UsageError("CT001", what, expected=expected, received=str(received), remedy=remedy)
+        raise UsageError(code, what, expected=expected, received=str(received), remedy=remedy)
 
 
 def check_safetensors(path: str | None, what: str, remedy: str) -> None:

@@ -35,15 +35,16 @@ from curvtool.linalg.lanczos import Lanczos
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.operators.base import LinearOperator
 
-SETTLED = 0.08  # of the tolerance, to which the solver's error falls before a search ends: where no gap opens it falls
-# slowly, and a pair may still emerge; where one does, it costs a product or two. At the whole tolerance, and four
-# successive products, 1 of 34 runs on spectra without outliers, clusters and small networks missed a rank
+# A search ends when the solver's error is below this share of the tolerance. In a spectrum without gaps the error
+# falls slowly, and a missed pair may still emerge; where there is a gap, the smaller error costs a product or two. A
+# search that ended at the whole tolerance missed one in 1 of 34 runs on small networks and spectra without outliers
+SETTLED = 0.08
 _MOST_SHOWN = 4  # times that missed pairs may be shown
 _LEAST_FRESH = 6  # products that a fresh start may take, however short the search was
-_LONGEST_FRESH = 0.15  # of the search's products, as long as `DOUBT` is left about the last wanted value
-# of the search's products, by which it goes on where a fresh start leaves something open. An eigenvector that the
-# search holds by half is coupled to the rest through the search's own next vectors alone: these show it within a fifth
-# of the products made so far, where a random start needs more. About 1 run in 10 goes on
+_FRESH_SHARE = 0.15  # of the search's products: the most of a fresh start that shows nothing but leaves doubt
+# Further products of the search, as a share of those made, where a fresh start is inconclusive. An eigenvector that
+# lies half in the search's space is coupled to the rest only through the search's own next vectors: these show it
+# within a fifth of the products made so far, where a random start needs more. About 1 run in 10 goes on
 _GOING_ON = 0.3
 
 
@@ -256,7 +257,7 @@ class _Run:
         return in_turn(found, self.request.which, self.request.k)
 
     def _note_ends(self) -> None:
-        """What the start itself tells of the spectrum's ends, as long as its recurrence is whole."""
+        """Bounds on the spectrum's ends from the random start; to be had until a restart cuts its recurrence."""
         if self.from_start is None:
             request = self.request
             start, dim = request.start, self.lanczos.dim
@@ -267,12 +268,12 @@ class _Run:
             )
 
     def _look_beside(self) -> Certificate | None:
-        """Fresh starts beside the basis, as long as these or going on show missed pairs; the search then goes on."""
+        """Fresh starts and further products of the search, until neither shows a missed eigenvalue."""
         while True:
             fresh, emerged, limits = None, None, None
             if self.going is None:
                 fresh, emerged, is_open = self._fresh_start()
-                limits = self._certificate(fresh)  # Ritz values only near the eigenvalues later: it holds for these too
+                limits = self._certificate(fresh)  # later products only bring Ritz values nearer: it stays valid
                 self.num_looks += 1
                 if emerged is None and (not is_open or self.is_second_look):
                     return limits
@@ -342,7 +343,7 @@ class _Run:
         room = int(min(request.max_passes - lanczos.num_steps - begun, lanczos.dim - len(inside)))
         if room < 1:
             return None, None, False
-        share = _GOING_ON if self.is_second_look else _LONGEST_FRESH
+        share = _GOING_ON if self.is_second_look else _FRESH_SHARE
         most = min(room, max(_LEAST_FRESH, math.ceil(share * lanczos.num_steps)))
         fresh = FreshStart(
             self.operator, rows, inside, most, (request.seed, self.num_looks), keep_for(1, request.which)

@@ -26,7 +26,7 @@ NEXT = 3  # unwanted values that are watched; those further in move with every p
 # search holds a part stands as a Ritz value too low, and a random start lifts it without reaching its place
 RISEN = 0.25
 Recurrence = tuple[np.ndarray, np.ndarray]  # diagonal and off-diagonal, as `Lanczos.recurrence` has them
-Ends = dict[float, float]  # by sign, +1 the upper end: sign x what no eigenvalue of the rest lies beyond
+Ends = dict[float, float]  # by sign, +1 the upper end: sign x (a bound that no eigenvalue of the complement exceeds)
 
 
 class FreshStart:
@@ -34,7 +34,7 @@ class FreshStart:
 
     Args:
         operator: the matrix A.
-        rows: D; others that are left out may stand before the last m.
+        rows: vectors to project out; the last m of them are D.
         inside: D A D^T, shape (m, m).
         room: vectors that are kept; where more products are made, the leading pairs are gone on with.
         seeds: of the start.
@@ -100,7 +100,7 @@ class FreshStart:
         return self.pairs
 
     def reach(self, sign: float, doubt: float) -> float:
-        """sign x what no eigenvalue of the complement lies beyond, except with that probability; an estimate where
+        """sign x (a bound): with probability 1 - doubt no eigenvalue of the complement exceeds it. An estimate where
         the start's recurrence is gone."""
         assert self.pairs is not None
         if self.lanczos.recurrence is not None:
@@ -114,25 +114,26 @@ class FreshStart:
         return self.lanczos.vectors(self.pairs, np.array([len(self.pairs.values) - 1 if sign > 0 else 0]))[0]
 
     def ends(self, signs: tuple[float, ...], failure: float) -> Ends:
-        """Beyond what the complement has no eigenvalue, except with that probability for all ends together."""
+        """Bounds that no eigenvalue of the complement exceeds, at all ends together with probability 1 - failure."""
         return ends_of(self.recurrence, self.dim, signs, failure)
 
 
 def ends_of(
-    recurrence: Recurrence | None, dim: int, signs: tuple[float, ...], failure: float, shrunk: float = 1.0
+    recurrence: Recurrence | None, dim: int, signs: tuple[float, ...], failure: float, random_share: float = 1.0
 ) -> Ends:
-    """Likewise of any search that began with a random vector; empty where its recurrence is gone.
+    """Bounds that no eigenvalue exceeds, of any search that began with a random vector; empty where its recurrence is
+    gone.
 
     Args:
         recurrence: the search's.
         dim: of the space that the start was drawn in.
         signs: the ends.
-        failure: for all of them together.
-        shrunk: the share of the start's squared length that is random.
+        failure: the probability that one of the bounds is wrong.
+        random_share: of the start's squared length.
     """
     if recurrence is None:
         return {}
-    mass = least_mass(dim, failure / len(signs)) * shrunk
+    mass = least_mass(dim, failure / len(signs)) * random_share
     return {sign: largest_with_mass(sign * recurrence[0], recurrence[1], mass) for sign in signs}
 
 

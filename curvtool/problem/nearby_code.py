@@ -43,11 +43,21 @@ def sources_of(path: Path, folder: Path) -> list[str]:
 
 
 def flags_here() -> tuple[str, str]:
-    """What `--factory` and `--data` may be given from the working folder's own files; else words that stand for it."""
-    files = sorted(Path().glob("*.py"))[:_MOST_FILES]
-    models = [name for path in files for name in models_of(path, Path())]
-    sources = [name for path in files for name in sources_of(path, Path())]
+    """What `--factory` and `--data` may be given from the working folder's own files; else words that stand for it.
+
+    Of several models the last: a file defines the parts of a network before the whole.
+    """
+    models, sources = models_here(), [name for path in _files_here() for name in sources_of(path, Path())]
     return (models[-1] if models else "module:Net"), (sources[0] if sources else "DATA")
+
+
+def models_here() -> list[str]:
+    """Every `--factory` that the working folder's own files offer."""
+    return [name for path in _files_here() for name in models_of(path, Path())]
+
+
+def _files_here() -> list[Path]:
+    return sorted(Path().glob("*.py"))[:_MOST_FILES]
 
 
 def _body_of(path: Path) -> list[ast.stmt]:

@@ -35,7 +35,7 @@ def check_statistics(
     """The samples of a batch whose statistics are taken; None for `eval`.
 
     Raises:
-        UsageError: CT001, no such mode, or no batch size; CT003, what batch statistics cannot be had with.
+        UsageError: CT001, no such mode; CT003, what batch statistics cannot be had with, or no batch size.
     """
     if batch_norm not in MODES:
         raise UsageError(
@@ -44,14 +44,6 @@ def check_statistics(
         )  # fmt: skip
     if batch_norm == "eval":
         return None
-    if batch_size is None or batch_size < 1:
-        raise UsageError(
-            "CT001",
-            "batch statistics depend on the size of the batches, which is not given",
-            expected="--batch-norm batch with --batch-size N",
-            received="--batch-size auto" if batch_size is None else f"--batch-size {batch_size}",
-            remedy="--batch-size with the batch size of training",
-        )
     obstacle = _obstacle(model, loss, sharded)
     if obstacle is not None:
         received, remedy = obstacle
@@ -61,6 +53,14 @@ def check_statistics(
             expected="a plain module with BatchNorm, whole on every rank, and a loss by name or of one's own",
             received=received,
             remedy=remedy,
+        )
+    if batch_size is None or batch_size < 1:
+        raise UsageError(
+            "CT003",
+            "batch statistics depend on the size of the batches, which is not given",
+            expected="--batch-norm batch with --batch-size N",
+            received="--batch-size auto" if batch_size is None else f"--batch-size {batch_size}",
+            remedy="--batch-size with the batch size of training",
         )
     return min(batch_size, num_samples)
 

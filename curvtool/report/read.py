@@ -110,8 +110,8 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 def _no_report(path: Path, received: str) -> LoadError:
     return LoadError(
         "CT070",
-        f"{path} is no report of curvtool, or a damaged one",
+        f"{path} is no report of curvtool, or is damaged",
         expected="what --json report.json wrote, or the rows of curvtool track (.jsonl)",
         received=received.splitlines()[0][:200],
-        remedy="curvtool eigs model.pt … --json report.json",
+        remedy="restore the file, or run the command that wrote it again",
     )

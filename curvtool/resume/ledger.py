@@ -21,7 +21,7 @@ from curvtool.resume.codec import copied
 from curvtool.resume.folder import StateFolder
 
 Result = TypeVar("Result")
-_CHOICES = "choices"  # under which they stand among the entries, whose names begin with a slash
+_CHOICES = "choices"  # their key among the entries; the keys of all others begin with a slash
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class KeptLedger(Ledger):
         make: Callable[[], Result],
         space: VectorSpace | None = None,
     ) -> Result:
-        """What it was before the run was stopped; else it is made, and remembered."""
+        """The saved result of the run that was stopped; else makes the result and keeps it."""
         key = self._key(name)
         entry = _Entry(operator, space=space)
         if key in self._before and self.folder is not None:
@@ -164,7 +164,7 @@ class KeptLedger(Ledger):
         self._check_met(key + "/")
         for inside in [each for each in self._entries if each.startswith(key + "/")]:
             del self._entries[inside]
-        if self.folder is not None:  # likewise
+        if self.folder is not None:  # a copy, for the caller may change its tensors in place
             entry.result = copied(made)
         entry.cost = None if entry.meter is None else _spent(entry.meter)
         self._entries[key] = entry
@@ -180,7 +180,7 @@ class KeptLedger(Ledger):
                 owner.restore(found)
             except (ValueError, RuntimeError, LookupError, TypeError) as error:
                 received = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-                raise self._other_run("as many vectors, as long, as when it was saved", received) from error
+                raise self._other_run("vectors of the shapes that were saved", received) from error
 
     def chosen(self, name: str, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What was chosen at its first use, by whichever analysis."""
@@ -189,8 +189,8 @@ class KeptLedger(Ledger):
         return self._choices[name]
 
     def save(self) -> None:
-        """Writes what there is; what could not be written is told, and the state before stays."""
-        if self.folder is None or self._before:  # what is there knows more, as long as not all of it was met again
+        """Writes the state; a failure is an alarm, and the state before stays."""
+        if self.folder is None or self._before:  # nothing is overwritten before every saved entry was restored
             return
         costs = _costs(list(self._entries.values()))
         entries: dict[str, tuple[Any, VectorSpace | None]] = {
@@ -230,15 +230,15 @@ class KeptLedger(Ledger):
         return found["value"]
 
     def _check_met(self, within: str) -> None:
-        """All entries of the run before under that name must have been met."""
+        """Every saved entry under that name must have been restored."""
         left = [key for key in self._before if key.startswith(within)]
         if left:
-            raise self._other_run(f"a run that comes to {', '.join(key[1:] for key in left[:3])}", "one that does not")
+            raise self._other_run(f"a run with the step {', '.join(key[1:] for key in left[:3])}", "a run without it")
 
     def _other_run(self, expected: str, received: str) -> LoadError:
         assert self.folder is not None
         return LoadError(
-            "CT062",
+            "CT063",
             f"the state in {self.folder.path} does not fit this run",
             expected=expected,
             received=received,
@@ -260,17 +260,18 @@ class Watched(Observer):
     """
 
     def __init__(self, inner: Observer, ledger: KeptLedger) -> None:
-        self.inner, self.kept, self.ledger = inner, ledger, ledger
+        self.inner, self.ledger = inner, ledger
+        self.look = ledger.look
 
     def begin(self, task: str, total: float | None = None) -> None:
         """Passed on; then the ledger looks."""
         self.inner.begin(task, total)
-        self.kept.look()
+        self.look()
 
     def advance(self, done: float, estimate: str, remaining: float | None = None) -> None:
-        """Likewise."""
+        """Passed on; then the ledger looks."""
         self.inner.advance(done, estimate, remaining)
-        self.kept.look()
+        self.look()
 
     def notice(self, text: str) -> None:
         """Passed on."""

@@ -1,4 +1,4 @@
-"""What every analysis of a run works with, and what it leaves for the report."""
+"""One loaded problem and the state of its run: what every analysis works with, and what it leaves for the report."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Stage:
         )
 
     def _operator_as_before(self, name: str, options: dict[str, Any]) -> CurvatureOperator:
-        """The matrix of this name; what was chosen by timing and by free memory as a run that was stopped had it."""
+        """The matrix of this name, with the implementation and batch size that a run that was stopped had chosen."""
         made: list[CurvatureOperator] = []
 
         def choose() -> dict[str, Any]:
@@ -111,7 +111,7 @@ class Stage:
         return self.make_operator(name, **{**same, **options})
 
     def checked_operator(self, name: str, *, keep_gradient: bool = False, **options: Any) -> CurvatureOperator:
-        """The matrix of this name, after the preflight, and with loss and gradient taken."""
+        """The matrix of this name, after its preflight; takes loss, gradient and the gradient's norm too."""
         shared = self.shared
         if name not in shared.checks:
             self.observer.begin("preflight on a small batch")
@@ -156,7 +156,7 @@ class Stage:
         return kept
 
     def fitting(self, k: int, most: int) -> int:
-        """The number of eigenvalues; where the user named none, no more than there are."""
+        """k, and at most the size of the matrix unless the user set it."""
         given = self.config.sources.get(f"{self.config.analysis.kind}.k", "default") != "default"
         return k if given else max(1, min(k, most))
 
@@ -209,7 +209,7 @@ class Stage:
         return torch.stack(rows) if rows else vectors.new_empty(0, operator.space.dim)
 
     def save(self, write: Callable[[], None]) -> None:
-        """A file of what there is, also after a stop; what fails is told at the end."""
+        """Writes a file, also after a stop; an error is kept for the end, so that the numbers are still reported."""
         try:
             write()
         except CurvtoolError as error:
@@ -247,9 +247,9 @@ class Stage:
                 f"once ({operator.noise:.1e})",
             )
 
-    def close(self, operator: CurvatureOperator, is_zero: bool, rtol: float) -> None:
-        """The warnings and the modes that every analysis of a matrix shares."""
-        if self.noise > rtol and not operator.execution.is_approximate:  # of those CT217 tells
+    def add_common_warnings(self, operator: CurvatureOperator, is_zero: bool, rtol: float) -> None:
+        """The warnings that every analysis of a matrix shares, and the modes of its products."""
+        if self.noise > rtol and not operator.execution.is_approximate:  # CT217 covers these
             exact = self.problem.dtype == torch.float64
             remedy = (
                 "the model gives other values each time it is called, or the products are not symmetric (losses that "

@@ -174,7 +174,7 @@ def words(*changes, base=MODEL):
 
 MISTAKES = {
     "unknown flag": (words("--kk", "3"), 2, "No such option"),
-    "unknown loss": (words("--loss", "crossentropy"), 2, "CT003"),
+    "unknown loss": (words("--loss", "crossentropy"), 2, "CT001"),
     "unknown device": (words("--device", "abacus"), 2, "CT004"),
     "unknown choice": (words("--dtype", "float31"), 2, "float32"),
     "no such parameter": (words("--params", "conv*"), 2, "CT001"),

@@ -184,7 +184,7 @@ def test_other_statistics_are_not_compared(folder, run):
 @pytest.mark.parametrize(
     ("command", "words", "code"),
     [
-        ("eigs", (), "CT001"),
+        ("eigs", (), "CT003"),
         ("eigs", ("--batch-size", "6", "--operator", "empirical-fisher"), "CT003"),
         ("jacnorm", ("--batch-size", "6"), "CT003"),
         ("trace", ("--batch-size", "5", "--probe-group", "8"), "CT003"),

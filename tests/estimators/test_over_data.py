@@ -256,7 +256,7 @@ def test_the_report_and_the_terminal_say_which_number_is_which(run, tmp_path):
     known = pair["population"]
     assert known["low"] < known["value"] < known["high"] and known["degrees"] == 7
     assert known["value"] == pytest.approx(pair["value"] - pair["data_bias"])
-    assert "Over all data of this kind it is" in " ".join(out.split())
+    assert "Estimate for the population of the data:" in " ".join(out.split())
     assert not [warning for warning in found["warnings"] if warning["code"] != "CT238"]
 
 

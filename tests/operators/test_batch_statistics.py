@@ -210,7 +210,7 @@ def test_refusals():
     own, by_batch = Net().double(), {"batch_norm": "batch", "batch_size": SIZE}
     cases = [
         (own, "cross-entropy", {"batch_norm": "train"}, "CT001"),
-        (own, "cross-entropy", {"batch_norm": "batch"}, "CT001"),
+        (own, "cross-entropy", {"batch_norm": "batch"}, "CT003"),
         (plain, "cross-entropy", by_batch, "CT003"),
         (ScriptedModule(torch.jit.script(own)), "cross-entropy", by_batch, "CT003"),
         (own, "model", by_batch, "CT003"),

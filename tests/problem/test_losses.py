@@ -85,7 +85,7 @@ def test_label_out_of_range_names_its_row():
 def test_unknown_loss_has_a_suggestion():
     with pytest.raises(CurvtoolError) as caught:
         get_loss("crossentropy")
-    assert caught.value.code == "CT003" and "cross-entropy" in caught.value.remedy
+    assert caught.value.code == "CT001" and "cross-entropy" in caught.value.remedy
 
 
 def test_only_ignored_targets():

@@ -62,7 +62,7 @@ def test_a_replay_that_takes_another_way_is_an_error(tmp_path, monkeypatch):
         return {key.replace("basis", "other"): value for key, value in read(self).items()}
 
     monkeypatch.setattr(StateFolder, "load", renamed)
-    with pytest.raises(LoadError, match="CT062") as raised:
+    with pytest.raises(LoadError, match="CT063") as raised:
         run(configured("eigs"), keeping=Keeping(folder, go_on=True))
     assert "other" in raised.value.expected and saved(folder) == before
     value = StateFolder.value
@@ -73,7 +73,7 @@ def test_a_replay_that_takes_another_way_is_an_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(StateFolder, "load", read)
     monkeypatch.setattr(StateFolder, "value", of_another)
-    with pytest.raises(LoadError, match="CT062") as raised:
+    with pytest.raises(LoadError, match="CT063") as raised:
         run(configured("eigs"), keeping=Keeping(folder, go_on=True))
     assert "another with 3 rows" in raised.value.expected and "hessian" in raised.value.received.lower()
 

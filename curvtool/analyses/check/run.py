@@ -17,7 +17,7 @@ def run(stage: Stage, analysis: Settings) -> Check:
     stage.observer.begin("ways to run a product")
     execution = operator.execution
     calibration = execution.calibration if execution.is_approximate else execution.calibrate_thoroughly()
-    stage.close(operator, False, 1.0)
+    stage.add_common_warnings(operator, False, 1.0)
     zero = calibration.seconds == {} and calibration.rejected == {}
     return Check.of(
         calibration,

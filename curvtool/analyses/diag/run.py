@@ -38,7 +38,7 @@ def run(stage: Stage, analysis: Settings) -> Diag:
             observer=stage.observer,
         ),
     )
-    stage.close(operator, not stage.cluster.any(bool(result.diagonal.any())), analysis.rtol)
+    stage.add_common_warnings(operator, not stage.cluster.any(bool(result.diagonal.any())), analysis.rtol)
     result = replace(result, diagonal=operator.space.whole(result.diagonal), stderr=_whole(operator, result.stderr))
     written = None
     if analysis.out is not None:

@@ -96,7 +96,9 @@ def not_converged(eigs: Eigs, dtype: str) -> Warning:
         remedy += f"; {len(rounded)} of them by rounding: "
         remedy += "a larger --rtol" if dtype == "float64" else "--dtype float64, or a larger --rtol"
     if near_zero:  # of a zero no relative error is ever met
-        remedy += f"; {len(near_zero)} of them are 0 within their errors: --atol {rounded_up(max(near_zero))} accepts"
+        is_one, atol = len(near_zero) == 1, rounded_up(max(near_zero))
+        remedy += f"; {len(near_zero)} of them {'is' if is_one else 'are'} 0 to within {'its' if is_one else 'their'} "
+        remedy += f"error{'' if is_one else 's'}: --atol {atol} accepts {'it' if is_one else 'them'}"
     return Warning(
         code="CT201",
         message=f"{len(unmet)} of {of_all} did not converge to rtol {eigs.rtol:g} in "

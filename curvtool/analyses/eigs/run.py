@@ -72,7 +72,7 @@ def run(stage: Stage, analysis: Settings) -> Eigs:
         ),
     )
     _share(stage, analysis, result)
-    stage.close(operator, all(pair.value == 0.0 for pair in result.eigenvalues), analysis.rtol)
+    stage.add_common_warnings(operator, all(pair.value == 0.0 for pair in result.eigenvalues), analysis.rtol)
     _warn(stage, result, analysis)
     _warn_of_copies(stage, result)
     _warn_of_multiples(stage, result, operator)

@@ -44,20 +44,22 @@ class Settings(AnalysisSettings):
     per_layer: bool = setting(False, "The leading eigenvalue of every layer's own block too.")
     lr: str | None = setting(
         None,
-        "Learning rate: print it times the largest eigenvalue, against 2; auto: as the checkpoint's optimizer had it.",
+        "Learning rate: compare it times the largest eigenvalue with 2; auto: the checkpoint's optimizer's.",
         metavar="NUMBER|auto",
     )
     vectors: str | None = setting(None, "Write the eigenvectors to this .safetensors file.", metavar="FILE")
     start: str | None = setting(None, "Start from the vectors of this .safetensors file.", metavar="FILE")
-    deflate: str | None = setting(
-        None, "Known eigenvectors (.safetensors) in whose complement to look.", metavar="FILE"
-    )
+    deflate: str | None = setting(None, "Known eigenvectors (.safetensors) to project out.", metavar="FILE")
     vector_rtol: float | None = setting(
-        None, "Error of each eigenvector to reach too (sine of its angle).", minimum=1e-15, below=1
+        None, "Error of each eigenvector to reach as well (sine of its angle).", minimum=1e-15, below=1
     )
     block_size: int = setting(1, "Starting vectors of Lanczos: how often a multiple eigenvalue is seen.", minimum=1)
-    max_basis: int | None = setting(None, "Most vectors that Lanczos holds; from the memory budget by default.")
-    basis: Basis = setting("auto", "Where Lanczos keeps them: host memory, or bfloat16 (half the memory, coarser).")
+    max_basis: int | None = setting(
+        None, "Largest number of vectors that Lanczos stores; from the memory budget by default."
+    )
+    basis: Basis = setting(
+        "auto", "Where Lanczos stores its vectors: device, host memory, or bfloat16 (half the memory, less exact)."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,7 +90,7 @@ class Settings(AnalysisSettings):
             self.method,
             "--method lanczos",
         )
-        refuse_unless(self.atol < math.inf, "--atol is too large", "a finite number", self.atol, "--atol 1e-6")
+        refuse_unless(self.atol < math.inf, "--atol is too large", "a finite number", self.atol, "--atol 1e-6", "CT001")
         check_safetensors(self.vectors, "eigenvectors", "--vectors eigenvectors.safetensors")
 
 

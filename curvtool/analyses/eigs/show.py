@@ -65,8 +65,11 @@ def verdict(eigs: Eigs) -> list[str]:
 def _of_the_population(known: PopulationValue) -> str:
     half = (known.high - known.low) / 2
     value, low, high = (to_digits_of(each, half) for each in (known.value, known.low, known.high))
-    # of a network that was fitted to these data it is another there
-    return f"over all data of this kind it is {value} (95 %: {low} to {high}), if the network was not trained on these"
+    # a network that was fitted to these samples has another one on them than on others
+    return (
+        f"estimate for the population of the data: {value} (95 %: {low} to {high}), valid if the network was not "
+        "trained on these samples"
+    )
 
 
 def _of_the_smallest(pair: Eigenvalue) -> str:
@@ -140,8 +143,8 @@ def notes(eigs: Eigs) -> list[str]:
     met = {_met(pair) for pair in eigs.eigenvalues}
     if "rounding" in met:
         found.append(
-            "rounding: the error is above the tolerance, and no more products would lower it; --dtype float64 does, "
-            "where it was not used."
+            "rounding: the error is above the tolerance, and more products would not lower it; --dtype float64 would, "
+            "unless it was used."
         )
     if "unsettled" in met:
         found.append(

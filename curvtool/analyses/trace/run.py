@@ -38,7 +38,7 @@ def run(stage: Stage, analysis: Settings) -> record.Trace:
             observer=stage.observer,
         ),
     )
-    stage.close(operator, result.scale == 0.0, analysis.rtol)
+    stage.add_common_warnings(operator, result.scale == 0.0, analysis.rtol)
     return _record(stage, analysis, result)
 
 

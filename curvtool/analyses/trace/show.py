@@ -56,6 +56,8 @@ def _share(trace: Trace, name: str) -> list[str]:
     if layer.stderr is None:
         return [f"Layer {name} holds about {percent(share, 2)} of it; how exactly is not known after so few passes."]
     off = (half_width_of(layer, trace.num_passes) + share * half) / (trace.value - half)
+    if share - off <= 0 and share + off >= 1:
+        return []  # an interval that says nothing
     return [
         f"Layer {name} holds {percent(share, 2)} of it (95 % interval: "
         f"{percents(max(share - off, 0), min(share + off, 1), 2)})."
@@ -84,7 +86,7 @@ def show(trace: Trace, console: Console) -> None:
 
 def notes(trace: Trace) -> list[str]:
     """How the estimate was made."""
-    probes = "" if trace.method == "exact" else "; the interval covers the probes' error, not the data's"
+    probes = "" if trace.method == "exact" else "; the interval covers the probes' error, not the sampling of the data"
     return [f"{_how(trace)}{probes}.", f"method {trace.method}: {trace.method_reason}."]
 
 
@@ -98,7 +100,7 @@ def tables(trace: Trace) -> list[Listing]:
                 [each, b.num_params, b.value, b.stderr, b.degrees_of_freedom, b.value / b.num_params]
                 for each, b in blocks.items()
             ]
-            titles = [name, "parameters", "trace", "standard error", "degrees of freedom", "a parameter"]
+            titles = [name, "parameters", "trace", "standard error", "degrees of freedom", "per parameter"]
             found.append((f"By {name}", titles if name == "layer" else [name, "entries", *titles[2:]], cells))
     return found
 
@@ -113,7 +115,7 @@ def _layer_table(trace: Trace, console: Console) -> list[Table]:
         "parameters": [count(layer.num_params) for layer in layers],
         "trace": [value for value, _ in cells],
         "95 % +-": [error for _, error in cells],
-        "a parameter": [number(layer.value / layer.num_params, 3) for layer in layers],
+        "per parameter": [number(layer.value / layer.num_params, 3) for layer in layers],
     }
     return [filled_table("Trace of each layer's block", columns, console, text="layer")]
 
@@ -122,7 +124,7 @@ def _how(trace: Trace) -> str:
     if trace.method == "exact":
         return "every diagonal entry was computed (rounding remains)"
     if trace.method == "xtrace":
-        return f"{counted(trace.num_passes, 'probe')}, each exchanged for the space of the others"
+        return f"{counted(trace.num_passes, 'probe')}, each against the space that the others span"
     told = f"{counted(trace.num_passes, 'pass')}, a probe for each of {counted(trace.num_terms, 'group')} of samples"
     return told + (f", in the complement of {counted(trace.rank, 'vector')} whose part is exact" if trace.rank else "")
 
@@ -153,8 +155,8 @@ def _convergence(trace: Trace) -> list[Chart]:
     known = [(n, value, error) for n, value, error in trace.history if error is not None]
     if len(known) < 2:
         return []
-    whole = degrees_of(trace, trace.num_passes) / max(trace.num_passes - 1, 1)  # degrees that a pass adds
-    halves = [half_width(error, max(whole * (n - 1), 1.0)) for n, _, error in known]
+    per_pass = degrees_of(trace, trace.num_passes) / max(trace.num_passes - 1, 1)  # degrees of freedom
+    halves = [half_width(error, max(per_pass * (n - 1), 1.0)) for n, _, error in known]
     line = Series(
         "estimate",
         "line",

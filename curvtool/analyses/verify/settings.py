@@ -24,7 +24,7 @@ class Settings(AnalysisSettings):
         super().__post_init__()
         for tool in self.tools.split(","):
             known = tool.strip() in {"dense", "pyhessian"}
-            refuse_unless(known, f"unknown tool {tool.strip()!r}", "dense, pyhessian", tool, "--tools dense")
+            refuse_unless(known, f"unknown tool {tool.strip()!r}", "dense, pyhessian", tool, "--tools dense", "CT001")
 
 
 SETTINGS = Settings

@@ -15,8 +15,10 @@ from curvtool.problem.checkpoints.read import read
 from curvtool.problem.checkpoints.scripted import load_exported, load_script, part_of
 from curvtool.problem.checkpoints.sniff import FileKind, sniff
 from curvtool.problem.checkpoints.state_dict import MODEL_KEYS, state_dict
-from curvtool.problem.nearby_code import flags_here
+from curvtool.problem.nearby_code import models_here
 from curvtool.words import counted
+
+_MOST_NAMED = 3  # models of the working folder, that are proposed
 
 
 def load_model(
@@ -80,15 +82,14 @@ def _load(
                 return content[key], f"a whole pickled module under {key!r}"
     tensors, key = state_dict(content, weights)
     if model is None:
-        factory, _ = flags_here()
-        is_found = factory != "module:Net"
+        known = models_here()
+        found = " or ".join(f"--factory {name}" for name in known[-_MOST_NAMED:])
         raise LoadError(
             "CT012",
             f"{path} holds only weights, and the model's code is needed too",
             expected="--factory package.module:callable",
             received=f"{counted(len(tensors), 'tensor')}, the first {next(iter(tensors))}",
-            remedy=f"--factory {factory if is_found else 'models:Net   (Net in ./models.py)'}; -K name=value for its "
-            "arguments",
+            remedy=f"{found or '--factory models:Net   (Net in ./models.py)'}; -K name=value for its arguments",
         )
     prefix = fit(model, tensors)
     return model, ", ".join(

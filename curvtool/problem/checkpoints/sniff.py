@@ -140,7 +140,7 @@ def _require_there(path: Path) -> None:
         received="no such file",
         remedy=suggest(path.name, near)
         if near
-        else f"no checkpoint lies in {folder.absolute()}"
+        else f"check the path: {folder.absolute()} holds no checkpoint"
         if folder.is_dir()
         else f"the folder {folder} does not exist either",
     )

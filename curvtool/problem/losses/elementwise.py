@@ -52,7 +52,9 @@ class Elementwise(Loss):
                 f"the model's output does not fit the targets of {self.name}",
                 expected=f"targets of shape {tuple(output.shape)}",
                 received=f"targets of shape {tuple(target.shape)}",
-                remedy="pass --output-key or --target-key, or another --loss; shapes are not broadcast",
+                remedy=f"targets of the shape {tuple(output.shape)}, or a model whose output has the shape "
+                f"{tuple(target.shape)}; shapes are not broadcast. Where there are several of either, --output-key or "
+                "--target-key chooses",
             )
 
 

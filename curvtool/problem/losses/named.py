@@ -56,7 +56,7 @@ def get_loss(name: str | Loss | Callable[..., torch.Tensor], **options: Any) -> 
     canonical = _canonical(name)
     if canonical not in _BY_NAME:
         raise UsageError(
-            "CT003",
+            "CT001",
             f"unknown loss {name!r}",
             expected=f"{', '.join(LOSS_NAMES)}, or package.module:callable",
             received=name,

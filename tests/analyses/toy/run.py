@@ -11,7 +11,7 @@ def run(stage, settings):
     gradient = stage.take_gradient() * stage.grad_norm
     largest = float(gradient.abs().max()) * settings.times
     operator.matvec(gradient)
-    stage.close(operator, False, 1.0)
+    stage.add_common_warnings(operator, False, 1.0)
     return Toy(
         operator="hessian", converged=settings.times == 1, largest=largest, error=stage.noise * stage.grad_norm,
         cost=cost_record(meter.cost(), peak_bytes(stage.problem.device)),
