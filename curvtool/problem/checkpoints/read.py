@@ -47,7 +47,7 @@ def read(path: Path, *, trust: bool = False) -> Any:
         received=kind.format,
         remedy="pass it as --data"
         if kind.format == "npz" or "NumPy" in kind.description
-        else "copy or save it again, if it is meant to be one",
+        else f"save or copy it again, if it is meant to be one; curvtool inspect {path} shows what is in it",
     )
 
 
