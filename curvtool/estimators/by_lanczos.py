@@ -101,6 +101,7 @@ class _Run:
         self.before: dict[str, Any] | None = None  # the same of a run that was stopped
         self.is_second_look = False  # whether the search went on since the last fresh start, and nothing moved
         self.going: dict[str, Any] | None = None  # on with the search after a fresh start; see `_goes_on_unmoved`
+        self.looked: dict[str, Any] | None = None  # what fresh starts showed, once none is to come
         observer.ledger.resume("basis", operator, self)
 
     def state(self) -> dict[str, Any]:
@@ -109,6 +110,7 @@ class _Run:
             "lanczos": self.lanczos.state(), "in_a_row": self.in_a_row, "last": self.last, "storage": self.storage,
             "history": [list(each) for each in self.history], "settled": self.is_settled,
             "fresh": [self.num_shown, self.num_looks, self.num_fresh, self.is_second_look], "going": self.going,
+            "looked": self.looked,
             "looking": None if self.fresh is None else {"search": self.fresh[0].state(), "begun": self.fresh[1]},
             "ends": None if self.from_start is None else [[sign, end] for sign, end in self.from_start.items()],
         }  # fmt: skip
@@ -121,7 +123,7 @@ class _Run:
         self.is_settled = state["settled"]
         self.num_shown, self.num_looks, self.num_fresh, self.is_second_look = state["fresh"]
         self.from_start = None if state["ends"] is None else dict(state["ends"])
-        self.going, self.before = state["going"], state["looking"]
+        self.going, self.before, self.looked = state["going"], state["looking"], state["looked"]
         if state["storage"] == "bfloat16":  # its rounding is in the vectors, wherever they lie now
             self.storage = "bfloat16"
         if self.lanczos.size:
@@ -146,10 +148,13 @@ class _Run:
         discrepancy: float | None = None
         limits: Certificate | None = None
         try:
-            if self.going is None:
-                self._iterate()
-            self._note_ends()
-            limits = self._look_beside() if beside else self._certificate(None)
+            if self.looked is None:
+                if self.going is None:
+                    self._iterate()
+                self._note_ends()
+                limits = self._look_beside() if beside else self._certificate(None)
+                self.looked = {"limits": limits, "unsure": self.is_unsure}
+            limits, self.is_unsure = self.looked["limits"], self.looked["unsure"]
             if close:
                 discrepancy = self._closing_check()
         except STOPPING as error:

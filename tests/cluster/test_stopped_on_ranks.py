@@ -27,3 +27,14 @@ def test_stopped_again_and_again_on_two_ranks(stops, names, tmp_path, monkeypatc
     assert statuses == [0, 0], err
     joined, found, _ = json.loads(out)
     assert joined == 2 and found == dict.fromkeys(names, stops)
+
+
+def test_stopped_within_a_fresh_start_on_two_ranks(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+    script = str(TESTS / "cluster" / "stopped_fresh_start.py")
+    with Ranks(2, tmp_path, command=(sys.executable, script)) as ranks:
+        statuses, out, err = ranks.ended()
+    assert statuses == [0, 0], err
+    size, values, stops = json.loads(out)
+    assert size == 2 and stops >= 2
+    assert values == pytest.approx([4 / 60, 4 / 60], rel=1e-4)
