@@ -10,6 +10,7 @@ import torch
 from reports import rows, whole  # noqa: F401, as fixtures
 
 from curvtool.cli import app
+from curvtool.session import cache
 
 with contextlib.suppress(ImportError, AttributeError):  # before the first backward pass starts the engine's threads
     standin.setup()
@@ -22,6 +23,7 @@ def _clean_environment(monkeypatch):
     for name in list(os.environ):
         if name.startswith("CURVTOOL_"):
             monkeypatch.delenv(name)
+    monkeypatch.setattr(cache, "folder", lambda: None)  # each test measures for itself
 
 
 def pytest_collection_modifyitems(items):

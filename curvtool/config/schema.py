@@ -160,6 +160,9 @@ class ComputeConfig(Section):
     rank_timeout: float = setting(
         600.0, "Seconds that one of several ranks waits for the others.", minimum=1, metavar="SECONDS"
     )
+    cache: bool = setting(
+        True, "Use the preflight and the comparison of product ways of an earlier run of the same (--no-cache: never)."
+    )
     tf32: bool = setting(False, "Allow TensorFloat-32 on CUDA: faster, and 13 bits less.")
 
     def __post_init__(self) -> None:

@@ -83,10 +83,12 @@ class AnalysisSettings(Section):
     Attributes:
         kind: its name, as a user types it.
         needs_loss: whether it is of a loss's matrix, and not of the model alone.
+        measures_anew: whether it leaves aside what earlier runs measured, as a check does.
     """
 
     kind: ClassVar[str]
     needs_loss: ClassVar[bool] = True
+    measures_anew: ClassVar[bool] = False
 
 
 def _usual(default: object, minimum: float) -> float:

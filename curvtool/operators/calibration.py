@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -31,7 +31,8 @@ AGREEMENT = 1e-3  # of a way's product with torch's; a wrong rule is off by far 
 _HOPELESS = 2.0  # times the fastest: a way that took so long at first is not timed again
 
 
-class Way(NamedTuple):
+@dataclass(frozen=True)
+class Way:
     """How a product is run."""
 
     mode: str

@@ -18,6 +18,7 @@ from curvtool.errors import LoadError, OutOfMemory
 from curvtool.linalg.sketch import Sketch
 from curvtool.operators.base import LinearOperator
 from curvtool.operators.block import Block
+from curvtool.operators.calibration import Calibration
 from curvtool.operators.data_sum import mean_over_batches, pieces_of, split, sum_of
 from curvtool.operators.distribution import SharedParameters, SharedSamples
 from curvtool.operators.execution import Execution
@@ -50,6 +51,7 @@ class CurvatureOperator(LinearOperator):
             statistics.
         form: of the model's operations: `auto` (the fastest), `torch`, `rewritten` or `channels-last`.
         cluster: the ranks that share the samples; this process alone if None.
+        calibration: how ways to run a product compared on this problem before; taken anew if None.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class CurvatureOperator(LinearOperator):
         group_size: int | None = None,
         form: str = "auto",
         cluster: Solo | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         cut = problem.sharded
         self.cluster = cut.cluster if cut is not None else cluster or Solo()
@@ -69,7 +72,7 @@ class CurvatureOperator(LinearOperator):
         super().__init__(self.shared.space)
         self.problem = problem
         self.shapes = [p.shape for p in problem.parameters.values()]
-        self.execution = Execution(problem, self.make_kernel, mode, memory_budget, form)
+        self.execution = Execution(problem, self.make_kernel, mode, memory_budget, form, calibration)
         samples = self.shared.samples
         batch_size = problem.statistics_batch or batch_size
         self.batch_size = self.piece_size = batch_size or self.execution.batch_size(max(len(samples), 1))

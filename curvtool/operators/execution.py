@@ -68,6 +68,7 @@ class Execution:
             budget allows and takes the fastest of the others but the last for the rest.
         memory_budget: bytes for graphs and vectors together; half of the free memory if None.
         form: of the model's operations: `torch`, `rewritten`, `channels-last`; `auto` takes the fastest.
+        calibration: as it was taken of the same problem before, with these options.
     """
 
     def __init__(
@@ -77,8 +78,11 @@ class Execution:
         mode: str = "auto",
         memory_budget: int | None = None,
         form: str = "auto",
+        calibration: Calibration | None = None,
     ) -> None:
         self.problem, self.mode = problem, mode
+        if calibration is not None:
+            self.calibration = calibration
         if problem.sharded is not None:
             _check_sharded(mode, form)
             self.mode, form = "kept" if mode == "kept" else "fresh", "torch"
@@ -129,14 +133,14 @@ class Execution:
     @property
     def timings(self) -> dict[str, float]:
         """Seconds of the ways that were compared, by name; empty where nothing was."""
-        found = {str(way): seconds for way, seconds in self._compared.seconds.items()} if self._compared else {}
+        found = {str(way): seconds for way, seconds in self.compared.seconds.items()} if self.compared else {}
         compiled: Compilation | None = self.__dict__.get("_compilation")  # not made for a report's sake
         return found | {f"{way}, a full batch": each for way, each in (compiled.seconds if compiled else {}).items()}
 
     @property
     def left_out(self) -> dict[str, str]:
         """The ways that were not, with the reason."""
-        found = {str(way): reason for way, reason in self._compared.rejected.items()} if self._compared else {}
+        found = {str(way): reason for way, reason in self.compared.rejected.items()} if self.compared else {}
         compiled: Compilation | None = self.__dict__.get("_compilation")
         reason = compiled.rejected if compiled else None
         return found if reason is None else found | {"compiled": reason}
@@ -164,7 +168,8 @@ class Execution:
         return self.way.name if self.way.is_timed else Fresh.name
 
     @property
-    def _compared(self) -> Calibration | None:
+    def compared(self) -> Calibration | None:
+        """The calibration where one was taken."""
         found: Calibration | None = self.__dict__.get("calibration")
         return found
 

@@ -114,6 +114,9 @@ class Provenance(Record):
     left_out: dict[str, str] = Field(
         default_factory=dict, description="ways that failed or gave another product, with the reason"
     )
+    remembered: list[str] = Field(
+        default_factory=list, description="what an earlier run of the same had measured, and this one did not again"
+    )
     batch_size: int | None
     attention_backend: str
     seed: int

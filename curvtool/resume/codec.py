@@ -30,7 +30,7 @@ def encode(value: Any, put: Put) -> Any:
     if isinstance(value, list):
         return [encode(item, put) for item in value]
     if isinstance(value, dict):
-        return {"$dict": [[key, encode(item, put)] for key, item in value.items()]}
+        return {"$dict": [[encode(key, put), encode(item, put)] for key, item in value.items()]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"a {type(value).__name__} in a state")
@@ -57,7 +57,7 @@ def decode(tree: Any, get: Get) -> Any:
         return _class_of(tree["$class"])(**{name: decode(item, get) for name, item in tree["facts"].items()})
     if "$tuple" in tree:
         return tuple(decode(item, get) for item in tree["$tuple"])
-    return {key: decode(item, get) for key, item in tree["$dict"]}
+    return {decode(key, get): decode(item, get) for key, item in tree["$dict"]}
 
 
 def _class_of(name: str) -> type:

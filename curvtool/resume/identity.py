@@ -42,12 +42,12 @@ def fingerprint(configs: Sequence[RunConfig], problem: Problem, checkpoint_sha25
         "checkpoint": f"sha256 {checkpoint_sha256[:16]}",
         "data": f"sha256 {problem.data.fingerprint()[:16]}",
         "number of parameters": str(problem.num_trainable),
-        **_files_of(configs),
+        **files_of(configs),
         **settings_of(configs),
     }
 
 
-def _files_of(configs: Sequence[RunConfig]) -> dict[str, str]:
+def files_of(configs: Sequence[RunConfig]) -> dict[str, str]:
     """The contents of the other files that numbers depend on, by the setting that names them."""
     model, loss = configs[0].model, configs[0].loss
     files: dict[str, Path | None] = {}

@@ -103,6 +103,7 @@ def provenance(stages: Sequence[Stage], started: str) -> report.Provenance:
     return report.Provenance(
         **facts,
         **stage.modes,
+        remembered=stage.shared.cache.used,
         argv=sys.argv[1:],
         config=settings_record([each.config for each in stages]),
         config_sources=config.sources,

@@ -23,6 +23,7 @@ from curvtool.resume.folder import StateFolder
 from curvtool.resume.identity import check_alike, fingerprint
 from curvtool.resume.ledger import Keeping, KeptLedger, Watched
 from curvtool.session import records
+from curvtool.session.cache import Cache
 from curvtool.session.load import Loaded, load
 from curvtool.session.shared import KnownPairs, Shared
 from curvtool.session.stage import Stage
@@ -112,7 +113,9 @@ def _reported(
         reuse_freed_pages() if problem.sharded is None else return_large_blocks()
     reset_peak(problem.device)
     kind = SharedSamples if problem.sharded is None else SharedParameters
-    shared = Shared(kind(problem, cluster).space, start=start)
+    anew = any(config.analysis.measures_anew for config in configs)
+    cache = Cache(None) if anew else Cache.of(configs[0], loaded, cluster.size)
+    shared = Shared(kind(problem, cluster).space, cache, start=start)
     stages: list[Stage] = []
     analyses: list[report.Analysis] = []
     stopped: BaseException | None = None

@@ -10,6 +10,7 @@ import torch
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.preflight import Preflight
+from curvtool.session.cache import Cache
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,12 @@ class Shared:
     loss_value: L; None until it was computed.
     grad_norm: the norm of its gradient.
     pairs: eigenpairs of each matrix, which are deflated from its trace and placed exactly in its density.
+    cache: what earlier runs measured of the problem.
     start: vectors to start the search for eigenpairs from, as those of a checkpoint before.
     """
 
     space: VectorSpace
+    cache: Cache = field(default_factory=lambda: Cache(None))
     operators: dict[tuple[str, str], CurvatureOperator] = field(default_factory=dict)
     checks: dict[str, Preflight] = field(default_factory=dict)
     loss_value: float | None = None

@@ -14,6 +14,7 @@ from curvtool.config.schema import RunConfig
 from curvtool.errors import STOPPING, CurvtoolError, Interrupted, cause_of
 from curvtool.estimators.observer import Observer
 from curvtool.operators.base import LinearOperator
+from curvtool.operators.calibration import Calibration
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.memory import return_freed_pages
 from curvtool.operators.named import OPERATORS
@@ -22,6 +23,7 @@ from curvtool.problem.problem import Problem
 from curvtool.problem.vectors import independent, load_vectors
 from curvtool.report import model as report
 from curvtool.session import settings
+from curvtool.session.cache import scale_of
 from curvtool.session.load import Loaded
 from curvtool.session.shared import Shared
 from curvtool.words import counted
@@ -98,7 +100,7 @@ class Stage:
         made: list[CurvatureOperator] = []
 
         def choose() -> dict[str, Any]:
-            made.append(self.make_operator(name, **options))
+            made.append(self._calibrated_operator(name, options))
             form = str(made[0].execution.form)
             return {"ranks": self.cluster.size, "form": form, "batch_size": made[0].batch_size}
 
@@ -110,15 +112,41 @@ class Stage:
             same["batch_size"] = chosen["batch_size"]
         return self.make_operator(name, **{**same, **options})
 
+    def _calibrated_operator(self, name: str, options: dict[str, Any]) -> CurvatureOperator:
+        """The matrix of this name, its product ways compared unless an earlier run did so."""
+        cache = self.shared.cache
+        entry = f"product ways of {name} {sorted(options.items())} 2^{scale_of(self.budget)} bytes"
+        found: Calibration | None = cache.find(entry)
+        operator = self.make_operator(name, **options, calibration=found)
+        operator.execution.form  # noqa: B018, asking for it compares the ways where they are open
+        if found is None and operator.execution.compared is not None:
+            cache.keep(entry, operator.execution.compared)
+        return operator
+
+    def _preflight_of(self, name: str) -> Preflight:
+        """What the preflight of a matrix finds, or found in an earlier run of the same; see `session/cache.py`."""
+        cache = self.shared.cache
+        entry = f"preflight of {name}"
+        found: Preflight | None = cache.find(entry)
+        if found is not None:
+            self.observer.notice(
+                "preflight: as an earlier run found it with the same model, data and code; --no-cache measures again"
+            )
+            return found
+        self.observer.begin("preflight on a small batch")
+        found = preflight_curvature(
+            self.problem, OPERATORS[name], memory_budget=self.budget, mode=self.config.compute.hvp
+        )
+        return_freed_pages()  # of its float64 copies
+        if not found.unavailable and found.without_float64 is None:  # what failed may have been short of memory
+            cache.keep(entry, found)
+        return found
+
     def checked_operator(self, name: str, *, keep_gradient: bool = False, **options: Any) -> CurvatureOperator:
         """The matrix of this name, after its preflight; takes loss, gradient and the gradient's norm too."""
         shared = self.shared
         if name not in shared.checks:
-            self.observer.begin("preflight on a small batch")
-            shared.checks[name] = preflight_curvature(
-                self.problem, OPERATORS[name], memory_budget=self.budget, mode=self.config.compute.hvp
-            )
-            return_freed_pages()  # of its float64 copies
+            shared.checks[name] = self._preflight_of(name)
         operator = shared.operator(name, options)
         if operator is None:
             operator = self._operator_as_before(name, options)

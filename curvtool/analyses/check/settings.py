@@ -16,6 +16,7 @@ class Settings(AnalysisSettings):
     """
 
     kind = "check"
+    measures_anew = True
     operator: Matrix = setting("hessian", "Which matrix's products are tried.")
 
 

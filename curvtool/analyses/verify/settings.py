@@ -15,6 +15,7 @@ class Settings(AnalysisSettings):
     """
 
     kind = "verify"
+    measures_anew = True
     k: int = setting(3, "How many of the largest eigenvalues.", "-k", "--num", minimum=1)
     rtol: float = setting(1e-3, "Relative error of each eigenvalue to reach.", minimum=1e-15, below=1)
     tools: str = setting("dense,pyhessian", "What to compare with.", metavar="TOOL,…")

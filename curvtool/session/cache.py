@@ -1,0 +1,179 @@
+"""What a run measured and the next one need not measure again, in the user's cache folder.
+
+A preflight and a comparison of product ways depend on the model, its weights and code, the data, the settings and the
+machine alone. An entry is found by a digest of all of them; it is data alone (`resume/codec.py`), with a checksum, and
+one that cannot be read is measured again. Several ranks measure anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from curvtool.config.schema import RunConfig
+from curvtool.device import name_of
+from curvtool.errors import UsageError
+from curvtool.report.write import write_atomic
+from curvtool.resume.codec import decode, encode
+from curvtool.resume.identity import files_of
+from curvtool.session.load import Loaded
+
+MOST_ENTRIES = 2000  # of about a kilobyte; the oldest ones go first
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def folder() -> Path:
+    """The user's cache folder of this tool, by the system's custom (`XDG_CACHE_HOME` on Linux)."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("curvtool", appauthor=False) / "measured"
+
+
+class Cache:
+    """Entries of one loaded problem.
+
+    Args:
+        path: the folder; None keeps nothing.
+        facts: all that what is measured depends on, by name.
+
+    Attributes:
+        used: what was found there, by name, which is all that no two things of a problem share.
+    """
+
+    def __init__(self, path: Path | None, facts: dict[str, str] | None = None) -> None:
+        self.path, self.facts, self.used = path, facts or {}, list[str]()
+
+    @classmethod
+    def of(cls, config: RunConfig, loaded: Loaded, num_ranks: int) -> Cache:
+        """That of a run; one that keeps nothing with `--no-cache`, and on several ranks."""
+        if not config.compute.cache or num_ranks > 1:
+            return cls(None)
+        with suppress(RuntimeError, OSError):  # no home, or a source file that went away
+            return cls(folder(), facts_of(config, loaded))
+        return cls(None)
+
+    def find(self, name: str) -> Any:
+        """What an earlier run measured; None where none did, or what it kept is damaged."""
+        if self.path is None:
+            return None
+        path = self._file_of(name)
+        try:
+            found = _read(path)
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RecursionError):
+            return None
+        self.used.append(name)
+        with suppress(OSError):
+            os.utime(path)  # what is used stays
+        return found
+
+    def keep(self, name: str, measured: Any) -> None:
+        """For later runs. A folder that cannot be written to costs them a few seconds, and is not worth a message."""
+        if self.path is None:
+            return
+        with suppress(OSError, UsageError):
+            self.path.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(encode(measured, _refuse_tensors))
+            whole = {"measured": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+            write_atomic(self._file_of(name), json.dumps(whole).encode())
+            entries = sorted(self.path.glob("*.json"), key=lambda each: each.stat().st_mtime)
+            for old in entries[:-MOST_ENTRIES]:
+                old.unlink(missing_ok=True)
+
+    def _file_of(self, name: str) -> Path:
+        assert self.path is not None
+        return self.path / f"{_digest({**self.facts, 'entry': name})}.json"
+
+
+def facts_of(config: RunConfig, loaded: Loaded) -> dict[str, str]:
+    """What a measurement depends on: settings, weights, data, code and machine."""
+    problem = loaded.problem
+    settings = {
+        f"{section}.{name}": repr(value)
+        for section in ("model", "data", "loss", "params", "compute")
+        for name, value in vars(getattr(config, section)).items()
+    }
+    return {
+        **settings,
+        **files_of([config]),
+        "checkpoint": loaded.checkpoint_sha256,
+        "data": problem.data.fingerprint(),
+        "parameters": repr([(name, tuple(p.shape), str(p.dtype)) for name, p in problem.parameters.items()]),
+        "model": _digest({"text": repr(problem.model)}),
+        "code": code_of(_classes_of(problem.model, problem.loss)),
+        "versions": f"{sys.version} torch {torch.__version__} numpy {np.__version__}",
+        "device": f"{problem.device} {name_of(problem.device)} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": str(torch.get_num_threads()),
+    }  # fmt: skip
+
+
+def scale_of(budget: int) -> int:
+    """A memory budget as far as it decides what is measured: free memory is never twice the same."""
+    return int(math.log2(max(budget, 1)))
+
+
+def code_of(classes: Iterable[type]) -> str:
+    """A digest of the source files that a model can depend on, by their names, sizes and times of change.
+
+    Those of this tool; those of the user, which are all that were imported from elsewhere than Python's own folders;
+    and of the installed packages those that the classes are from. What code reads or imports later is not seen.
+    """
+    installed = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}
+    python = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")}
+    packages = {each.__module__.partition(".")[0] for each in classes} - {"torch", "builtins"}
+    files = set(_PACKAGE.rglob("*.py"))
+    for name, module in list(sys.modules.items()):
+        path = _file_of(module)
+        if path is None or _PACKAGE in path.parents:
+            continue
+        if any(each in path.parents for each in installed):
+            if name.partition(".")[0] in packages:
+                files.add(path)
+        elif not any(each in path.parents for each in python):
+            files.add(path)
+    stamps = {str(path): path.stat() for path in sorted(files)}
+    return _digest({path: f"{stamp.st_size} {stamp.st_mtime_ns}" for path, stamp in stamps.items()})
+
+
+def _file_of(module: ModuleType | None) -> Path | None:
+    text = getattr(module, "__file__", None)
+    if not isinstance(text, str):
+        return None
+    path = Path(text).resolve()
+    return path if path.is_file() else None
+
+
+def _classes_of(*found: Any) -> set[type]:
+    return {
+        base
+        for each in found
+        for module in (each.modules() if hasattr(each, "modules") else [each])
+        for base in type(module).__mro__
+    }
+
+
+def _digest(facts: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_tensors(_: Any) -> Any:
+    raise TypeError("a tensor in what was measured")
+
+
+def _read(path: Path) -> Any:
+    whole = json.loads(path.read_text())
+    text = whole["measured"]
+    if hashlib.sha256(text.encode()).hexdigest() != whole["sha256"]:
+        raise ValueError("damaged")
+    return decode(json.loads(text), _refuse_tensors)
