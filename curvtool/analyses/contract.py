@@ -40,7 +40,7 @@ class RunModule(Protocol):
         """From the settings to the record.
 
         The operator comes from `stage.checked_operator`, what an estimator returns from `stage.estimate`; at the end
-        `stage.add_common_warnings(operator, is_zero, rtol)` adds the warnings that every analysis shares.
+        `add_common_warnings(stage, operator, is_zero, rtol)` adds the warnings that every analysis shares.
         """
 
 

@@ -145,7 +145,11 @@ def test_a_module_that_the_users_code_imports_counts(tmp_path):
 
 
 def test_what_could_not_be_measured_is_not_kept(folder, monkeypatch):
-    monkeypatch.setattr(stage, "preflight_curvature", lambda *_, **__: stage.Preflight(1, 0.0, None, 1e-7, {"finite_difference": "it failed"}))
+    monkeypatch.setattr(
+        stage,
+        "preflight_curvature",
+        lambda *_, **__: stage.Preflight(1, 0.0, None, 1e-7, {"finite_difference": "it failed"}),
+    )
     made()
     assert not any("preflight of" in name for name in made().provenance.remembered)
 

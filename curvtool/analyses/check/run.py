@@ -6,6 +6,7 @@ from curvtool.analyses.check.record import Check
 from curvtool.analyses.check.settings import Settings
 from curvtool.estimators.cost import Meter
 from curvtool.operators.memory import peak_bytes
+from curvtool.session.common_warnings import add_common_warnings
 from curvtool.session.records import cost_record
 from curvtool.session.stage import Stage
 
@@ -17,7 +18,7 @@ def run(stage: Stage, analysis: Settings) -> Check:
     stage.observer.begin("ways to run a product")
     execution = operator.execution
     calibration = execution.calibration if execution.is_approximate else execution.calibrate_thoroughly()
-    stage.add_common_warnings(operator, False, 1.0)
+    add_common_warnings(stage, operator, False, 1.0)
     zero = calibration.seconds == {} and calibration.rejected == {}
     return Check.of(
         calibration,

@@ -23,6 +23,7 @@ from curvtool.estimators.trace import TraceResult, trace
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.memory import peak_bytes
 from curvtool.report.share import Share
+from curvtool.session.common_warnings import add_common_warnings
 from curvtool.session.records import cost_record
 from curvtool.session.stage import Stage
 from curvtool.words import counted
@@ -105,14 +106,14 @@ def run(stage: Stage, analysis: Settings) -> Density | Eigs:
             f"{counted(result.num_steps, 'step')} instead of {analysis.steps}: the memory budget holds no more "
             "(a larger --memory-budget, or fewer parameters by --params)",
         )
-    stage.add_common_warnings(operator, not any(q.nodes.any() for q in result.quadratures), 1.0)
+    add_common_warnings(stage, operator, not any(q.nodes.any() for q in result.quadratures), 1.0)
     compared = None if exact else _compare(stage, result, operator, outliers)
     return _record(stage, analysis, result, outliers, compared, meter.cost())
 
 
 def _alone(stage: Stage, analysis: Settings, operator: CurvatureOperator, search: EigenvaluesResult) -> Eigs:
     """The outliers, where nothing else was reached."""
-    stage.add_common_warnings(operator, False, 1.0)
+    add_common_warnings(stage, operator, False, 1.0)
     return eigs_record(stage, EigsSettings(operator=analysis.operator), search, None, None)
 
 

@@ -15,6 +15,7 @@ from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.memory import peak_bytes
 from curvtool.problem.vectors import to_bytes
 from curvtool.report.write import check_writable, write_atomic
+from curvtool.session.common_warnings import add_common_warnings
 from curvtool.session.records import cost_record, finite_degrees
 from curvtool.session.stage import Stage
 
@@ -38,7 +39,7 @@ def run(stage: Stage, analysis: Settings) -> Diag:
             observer=stage.observer,
         ),
     )
-    stage.add_common_warnings(operator, not stage.cluster.any(bool(result.diagonal.any())), analysis.rtol)
+    add_common_warnings(stage, operator, not stage.cluster.any(bool(result.diagonal.any())), analysis.rtol)
     result = replace(result, diagonal=operator.space.whole(result.diagonal), stderr=_whole(operator, result.stderr))
     written = None
     if analysis.out is not None:

@@ -24,6 +24,7 @@ from curvtool.problem.checkpoints.learning_rate import learning_rate_of
 from curvtool.problem.duplicates import copies
 from curvtool.problem.vectors import load_vectors, stacked_parts, to_bytes
 from curvtool.report.write import check_writable, write_atomic
+from curvtool.session.common_warnings import add_common_warnings
 from curvtool.session.shared import KnownPairs
 from curvtool.session.stage import Stage
 from curvtool.words import counted
@@ -72,7 +73,7 @@ def run(stage: Stage, analysis: Settings) -> Eigs:
         ),
     )
     _share(stage, analysis, result)
-    stage.add_common_warnings(operator, all(pair.value == 0.0 for pair in result.eigenvalues), analysis.rtol)
+    add_common_warnings(stage, operator, all(pair.value == 0.0 for pair in result.eigenvalues), analysis.rtol)
     _warn(stage, result, analysis)
     _warn_of_copies(stage, result)
     _warn_of_multiples(stage, result, operator)

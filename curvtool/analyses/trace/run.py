@@ -8,6 +8,7 @@ from curvtool.estimators.by_probes import Blocks, BlockTrace
 from curvtool.estimators.trace import TraceResult, trace
 from curvtool.operators.memory import peak_bytes
 from curvtool.problem.problem import Problem
+from curvtool.session.common_warnings import add_common_warnings
 from curvtool.session.records import cost_record, finite_degrees
 from curvtool.session.stage import Stage
 
@@ -38,7 +39,7 @@ def run(stage: Stage, analysis: Settings) -> record.Trace:
             observer=stage.observer,
         ),
     )
-    stage.add_common_warnings(operator, result.scale == 0.0, analysis.rtol)
+    add_common_warnings(stage, operator, result.scale == 0.0, analysis.rtol)
     return _record(stage, analysis, result)
 
 

@@ -13,6 +13,7 @@ from curvtool.estimators.cost import Meter
 from curvtool.estimators.eigenvalues import eigenvalues
 from curvtool.estimators.trace import trace
 from curvtool.operators.memory import peak_bytes
+from curvtool.session.common_warnings import add_common_warnings
 from curvtool.session.records import cost_record
 from curvtool.session.stage import Stage
 from curvtool.words import counted
@@ -63,7 +64,7 @@ def run(stage: Stage, analysis: Settings) -> Verify:
             unavailable={"agrees": "what the others are compared with"},
         )
     ]
-    stage.add_common_warnings(operator, all(pair.value == 0.0 for pair in pairs), analysis.rtol)
+    add_common_warnings(stage, operator, all(pair.value == 0.0 for pair in pairs), analysis.rtol)
     for tool in tools:
         stage.attempt(lambda tool=tool: _add(stage, analysis, tool, ways))  # type: ignore[misc]
     ours, others = ways[0], ways[1:]
