@@ -44,7 +44,8 @@ def environment() -> dict[str, str]:
     """That of a plain terminal of a fixed width; the package is this checkout's."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CURVTOOL_")}
-    return {**kept, "PYTHONPATH": path, "COLUMNS": str(WIDTH), "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
+    own = {"CURVTOOL_CACHE": "false", "PYTHONPATH": path, "COLUMNS": str(WIDTH), "NO_COLOR": "1"}
+    return {**kept, **own, "PYTHONIOENCODING": "utf-8"}
 
 
 def output_of(command: str, folder: Path) -> str:

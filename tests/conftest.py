@@ -1,8 +1,11 @@
 """Every test runs on one thread and leaves no variable behind."""
 
+import atexit
 import contextlib
 import os
+import shutil
 import sys
+import tempfile
 
 import pytest
 import standin
@@ -16,6 +19,8 @@ with contextlib.suppress(ImportError, AttributeError):  # before the first backw
     standin.setup()
 torch.set_num_threads(1)  # the runner has as many workers as cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # nor do the programs that tests start have more
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="curvtool-tests-")  # of these; nothing of the user's is touched
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -158,7 +158,7 @@ def test_the_structure_of_what_is_printed_is_no_more_than_its_words():
     """Words that rounding chooses may change, a sentence, a table or a column may not."""
     shown = "".join(blocks("console"))
     last_bits = [
-        (r"error: estimated from [^.]*\.", "error: estimated from the residual norm, rounding noise."),
+        (r"est. error: from [^.]*\.", "est. error: from the residual norm, rounding noise."),
         (r"near the edge of stability: [^;.]*\.\d+\s%\s(above|below) 2, the limit for[^.;]*model",
          "at the edge of\nstability, to within the error"),
         (r"between [\d.]+ % and\s[\d.]+ % below 0 by more than rounding \(more --steps would tell\)",
@@ -174,7 +174,7 @@ def test_the_structure_of_what_is_printed_is_no_more_than_its_words():
         ("95 % interval", "interval"),
         (r"Layer \d holds", "Layer 3 has"),
         (r"  1            2,080 .*\n", ""),
-        (r"error: estimated from [^.]*\.", "error: estimated from guessing."),
+        (r"est. error: from [^.]*\.", "est. error: from guessing."),
         (r"noise floor [\d.e-]+\n", "\n"),
     ):
         changed, num = re.subn(old, new, shown, count=1)

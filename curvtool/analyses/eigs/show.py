@@ -124,10 +124,10 @@ def show(eigs: Eigs, console: Console) -> None:
     columns = {
         "#": [str(rank) for rank in ranks(eigs)],
         "eigenvalue": [with_error(pair.value, pair.error_bound) for pair in pairs],
-        "error (est.)": [number(pair.error_bound, 2) for pair in pairs],
+        "est. error": [number(pair.error_bound, 2) for pair in pairs],
         "relative": [_relative(pair) for pair in pairs],
         "residual": [number(pair.residual_norm, 2) for pair in pairs],
-        "data s.e.": [number(pair.data_stderr, 2) for pair in pairs],
+        "s.e. over data": [number(pair.data_stderr, 2) for pair in pairs],
     }
     if unmet:
         columns["met"] = [_met(pair) for pair in pairs]
@@ -165,10 +165,10 @@ def notes(eigs: Eigs) -> list[str]:
         "quadratic": "residual^2/gap (at least a quarter of the residual)",
         "noise": "rounding noise",
     }
-    text = f"error: estimated from {', '.join(told[kind] for kind in kinds)}. It does not cover missed eigenvalues."
+    text = f"est. error: from {', '.join(told[kind] for kind in kinds)}. It does not cover missed eigenvalues."
     looked = _certified(eigs)
     if any(pair.data_stderr is not None for pair in eigs.eigenvalues):
-        looked += " data s.e.: how much the value would change with another data set of the same size."
+        looked += " s.e. over data: how much the value would change with another data set of the same size."
     found.append(text + looked)
     if eigs.vectors_file:
         found.append(f"vectors: {eigs.vectors_file}")
@@ -220,7 +220,7 @@ def _layer_table(eigs: Eigs, console: Console) -> list[Table]:
         "layer": list(eigs.per_layer or {}),
         "parameters": [count(layer.num_params) for layer in layers],
         "eigenvalue": [with_error(layer.value, layer.error_bound) for layer in layers],
-        "error (est.)": [number(layer.error_bound, 2) for layer in layers],
+        "est. error": [number(layer.error_bound, 2) for layer in layers],
     }
     if not all(layer.converged for layer in layers):
         columns["met"] = [_met(layer) for layer in layers]
@@ -328,7 +328,7 @@ def csv(eigs: Eigs) -> tuple[list[str], list[list[Any]]]:
 
 def markdown(eigs: Eigs) -> list[str]:
     """The pairs, and the layers."""
-    header = ["#", "eigenvalue", "error (est.)", "kind", "converged"]
+    header = ["#", "eigenvalue", "est. error", "kind", "converged"]
     rows = [
         [
             rank,

@@ -25,7 +25,7 @@ from curvtool.words import counted
 _HERE = Path(__file__).parent
 _LIBRARY = ("uplot/static/uPlot.iife.js", "uplot/static/uPlot.min.css")
 _HEADERS = {
-    "error_bound": "error (est.)", "bound_kind": "error by", "residual_norm": "residual", "data_stderr": "data s.e.",
+    "error_bound": "est. error", "bound_kind": "error by", "residual_norm": "residual", "data_stderr": "s.e. over data",
     "population_low": "95 % from", "population_high": "to",
     "stderr": "standard error", "degrees_of_freedom": "degrees of freedom", "ci95_low": "95 % from",
     "ci95_high": "to", "num_passes": "passes", "num": "entries",
