@@ -29,7 +29,7 @@ from curvtool.estimators.fresh_start import (
     stands_alone,
 )
 from curvtool.estimators.observer import Observer
-from curvtool.estimators.request import Request, basis_size, storage_for
+from curvtool.estimators.request import BESIDE, Request, basis_size, room_beside, storage_for
 from curvtool.estimators.steering import PASSES_IN_A_ROW, KnownPairs, Trend, keep_for, start_for
 from curvtool.linalg.lanczos import Lanczos
 from curvtool.linalg.ritz import RitzPairs
@@ -40,7 +40,6 @@ from curvtool.operators.base import LinearOperator
 # search that ended at the whole tolerance missed one in 1 of 34 runs on small networks and spectra without outliers
 SETTLED = 0.08
 _MOST_SHOWN = 4  # times that missed pairs may be shown
-_LEAST_FRESH = 6  # products that a fresh start may take, however short the search was
 _FRESH_SHARE = 0.15  # of the search's products: the most of a fresh start that shows nothing but leaves doubt
 # Further products of the search, as a share of those made, where a fresh start is inconclusive. An eigenvector that
 # lies half in the search's space is coupled to the rest only through the search's own next vectors: these show it
@@ -349,10 +348,10 @@ class _Run:
         if room < 1:
             return None, None, False
         share = _GOING_ON if self.is_second_look else _FRESH_SHARE
-        most = min(room, max(_LEAST_FRESH, math.ceil(share * lanczos.num_steps)))
-        fresh = FreshStart(
-            self.operator, rows, inside, most, (request.seed, self.num_looks), keep_for(1, request.which)
-        )
+        most = min(room, max(BESIDE, math.ceil(share * lanczos.num_steps)))
+        kept = min(most, room_beside(self.operator.space, request, len(lanczos.basis)))
+        seeds, keep = (request.seed, self.num_looks), keep_for(1, request.which)
+        fresh = FreshStart(self.operator, rows, inside, kept, seeds, keep, self.storage)
         if before is not None:
             fresh.restore(before["search"])
         self.fresh = fresh, begun

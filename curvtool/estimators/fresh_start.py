@@ -13,6 +13,7 @@ from curvtool.linalg.certificate import largest_with_mass, least_mass, upper_bou
 from curvtool.linalg.lanczos import Keep, Lanczos
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.operators.base import LinearOperator
+from curvtool.vocabulary import Storage
 
 FAILURE = 1e-3  # the probability that a certificate is wrong
 NUM_STEPS = 3  # products of a fresh start that shows nothing, at least; with two a third copy of an eigenvalue stayed
@@ -40,6 +41,7 @@ class FreshStart:
         room: vectors that are kept; where more products are made, the leading pairs are gone on with.
         seeds: of the start.
         keep: which pairs these are.
+        storage: where they lie.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class FreshStart:
         room: int,
         seeds: tuple[int, ...],
         keep: Keep,
+        storage: Storage = "device",
     ) -> None:
         self.inside, self.keep = inside, keep
         self.dim = operator.space.dim - len(rows)
@@ -59,6 +62,7 @@ class FreshStart:
             max(room, 1),
             (*seeds, SEED),
             locked=rows,
+            storage=storage,
         )
         self.pairs: RitzPairs | None = None
         self.recurrence: Recurrence | None = None  # of the start, as far as it was kept

@@ -15,6 +15,7 @@ from curvtool.vocabulary import Basis, Storage, Which
 
 BASES: tuple[str, ...] = get_args(Basis)
 SMALL_BASIS, SMALL_BASIS_BYTES = 256, 2**25
+BESIDE = 6  # vectors that another random start has room for, beside a basis as large as the budget allows
 _HOST = torch.device("cpu")
 
 
@@ -58,7 +59,7 @@ def storage_for(space: VectorSpace, request: Request) -> Storage:
     if is_host(space.device):
         return "device"
     least = 2 * request.num_wanted + 1 + request.block_size
-    needed = (max(least, request.max_basis or 0) + request.num_wanted) * space.vector_bytes
+    needed = (max(least, request.max_basis or 0) + request.num_wanted + BESIDE) * space.vector_bytes
     return "device" if needed <= request.memory_budget or needed > _host_budget(space) else "host"
 
 
@@ -69,11 +70,22 @@ def _host_budget(space: VectorSpace) -> int:
 
 def basis_size(space: VectorSpace, request: Request) -> int:
     """As many basis vectors as the budget of where they lie allows; see `vectors_within`."""
+    stored, budget = _room(space, request)
+    return vectors_within(stored, space.whole_bytes, replace(request, memory_budget=budget))
+
+
+def room_beside(space: VectorSpace, request: Request, num_held: int) -> int:
+    """As many vectors as the budget leaves beside a basis of `num_held`, and never fewer than `BESIDE`."""
+    stored, budget = _room(space, request)
+    return max(BESIDE, budget // max(stored, 1) - num_held - request.num_wanted - 1)
+
+
+def _room(space: VectorSpace, request: Request) -> tuple[int, int]:
+    """Bytes of a stored vector, and those that the budget allows where they lie."""
     storage = storage_for(space, request)
-    if storage == "host":
-        request = replace(request, memory_budget=max(request.memory_budget, _host_budget(space)))
+    budget = max(request.memory_budget, _host_budget(space)) if storage == "host" else request.memory_budget
     stored = space.vector_bytes * 2 // space.dtype.itemsize if storage == "bfloat16" else space.vector_bytes
-    return vectors_within(stored, space.whole_bytes, request)
+    return stored, budget
 
 
 def vectors_within(stored_bytes: int, whole_bytes: int, request: Request) -> int:
@@ -82,6 +94,6 @@ def vectors_within(stored_bytes: int, whole_bytes: int, request: Request) -> int
     Where they are small, more of them: without a restart fewer products are needed, and a small matrix is exhausted.
     """
     wanted, block = request.num_wanted, request.block_size
-    affordable = request.memory_budget // max(stored_bytes, 1) - wanted - 1 - block
+    affordable = request.memory_budget // max(stored_bytes, 1) - wanted - 1 - block - BESIDE
     small = min(SMALL_BASIS, SMALL_BASIS_BYTES // max(whole_bytes, 1))
     return max(2 * wanted + 1 + block, min(affordable, max(small, 20 + 10 * wanted + 5 * (block - 1))))

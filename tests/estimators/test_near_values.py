@@ -8,7 +8,7 @@ import torch
 from stopping import stopped_at_each_look
 
 from curvtool import MatrixOperator, eigenvalues
-from curvtool.estimators import by_lanczos
+from curvtool.estimators import by_lanczos, request
 from curvtool.estimators.accuracy.pairs import PairErrors, in_turn
 from curvtool.estimators.eigenpairs import EMERGED, HIDDEN, MARGIN, Eigenvalue, Tolerance
 from curvtool.estimators.fresh_start import FreshStart
@@ -93,6 +93,27 @@ def test_a_stop_within_a_fresh_start_beside_deflated_vectors(seed):
 
     whole, stops = stopped_at_each_look(found)
     assert np.abs(np.array(whole.values) - 0.6).max() < 1e-4 and stops >= 2
+
+
+@pytest.mark.parametrize("num", [20, 24, 40])
+def test_a_fresh_start_lies_within_the_budget(num, monkeypatch):
+    """A long search in little room, whose fresh start would take 15 % of its products in vectors."""
+    made = []
+
+    class Watched(FreshStart):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(len(self.lanczos.basis))
+
+    monkeypatch.setattr(by_lanczos, "FreshStart", Watched)
+    monkeypatch.setattr(request, "SMALL_BASIS", 0)
+    operator = operator_of(np.sort(np.random.default_rng(0).random(400)))
+    budget = num * operator.space.vector_bytes
+    result = eigenvalues(operator, 2, rtol=1e-2, memory_budget=budget)
+    asked = request.Request(2, "la", memory_budget=budget)
+    held = request.basis_size(operator.space, asked) + 1
+    assert result.cost.num_hvps > 60 and made
+    assert max(made) + held + 2 + 1 <= num + 1  # the one that is multiplied
 
 
 def test_a_stop_within_a_fresh_start_beside_a_basis_on_the_host(monkeypatch):
