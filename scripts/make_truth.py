@@ -152,8 +152,8 @@ def of_neighbours(seeds: int) -> Iterator[Row]:
     {seeds} seeds a cell: the share of runs, in percent, in which every converged value lies within its stated error of
     the eigenvalue of its rank, and in brackets the mean number of products, for one, two and three values. In all runs
     of the table every value lies within its error of *some* eigenvalue. Of an eigenvalue that stands twice at the edge
-    of a bulk, without a gap below it, one copy is usually missed: a search by vectors sees one, and another random start would
-    need as many products as the search. The values listed are then eigenvalues, each a rank too far out.
+    of a bulk, without a gap below it, one copy is usually missed: a search by vectors sees one, and another random
+    start would need as many products as the search. The values listed are then eigenvalues, each a rank too far out.
     """
     yield ["spectrum", "tolerance", "k = 1", "k = 2", "k = 3"]
     cases = [(name, values, rtol) for name, values in beside.neighbours().items() for rtol in (0.2, 0.05, 1e-2, 1e-3)]
