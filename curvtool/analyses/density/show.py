@@ -20,6 +20,7 @@ from curvtool.words import counted
 _BINS = 18
 _BELOW = "below 0 by more than rounding"  # what `below_zero` counts: nearer to zero no sign is known
 _SHORTEST, _LONGEST, _MARGIN = 8, 80, 4  # of the bars, in characters
+_LEAST_SHOWN = 0.5  # of an eigenvalue
 
 TITLE = "Spectral density"
 
@@ -147,7 +148,8 @@ def _traces(density: Density) -> str:
 
 
 def charts(density: Density) -> list[Chart]:
-    """The density on a logarithmic scale with its band, and the outliers at the height of one eigenvalue."""
+    """The density on a logarithmic scale with its band, the outliers at the height of one eigenvalue, and how many
+    eigenvalues lie above each value."""
     one = 1 / (density.num_dims * density.width * math.sqrt(2 * math.pi))
     floor = max(one / 10, max(density.density) * 1e-9)
     line = [value if value > floor else None for value in density.density]
@@ -162,7 +164,23 @@ def charts(density: Density) -> list[Chart]:
         caption += f" Band: 95 % over {counted(density.num_probes, 'random vector')}, pointwise; not of the steps."
     caption += " The axis begins at a tenth of one eigenvalue's height."
     title = f"Spectral density of the {MATRICES[density.operator]}"
-    return [Chart(title, "eigenvalue", "density", tuple(found), caption, log_y=True)]
+    smoothed = Chart(title, "eigenvalue", "density", tuple(found), caption, log_y=True)
+    return [smoothed, _above(density)]
+
+
+def _above(density: Density) -> Chart:
+    """On a logarithmic scale: of all eigenvalues but a few the place is near zero."""
+
+    def numbers(shares: list[float]) -> list[float]:
+        return [max(density.num_dims * (1 - share), _LEAST_SHOWN) for share in shares]
+
+    counts = [count if count > _LEAST_SHOWN else None for count in numbers(density.cumulative)]
+    low, high = numbers(density.cumulative_high), numbers(density.cumulative_low)
+    line = Series("how many", "line", density.grid, counts, low, high)
+    covers = "rounding" if density.method == "exact" else "random vectors, steps and rounding together"
+    caption = f"Not smoothed. Band: 95 % for the matrix, pointwise: {covers}. The axis begins at half an eigenvalue."
+    title = f"How many eigenvalues of the {MATRICES[density.operator]} lie above each value"
+    return Chart(title, "eigenvalue", "how many above", (line,), caption, log_y=True)
 
 
 def csv(density: Density) -> tuple[list[str], list[list[Any]]]:

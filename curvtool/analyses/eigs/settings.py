@@ -34,9 +34,7 @@ class Settings(AnalysisSettings):
     method: EigenvalueMethod = setting("lanczos", "Lanczos, or deflated power iteration.")
     rtol: float = setting(1e-3, "Relative error of each eigenvalue to reach.", minimum=1e-15, below=1)
     atol: float = setting(0.0, "Error that is enough however small an eigenvalue is (for those near zero).", minimum=0)
-    max_passes: int = setting(
-        300, "Passes over the data (a product each) after which to stop unconverged.", minimum=1
-    )
+    max_passes: int = setting(300, "Passes over the data (a product each) after which to stop unconverged.", minimum=1)
     operator: Matrix = setting("hessian", "Which matrix; ggn: Gauss-Newton.")
     check: Check = setting(
         "fast",
