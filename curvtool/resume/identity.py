@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import torch
 
 from curvtool.cluster.solo import Solo
 from curvtool.config.schema import RunConfig
@@ -12,6 +15,7 @@ from curvtool.problem.checkpoints.sniff import sha256
 from curvtool.problem.factory import file_of, is_reference
 from curvtool.problem.problem import Problem
 
+_SAMPLED = 4096  # entries of a tensor
 _NOT_NUMBERS = {  # paths and sizes
     "checkpoint", "batch_size", "batch_norm", "vectors", "out", "per_example", "directions", "lr",
 }  # fmt: skip
@@ -42,6 +46,7 @@ def fingerprint(configs: Sequence[RunConfig], problem: Problem, checkpoint_sha25
         "checkpoint": f"sha256 {checkpoint_sha256[:16]}",
         "data": f"sha256 {problem.data.fingerprint()[:16]}",
         "number of parameters": str(problem.num_trainable),
+        **weights_of(problem),
         **files_of(configs),
         **settings_of(configs),
     }
@@ -56,6 +61,8 @@ def files_of(configs: Sequence[RunConfig]) -> dict[str, str]:
             files[flag] = file_of(text)
     if model.base_model:
         files["--base-model"] = Path(model.base_model)
+    for flag, options in (("-L", loss.options), ("-K", model.factory_args)):
+        files |= {f"{flag} {name}": Path(text) for name, text in options.items() if _is_file(text)}
     for config in configs:
         for name in ("start", "deflate"):
             given = getattr(config.analysis, name, None)
@@ -66,6 +73,28 @@ def files_of(configs: Sequence[RunConfig]) -> dict[str, str]:
         for flag, path in files.items()
         if path is not None and path.exists()
     }
+
+
+def _is_file(text: object) -> bool:
+    """Whether an option's value names a file that is there."""
+    try:
+        return isinstance(text, str) and Path(text).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def weights_of(problem: Problem) -> dict[str, str]:
+    """A digest of samples of every parameter and buffer: they may come from files that no setting names, as the base
+    model of an adapter. None of a model that is cut among ranks."""
+    if problem.sharded is not None:
+        return {}
+    digest = hashlib.sha256()
+    for name, tensor in (*problem.model.named_parameters(), *problem.model.named_buffers()):
+        flat = tensor.detach().reshape(-1) if tensor.layout == torch.strided else tensor.detach().to_dense().reshape(-1)
+        some = flat[:: max(1, len(flat) // _SAMPLED)].cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
+        digest.update(some.view(torch.uint8).numpy().data)
+    return {"weights": f"sha256 {digest.hexdigest()[:16]}"}
 
 
 def check_alike(cluster: Solo, facts: Mapping[str, str]) -> None:

@@ -1,8 +1,10 @@
 """What a run measured and the next one need not measure again, in the user's cache folder.
 
 A preflight and a comparison of product ways depend on the model, its weights and code, the data, the settings and the
-machine alone. An entry is found by a digest of all of them; it is data alone (`resume/codec.py`), with a checksum, and
-one that cannot be read is measured again. Several ranks measure anew.
+machine. An entry is found by a digest of what is known of them. Not all is known of code, so that a preflight is used
+only where a product on a few samples is the same again (`operators/witness.py`), and the comparison only beside it.
+An entry is data alone (`resume/codec.py`), with a checksum; one that cannot be read is measured again. Several ranks
+always measure.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 import sys
 import sysconfig
 from collections.abc import Iterable
@@ -23,14 +26,15 @@ import numpy as np
 import torch
 
 from curvtool.config.schema import RunConfig
-from curvtool.device import name_of
+from curvtool.device import driver, name_of
 from curvtool.errors import UsageError
 from curvtool.report.write import write_atomic
 from curvtool.resume.codec import decode, encode
-from curvtool.resume.identity import files_of
+from curvtool.resume.identity import files_of, weights_of
 from curvtool.session.load import Loaded
 
 MOST_ENTRIES = 2000  # of about a kilobyte; the oldest ones go first
+_INSTALLED = {"site-packages", "dist-packages"}
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -46,10 +50,10 @@ class Cache:
 
     Args:
         path: the folder; None keeps nothing.
-        facts: all that what is measured depends on, by name.
+        facts: what the measurements depend on, by name.
 
     Attributes:
-        used: what was found there, by name, which is all that no two things of a problem share.
+        used: the names of the entries that took the place of a measurement.
     """
 
     def __init__(self, path: Path | None, facts: dict[str, str] | None = None) -> None:
@@ -65,15 +69,15 @@ class Cache:
         return cls(None)
 
     def find(self, name: str) -> Any:
-        """What an earlier run measured; None where none did, or what it kept is damaged."""
+        """The entry of this name, which differs for everything that is measured; None where there is none, or it is
+        damaged."""
         if self.path is None:
             return None
-        path = self._file_of(name)
+        path = self._entry_path(name)
         try:
             found = _read(path)
         except (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RecursionError):
             return None
-        self.used.append(name)
         with suppress(OSError):
             os.utime(path)  # what is used stays
         return found
@@ -85,13 +89,13 @@ class Cache:
         with suppress(OSError, UsageError):
             self.path.mkdir(parents=True, exist_ok=True)
             text = json.dumps(encode(measured, _refuse_tensors))
-            whole = {"measured": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-            write_atomic(self._file_of(name), json.dumps(whole).encode())
+            path = self._entry_path(name)
+            write_atomic(path, json.dumps({"measured": text, "sha256": _sum_of(path, text)}).encode())
             entries = sorted(self.path.glob("*.json"), key=lambda each: each.stat().st_mtime)
             for old in entries[:-MOST_ENTRIES]:
                 old.unlink(missing_ok=True)
 
-    def _file_of(self, name: str) -> Path:
+    def _entry_path(self, name: str) -> Path:
         assert self.path is not None
         return self.path / f"{_digest({**self.facts, 'entry': name})}.json"
 
@@ -109,11 +113,13 @@ def facts_of(config: RunConfig, loaded: Loaded) -> dict[str, str]:
         **files_of([config]),
         "checkpoint": loaded.checkpoint_sha256,
         "data": problem.data.fingerprint(),
+        **weights_of(problem),
         "parameters": repr([(name, tuple(p.shape), str(p.dtype)) for name, p in problem.parameters.items()]),
         "model": _digest({"text": repr(problem.model)}),
         "code": code_of(_classes_of(problem.model, problem.loss)),
         "versions": f"{sys.version} torch {torch.__version__} numpy {np.__version__}",
-        "device": f"{problem.device} {name_of(problem.device)} {torch.backends.cpu.get_cpu_capability()}",
+        "device": f"{problem.device} {name_of(problem.device)} {driver(problem.device)}",
+        "processor": f"{torch.backends.cpu.get_cpu_capability()} {_processor()}",
         "threads": str(torch.get_num_threads()),
     }  # fmt: skip
 
@@ -124,29 +130,40 @@ def scale_of(budget: int) -> int:
 
 
 def code_of(classes: Iterable[type]) -> str:
-    """A digest of the source files that a model can depend on, by their names, sizes and times of change.
+    """A digest of the source files that a model can depend on: of the user's by their contents, of this tool's and of
+    installed packages by size and time of change.
 
-    Those of this tool; those of the user, which are all that were imported from elsewhere than Python's own folders;
-    and of the installed packages those that the classes are from. What code reads or imports later is not seen.
+    The user's are all that were imported from outside the standard library and site-packages; of the installed
+    packages those count that define a class of the model. What code reads or imports later is not seen.
     """
-    installed = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}
     python = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")}
     packages = {each.__module__.partition(".")[0] for each in classes} - {"torch", "builtins"}
-    files = set(_PACKAGE.rglob("*.py"))
+    installed, own = set(_PACKAGE.rglob("*.py")), set[Path]()
     for name, module in list(sys.modules.items()):
-        path = _file_of(module)
+        path = _source_of(module)
         if path is None or _PACKAGE in path.parents:
             continue
-        if any(each in path.parents for each in installed):
+        if _INSTALLED & set(path.parts):
             if name.partition(".")[0] in packages:
-                files.add(path)
+                installed.add(path)
         elif not any(each in path.parents for each in python):
-            files.add(path)
-    stamps = {str(path): path.stat() for path in sorted(files)}
-    return _digest({path: f"{stamp.st_size} {stamp.st_mtime_ns}" for path, stamp in stamps.items()})
+            own.add(path)
+    stamps = {str(path): path.stat() for path in sorted(installed)}
+    return _digest(
+        {path: f"{stamp.st_size} {stamp.st_mtime_ns}" for path, stamp in stamps.items()}
+        | {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(own)}
+    )
 
 
-def _file_of(module: ModuleType | None) -> Path | None:
+def _processor() -> str:
+    """What the processor calls itself; the platform's word where it does not."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return platform.processor()
+
+
+def _source_of(module: ModuleType | None) -> Path | None:
     text = getattr(module, "__file__", None)
     if not isinstance(text, str):
         return None
@@ -167,6 +184,11 @@ def _digest(facts: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
+def _sum_of(path: Path, text: str) -> str:
+    """A checksum; an entry under another name does not pass."""
+    return hashlib.sha256(f"{path.name}\n{text}".encode()).hexdigest()
+
+
 def _refuse_tensors(_: Any) -> Any:
     raise TypeError("a tensor in what was measured")
 
@@ -174,6 +196,6 @@ def _refuse_tensors(_: Any) -> Any:
 def _read(path: Path) -> Any:
     whole = json.loads(path.read_text())
     text = whole["measured"]
-    if hashlib.sha256(text.encode()).hexdigest() != whole["sha256"]:
+    if _sum_of(path, text) != whole["sha256"]:
         raise ValueError("damaged")
     return decode(json.loads(text), _refuse_tensors)

@@ -38,6 +38,7 @@ class Shared:
     grad_norm: the norm of its gradient.
     pairs: eigenpairs of each matrix, which are deflated from its trace and placed exactly in its density.
     cache: what earlier runs measured of the problem.
+    as_before: the matrices whose products are those that the cache's entries are of.
     start: vectors to start the search for eigenpairs from, as those of a checkpoint before.
     """
 
@@ -48,6 +49,7 @@ class Shared:
     loss_value: float | None = None
     grad_norm: float | None = None
     pairs: dict[str, KnownPairs] = field(default_factory=dict)
+    as_before: set[str] = field(default_factory=set)
     start: torch.Tensor | None = None
 
     def operator(self, name: str, options: dict[str, Any]) -> CurvatureOperator | None:

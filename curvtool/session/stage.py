@@ -19,6 +19,7 @@ from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.memory import return_freed_pages
 from curvtool.operators.named import OPERATORS
 from curvtool.operators.preflight import Preflight, preflight_curvature
+from curvtool.operators.witness import Witnessed, agree, eps_of, witness_of
 from curvtool.problem.problem import Problem
 from curvtool.problem.vectors import independent, load_vectors
 from curvtool.report import model as report
@@ -113,11 +114,13 @@ class Stage:
         return self.make_operator(name, **{**same, **options})
 
     def _calibrated_operator(self, name: str, options: dict[str, Any]) -> CurvatureOperator:
-        """The matrix of this name, its product ways compared unless an earlier run did so."""
+        """The matrix of this name, its product ways compared unless an earlier run of the same did so."""
         cache = self.shared.cache
         entry = f"product ways of {name} {sorted(options.items())} 2^{scale_of(self.budget)} bytes"
-        found: Calibration | None = cache.find(entry)
+        found: Calibration | None = cache.find(entry) if name in self.shared.as_before else None
         operator = self.make_operator(name, **options, calibration=found)
+        if found is not None:
+            cache.used.append(entry)
         operator.execution.form  # noqa: B018, asking for it compares the ways where they are open
         if found is None and operator.execution.compared is not None:
             cache.keep(entry, operator.execution.compared)
@@ -125,22 +128,25 @@ class Stage:
 
     def _preflight_of(self, name: str) -> Preflight:
         """What the preflight of a matrix finds, or found in an earlier run of the same; see `session/cache.py`."""
-        cache = self.shared.cache
+        cache, kind = self.shared.cache, OPERATORS[name]
         entry = f"preflight of {name}"
-        found: Preflight | None = cache.find(entry)
-        if found is not None:
-            self.observer.notice(
-                "preflight: as an earlier run found it with the same model, data and code; --no-cache measures again"
-            )
-            return found
         self.observer.begin("preflight on a small batch")
-        found = preflight_curvature(
-            self.problem, OPERATORS[name], memory_budget=self.budget, mode=self.config.compute.hvp
-        )
+        witness = None if cache.path is None else witness_of(kind, self.problem)
+        before: Witnessed | None = cache.find(entry)
+        if before is not None and agree(before.witness, witness, before.checks.noise_floor, eps_of(self.problem)):
+            cache.used.append(entry)
+            self.shared.as_before.add(name)
+            self.observer.notice(
+                "preflight: as an earlier run of the same model and data found it (a product on a few samples is still "
+                "the same); --no-cache measures again"
+            )
+            return before.checks
+        checks = preflight_curvature(self.problem, kind, memory_budget=self.budget, mode=self.config.compute.hvp)
         return_freed_pages()  # of its float64 copies
-        if not found.unavailable and found.without_float64 is None:  # what failed may have been short of memory
-            cache.keep(entry, found)
-        return found
+        # what failed may have been short of memory
+        if witness is not None and not checks.unavailable and checks.without_float64 is None:
+            cache.keep(entry, Witnessed(checks, witness))
+        return checks
 
     def checked_operator(self, name: str, *, keep_gradient: bool = False, **options: Any) -> CurvatureOperator:
         """The matrix of this name, after its preflight; takes loss, gradient and the gradient's norm too."""

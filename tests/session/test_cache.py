@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from curvtool import Problem
 from curvtool.config.resolve import resolve
+from curvtool.errors import DerivativeError
+from curvtool.operators.witness import agree
+from curvtool.resume import identity
 from curvtool.session import cache, stage
 from curvtool.session.cache import Cache, code_of
 from curvtool.session.run import run
@@ -123,9 +127,75 @@ def test_other_weights_or_other_code(folder, preflights, tmp_path, monkeypatch):
     assert made(**flags).provenance.remembered
     flags = written(tmp_path, weights=1)
     assert not made(**flags).provenance.remembered
-    os.utime(tmp_path / "own_net_of_cache.py", ns=(1, 1))
+    (tmp_path / "own_net_of_cache.py").write_text(NET + "# changed")
     assert not made(**flags).provenance.remembered
     assert len(preflights) == 3
+
+
+UNSEEN = """\
+import os, torch
+
+class Act(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        context.save_for_backward(x)
+        return x**2 / 2
+    @staticmethod
+    def backward(context, g):
+        (x,) = context.saved_tensors
+        return g * (x.detach() if os.environ.get("DETACHED_IN_TEST") else x)
+
+class Bent(torch.nn.Module):
+    def forward(self, x):
+        return Act.apply(x)
+
+def net():
+    return torch.nn.Sequential(torch.nn.Linear(6, 4), Bent(), torch.nn.Linear(4, 3))
+"""
+
+
+def test_code_that_changes_unseen_is_seen_by_what_it_computes(folder, preflights, tmp_path, monkeypatch):
+    """A variable takes part of the second derivative away: loss and gradient stay the same."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = {**written(tmp_path), "factory": "unseen_net_of_cache:net"}
+    (tmp_path / "unseen_net_of_cache.py").write_text(UNSEEN)
+    made(**flags)
+    assert made(**flags).provenance.remembered and len(preflights) == 1
+    monkeypatch.setenv("DETACHED_IN_TEST", "1")
+    with pytest.raises(DerivativeError) as refused:
+        made(**flags)
+    assert refused.value.code == "CT053" and len(preflights) == 2
+
+
+def test_two_witnesses_agree_up_to_rounding():
+    before = (0.5, 2.0, 0.1, -0.2, 0.05, 0.0)
+    assert agree(before, before, None, 1e-7) and not agree(before, None, None, 1e-7)
+    assert agree(before, tuple(each * (1 + 5e-6) for each in before), None, 1e-7)
+    assert not agree(before, (0.5, 2.0, 0.1, -0.2, 0.051, 0.0), None, 1e-7)
+    assert agree(before, (0.5, 2.0, 0.1, -0.2, 0.051, 0.0), 1e-3, 1e-7)
+    assert not agree(before, (0.5001, *before[1:]), None, 1e-7) and not agree(before, before[:3], None, 1e-7)
+
+
+def test_an_entry_under_another_name_does_not_pass(tmp_path):
+    kept = Cache(tmp_path, {})
+    kept.keep("a", 1.0)
+    kept._entry_path("a").rename(kept._entry_path("b"))
+    assert kept.find("b") is None
+
+
+def test_files_that_options_name_and_weights_are_part_of_what_a_run_is(tmp_path):
+    weights = tmp_path / "w.npy"
+    np.save(weights, np.ones(3))
+    config = resolve("eigs", {**PLAIN, "options": {"class_weights": str(weights)}}, environment={})
+    before = identity.files_of([config])
+    np.save(weights, np.zeros(3))
+    assert before != identity.files_of([config])
+    model = torch.nn.Linear(2, 3)
+    data = torch.zeros(4, 2), torch.zeros(4, dtype=torch.long)
+    first = identity.weights_of(Problem(model, data))
+    torch.nn.init.zeros_(model.bias)
+    assert first != identity.weights_of(Problem(model, data))
 
 
 def test_a_module_that_the_users_code_imports_counts(tmp_path):
@@ -176,7 +246,7 @@ def test_the_oldest_entries_go(tmp_path, monkeypatch):
     kept = Cache(tmp_path, {})
     for number in range(6):
         kept.keep(str(number), number)
-        os.utime(kept._file_of(str(number)), (number, number))
+        os.utime(kept._entry_path(str(number)), (number, number))
         if number >= 1:
             assert kept.find("1") == 1  # what is used stays
     assert len(list(tmp_path.iterdir())) == 3 and kept.find("1") == 1 and kept.find("2") is None
