@@ -28,7 +28,7 @@ CHOICES = [
         r"between # % and # % below # by more than rounding \(more --steps would tell\)|"
         r"# % below # by more than rounding(?: \(# % to # %\))?",
     ),
-    ("STABILITY", "STABILITY; negative eigenvalues, along which it diverges, were not looked for"),
+    ("STABILITY", "STABILITY; the smallest eigenvalue was not looked for: along negative ones it diverges"),
     ("SHARE", SHARE),
     ("SHARE", "SHARE to SHARE"),
     ("METHOD", r"method [\w+]+: [^.]*"),

@@ -29,7 +29,7 @@ class ModelConfig(Section):
     checkpoint: str | None = setting(None, "Checkpoint file or folder, or demo:digits.")
     factory: str | None = setting(
         None,
-        "The model's code, package.module:callable; the working folder is importable.",
+        "The model's code, module:callable; the working folder is importable.",
         metavar="MODULE:NAME",
     )
     factory_args: dict[str, Any] = setting(
@@ -58,7 +58,7 @@ class DataConfig(Section):
     source: str | None = setting(
         None,
         "Data: .npz, .npy, a pair x.npy,y.npy, .safetensors, .pt, .bin (tokens), .parquet, .csv, .jsonl, .txt, a "
-        "folder of one of them, of images or of save_to_disk, or package.module:callable.",
+        "folder of such files, of images, or written by save_to_disk, or module:callable.",
         "--data",
         metavar="SOURCE",
     )
@@ -79,8 +79,8 @@ class DataConfig(Section):
     image_std: str | None = setting(None, "Standard deviation of the channels, to divide by.", metavar="NUMBERS")
     batch_size: str = setting(
         "auto",
-        "Samples a batch at most, or auto; changes speed and memory alone, but with --batch-norm batch. Groups with a "
-        "probe each (trace, diag) run together as --memory-budget allows.",
+        "Samples a batch at most, or auto; affects speed and memory alone, except with --batch-norm batch. For trace "
+        "and diag --memory-budget decides how many probes run at once.",
         metavar="N|auto",
     )
 
@@ -119,8 +119,8 @@ class LossConfig(Section):
     )
     reduction: Reduction = setting(
         "mean",
-        "mean: the sum over all samples divided by the global weight; sum: not divided; sample-mean: the mean of each "
-        "sample's own mean over its tokens.",
+        "mean: the sum over all samples divided by the global weight (token-mean: the same, over tokens); sum: not "
+        "divided; sample-mean: the mean of each sample's own mean over its tokens.",
     )
     ignore_index: int = setting(-100, "Class index that does not count (cross-entropy and language models).")
 
@@ -161,7 +161,8 @@ class ComputeConfig(Section):
         600.0, "Seconds that one of several ranks waits for the others.", minimum=1, metavar="SECONDS"
     )
     cache: bool = setting(
-        True, "Use the preflight and the comparison of product ways of an earlier run of the same (--no-cache: never)."
+        True,
+        "Take the checks and timings from an earlier run of the same model, data and settings (--no-cache: never).",
     )
     tf32: bool = setting(False, "Allow TensorFloat-32 on CUDA: faster, and 13 bits less.")
 

@@ -37,10 +37,10 @@ from curvtool.operators.base import LinearOperator
 
 # A search ends when the solver's error is below this share of the tolerance. In a spectrum without gaps the error
 # falls slowly, and a missed pair may still emerge; where there is a gap, the smaller error costs a product or two. A
-# search that ended at the whole tolerance missed one in 1 of 34 runs on small networks and spectra without outliers
+# search that ended at the whole tolerance missed a pair in one run of 34 on small networks and spectra without outliers
 SETTLED = 0.08
-_MOST_SHOWN = 4  # times that missed pairs may be shown
-_FRESH_SHARE = 0.15  # of the search's products: the most of a fresh start that shows nothing but leaves doubt
+_MOST_SHOWN = 4  # times that the search goes on because a random start showed a missed pair
+_FRESH_SHARE = 0.15  # of the search's products: what a random start may take that shows no pair and excludes none
 # Further products of the search, as a share of those made, where a fresh start is inconclusive. An eigenvector that
 # lies half in the search's space is coupled to the rest only through the search's own next vectors: these show it
 # within a fifth of the products made so far, where a random start needs more. About 1 run in 10 goes on
@@ -88,7 +88,7 @@ class _Run:
             coarseness=BFLOAT16 if self.storage == "bfloat16" else 0.0,
             least=least_of(operator, 1.0),
         )
-        self.shift = 0.0  # of the values, as a product in float64 showed it
+        self.shift = 0.0  # error of the Ritz values, as one product in float64 shows it
         self.pairs: RitzPairs | None = None
         self.in_a_row = 0
         self.last: tuple[Eigenvalue, ...] | None = None
@@ -97,14 +97,14 @@ class _Run:
         self.from_start: Ends | None = None
         self.num_shown, self.num_looks, self.num_fresh, self.is_unsure = 0, 0, 0.0, False
         self.fresh: tuple[FreshStart, float] | None = None  # that is at work, and the fresh products before it
-        self.before: dict[str, Any] | None = None  # the same of a run that was stopped
+        self.before: dict[str, Any] | None = None  # the saved state of a fresh start that was stopped
         self.is_second_look = False  # whether the search went on since the last fresh start, and nothing moved
         self.going: dict[str, Any] | None = None  # on with the search after a fresh start; see `_goes_on_unmoved`
         self.looked: dict[str, Any] | None = None  # what fresh starts showed, once none is to come
         observer.ledger.resume("basis", operator, self)
 
     def state(self) -> dict[str, Any]:
-        """The Krylov space, and how often in a row it was good enough."""
+        """The Krylov space, what its last looks showed, and the fresh start at work."""
         return {
             "lanczos": self.lanczos.state(), "in_a_row": self.in_a_row, "last": self.last, "storage": self.storage,
             "history": [list(each) for each in self.history], "settled": self.is_settled,
@@ -160,7 +160,7 @@ class _Run:
             stop = cause_of(error)
             if self.lanczos.size:  # a step may have been made that was not looked at
                 self.pairs = self.lanczos.ritz_pairs()
-            raise Interrupted(self._result(None, 0.0) if self.pairs is not None else None, stop) from stop
+            raise Interrupted(self._result(None, self.num_fresh) if self.pairs is not None else None, stop) from stop
         return self._result(discrepancy, (0.0 if discrepancy is None else 1.0) + self.num_fresh, limits)
 
     def _iterate(self) -> None:
@@ -230,7 +230,7 @@ class _Run:
         )
 
     def _over_data(self, pairs: RitzPairs, index: np.ndarray, found: tuple[Eigenvalue, ...]) -> tuple[Eigenvalue, ...]:
-        """With what another sample of the data would change; the coupling with locked vectors is not known."""
+        """Each eigenvalue with its standard error over the data; the coupling with locked vectors is not known."""
         lanczos, request = self.lanczos, self.request
         outside = lanczos.part_residuals(pairs, index) if request.locked is None else None
         told = over_data(
@@ -307,7 +307,7 @@ class _Run:
         return self.pairs
 
     def _goes_on_unmoved(self, going: dict[str, Any]) -> bool:
-        """Goes on with the search where a fresh start left something open; whether the values stay where they are.
+        """Goes on with the search where a fresh start left something open. Returns whether the values stayed.
 
         Args:
             going: the eigenvalues `before` and the steps `left`, which a run that was stopped meanwhile has again.
@@ -325,8 +325,8 @@ class _Run:
         return not has_moved and self._is_enough
 
     def _slacks(self, found: tuple[Eigenvalue, ...]) -> np.ndarray:
-        """By how much each value may move where nothing was missed: a value that is half seen after few products moves
-        one by less than the tolerance."""
+        """By how much each value may move where nothing was missed: a missed eigenvalue that few products resolve by
+        half moves a listed one by less than the tolerance."""
         return np.array([max(pair.error_bound, EMERGED * self.request.tolerance.of(pair.value)) for pair in found])
 
     def _fresh_start(self) -> tuple[FreshStart | None, list[torch.Tensor] | None, bool]:
@@ -420,10 +420,10 @@ class _Run:
         )  # fmt: skip
 
     def _closing_check(self) -> float:
-        """One product with u = sum_i c_i y_i, c_i = +-1; the norm of A u less what the recurrence foretells of it.
+        """One product with u = sum_i c_i y_i, c_i = +-1; the norm of A u minus A u as the recurrence predicts it.
 
-        The rest is what rounding, lost orthogonality or an operator that is not symmetric brought in; over the signs
-        its mean square is the sum of the pairs' own squared deviations.
+        The difference is what rounding, lost orthogonality or an operator that is not symmetric brought in; over the
+        signs its mean square is the sum of the pairs' own squared deviations.
         """
         assert self.pairs is not None
         index = self.pairs.wanted(self.request.k, self.request.which)

@@ -1,7 +1,7 @@
 """How a batch's product is run: with its graph kept, afresh, or by forward mode; timings choose.
 
-A fresh Hessian product costs three gradients or a little more, a further product on a kept graph two; forward over
-reverse lies between, and which one wins depends on the model. So graphs are kept while a memory budget allows, and a
+A fresh Hessian product costs about three gradients, a further product on a kept graph about two (measured: speed.md);
+forward over reverse lies between, and which one wins depends on the model. So graphs are kept while a memory budget allows, and a
 timed product of each kind on a small batch chooses the rest.
 """
 
@@ -36,9 +36,9 @@ from curvtool.words import counted
 if TYPE_CHECKING:
     from curvtool.problem.problem import Problem
 
-DIFFERENCED_SAMPLES = 128  # kinks on the way show with many samples alone
+DIFFERENCED_SAMPLES = 128  # only many samples show a kink between the two points of a difference
 MAX_BATCH = 512
-MAX_SMALL_BATCH, SMALL_GRAPH = 8192, 2**24  # samples whose graph is so small, in bytes, cost overhead alone
+MAX_SMALL_BATCH, SMALL_GRAPH = 8192, 2**24  # below so many bytes of a graph calls alone cost
 SHARDED_BATCH = 4  # samples a rank
 
 
@@ -126,7 +126,7 @@ class Execution:
 
     @property
     def form(self) -> Form:
-        """Of the model's operations; torch's own reverse products need no calibration."""
+        """The form of the model's operations; torch's own reverse products need no calibration."""
         plain = self._asked_form == "torch" and self.way is not None and WAYS[self._timed_mode].is_reverse
         return "torch" if plain else self.calibration.form
 
@@ -139,7 +139,7 @@ class Execution:
 
     @property
     def left_out(self) -> dict[str, str]:
-        """The ways that were not, with the reason."""
+        """The ways that were not compared, with the reason."""
         found = {str(way): reason for way, reason in self.compared.rejected.items()} if self.compared else {}
         compiled: Compilation | None = self.__dict__.get("_compilation")
         reason = compiled.rejected if compiled else None
@@ -162,7 +162,8 @@ class Execution:
 
     @property
     def _timed_mode(self) -> str:
-        """Of other ways fresh products, on a few samples: of compiled ones, and of gradients, with graphs as large."""
+        """The mode that is timed on a few samples; fresh products stand for compiled ones, and for differences of
+        gradients, whose graphs are as large."""
         if self.way is None:
             return "auto"
         return self.way.name if self.way.is_timed else Fresh.name

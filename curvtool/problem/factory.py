@@ -55,6 +55,8 @@ def resolve(reference: str, what: str = "factory", folder: Path | None = None) -
         if module_name == missing or module_name.startswith(missing + "."):
             nearby = sorted(p.stem for p in Path.cwd().glob("*.py")) or ["no .py file in this folder"]
             remedy = f"run from the folder that holds {missing}.py ({suggest(missing, nearby)}), or set PYTHONPATH"
+            if module_name.endswith(".py"):
+                remedy = f"without .py: --{what} {module_name.removesuffix('.py')}:{attribute}"
         else:
             remedy = f"pip install {missing}"
         raise LoadError(

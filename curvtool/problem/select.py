@@ -30,7 +30,7 @@ def select_parameters(
             raise UsageError(
                 "CT001",
                 f"no parameter matches {pattern!r}",
-                expected="a shell pattern on parameter names",
+                expected="a shell pattern that matches at least one parameter's name",
                 received=pattern,
                 remedy=suggest(pattern, names or ["(the model has no parameters)"]),
             )

@@ -8,6 +8,16 @@ from pathlib import Path
 
 from curvtool.errors import LoadError, UsageError
 
+_SUFFIXES = {".pt", ".pth", ".ckpt", ".safetensors", ".pkl", ".bin"}
+
+
+def _offered() -> str:
+    """A pattern of what lies in the working folder, else an example."""
+    here = sorted({path.suffix for path in Path().glob("*") if path.suffix in _SUFFIXES and path.is_file()})
+    if here:
+        return f"curvtool track '*{here[0]}' for the files of this folder"
+    return "a pattern that matches files, in quotes, as in curvtool track 'runs/*/step_*.pt'"
+
 
 def found_by(pattern: str | None, shard: str | None = None) -> list[Path]:
     """The files or folders of a pattern, one run after the other, each in the order of its steps.
@@ -28,7 +38,7 @@ def found_by(pattern: str | None, shard: str | None = None) -> list[Path]:
             f"no checkpoints at {pattern}" if pattern else "no checkpoints given",
             expected="files such as step_100.pt",
             received="none",
-            remedy="curvtool track 'runs/*/step_*.pt', the pattern in quotes",
+            remedy=_offered(),
         )
     paths = sorted(map(Path, names), key=lambda path: (str(path.parent), _numbers(path), path.name))
     if shard is None:

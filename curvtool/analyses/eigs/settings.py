@@ -38,13 +38,14 @@ class Settings(AnalysisSettings):
     operator: Matrix = setting("hessian", "Which matrix; ggn: Gauss-Newton.")
     check: Check = setting(
         "fast",
-        "Closing check: none; fast, a few products, some of which look for missed pairs (not for power iteration or a "
-        "bfloat16 basis); full makes true residuals and looks for missed pairs.",
+        "After the search. none: nothing; fast: a few products, some of which look for missed eigenvalues (not with "
+        "power iteration or a bfloat16 basis); full: every residual anew, and a longer look for missed ones.",
     )
     per_layer: bool = setting(False, "The leading eigenvalue of every layer's own block too.")
     lr: str | None = setting(
         None,
-        "Learning rate: compare it times the largest eigenvalue with 2; auto: the checkpoint's optimizer's.",
+        "Learning rate, whose product with the largest eigenvalue is compared with 2; auto: from the optimizer in the "
+        "checkpoint.",
         metavar="NUMBER|auto",
     )
     vectors: str | None = setting(None, "Write the eigenvectors to this .safetensors file.", metavar="FILE")
@@ -53,7 +54,7 @@ class Settings(AnalysisSettings):
     vector_rtol: float | None = setting(
         None, "Error of each eigenvector to reach as well (sine of its angle).", minimum=1e-15, below=1
     )
-    block_size: int = setting(1, "Starting vectors of Lanczos: how often a multiple eigenvalue is seen.", minimum=1)
+    block_size: int = setting(1, "Starting vectors; a multiple eigenvalue is found this often at most.", minimum=1)
     max_basis: int | None = setting(
         None, "Largest number of vectors that Lanczos stores; from the memory budget by default."
     )
@@ -85,10 +86,10 @@ class Settings(AnalysisSettings):
         )
         refuse_unless(
             not is_power or (self.start is None and self.deflate is None and self.block_size == 1),
-            "power iteration takes no start, deflation vectors or block",
-            "Lanczos",
-            self.method,
+            "power iteration takes no --start, --deflate or --block-size",
             "--method lanczos",
+            f"--method {self.method}",
+            "--method lanczos, or leave them out",
         )
         refuse_unless(self.atol < math.inf, "--atol is too large", "a finite number", self.atol, "--atol 1e-6", "CT001")
         check_safetensors(self.vectors, "eigenvectors", "--vectors eigenvectors.safetensors")

@@ -18,7 +18,7 @@ from curvtool.words import counted
 
 _NEAR = 0.05  # of the edge of stability: as near as training is seen to hover about it
 _FAR_ABOVE = 0.5  # of the largest eigenvalue: a certificate whose limit lies so far above it is told beside it
-_NOT_SOUGHT = "; negative eigenvalues, along which it diverges, were not looked for"
+_NOT_SOUGHT = "; the smallest eigenvalue was not looked for: along negative ones it diverges"
 _WHICH = {"la": "largest", "sa": "smallest", "lm": "largest in magnitude", "be": "both ends"}
 
 TITLE = "Eigenvalues"
@@ -153,8 +153,8 @@ def notes(eigs: Eigs) -> list[str]:
         )
     if "no" in met:
         found.append(
-            "not met: the tolerance was not reached; the error is then the distance to some eigenvalue, which need not "
-            "be the one of that rank."
+            "not met: the tolerance was not reached; the error supposes that no eigenvalue near the value was missed, "
+            "and the value may be another rank's."
         )
     if eigs.per_layer:
         products = round(sum(layer.num_hvps for layer in eigs.per_layer.values()))

@@ -16,11 +16,13 @@ class Settings(AnalysisSettings):
     """
 
     kind = "trace"
-    rtol: float = setting(0.05, "Half-width of the 95 % interval over the estimate, to reach.", minimum=1e-15, below=1)
+    rtol: float = setting(
+        0.05, "Stop when the 95 % interval's half-width is this share of the trace.", minimum=1e-15, below=1
+    )
     max_passes: int = setting(1000, "Passes after which to stop with a wider interval.", minimum=2)
     probe_group: int | None = setting(None, "Samples that share a random probe; 8 to 32 by default.", minimum=1)
     method: TraceChoice = setting("auto", "auto chooses by the variance of the first passes, and the report says why.")
-    rank: int | None = setting(None, "Deflation rank of deflated and hutch++: directions that are exact.", minimum=1)
+    rank: int | None = setting(None, "Of deflated and hutch++: directions whose part is exact.", minimum=1)
     operator: Matrix = setting("hessian", "Which matrix.")
     per_layer: bool = setting(False, "Every layer's and parameter's trace too, from the same probes.")
 

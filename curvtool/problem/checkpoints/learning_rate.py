@@ -30,9 +30,9 @@ def learning_rate_of(path: Path, *, trust: bool = False) -> float:
     raise LoadError(
         "CT017",
         f"no single learning rate in {path}",
-        expected=f"an optimizer's state dict under {', '.join(_OPTIMIZERS[:3])}, its groups of one rate",
+        expected=f"an optimizer's state dict under {', '.join(_OPTIMIZERS[:3])}, all groups with the same rate",
         received=f"rates {', '.join(f'{rate:g}' for rate in rates)}" if rates else "no optimizer's state",
-        remedy=f"--lr {rates[-1]:g}" if rates else "--lr 0.1, as it was",
+        remedy=f"--lr {rates[-1]:g}" if rates else "give the rate that the model was trained with: --lr 0.1",
     )
 
 
