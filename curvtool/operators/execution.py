@@ -1,8 +1,8 @@
 """How a batch's product is run: with its graph kept, afresh, or by forward mode; timings choose.
 
 A fresh Hessian product costs about three gradients, a further product on a kept graph about two (measured: speed.md);
-forward over reverse lies between, and which one wins depends on the model. So graphs are kept while a memory budget allows, and a
-timed product of each kind on a small batch chooses the rest.
+forward over reverse lies between, and which one wins depends on the model. So graphs are kept while a memory budget
+allows, and a timed product of each kind on a small batch chooses the rest.
 """
 
 from __future__ import annotations

@@ -258,6 +258,6 @@ def _settings(configs: Sequence[RunConfig], loaded: Loaded) -> str:
     facts = {
         name: value
         for name, value in fingerprint(configs, loaded.problem, loaded.checkpoint_sha256).items()
-        if name != "checkpoint"
+        if name not in {"checkpoint", "weights"}
     }
     return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
