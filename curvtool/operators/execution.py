@@ -206,9 +206,9 @@ class Execution:
         return self.memory_budget // 2
 
     def batch_size(self, total: int) -> int:
-        """The samples of a batch out of so many: as the budget holds twice over, at most 512 and at most an eighth.
+        """The samples of a batch: at most half of what the budget holds, 512, and an eighth of the data.
 
-        Up to 8,192 where their graph takes 16 MiB at most and a part of the data holds as many.
+        Where the graphs are small, up to 8,192: as many as take 16 MiB, within a part of the data.
         """
         if self.problem.sharded is not None:  # the same on all ranks, whose shares may differ
             return SHARDED_BATCH

@@ -82,7 +82,7 @@ class Stage:
         return str(self.problem.dtype).removeprefix("torch.")
 
     def warn(self, code: str, message: str) -> None:
-        """A line for whoever reads the numbers."""
+        """Adds a warning to the report."""
         self.warnings.append(report.Warning(code=code, message=message))
 
     def make_operator(self, name: str, problem: Problem | None = None, **options: Any) -> CurvatureOperator:
@@ -97,7 +97,7 @@ class Stage:
         )
 
     def _operator_as_before(self, name: str, options: dict[str, Any]) -> CurvatureOperator:
-        """The matrix of this name, with the implementation and batch size that a run that was stopped had chosen."""
+        """The matrix of this name. A run that goes on makes it with the implementation and batch size of before."""
         made: list[CurvatureOperator] = []
 
         def choose() -> dict[str, Any]:
@@ -190,7 +190,7 @@ class Stage:
         return kept
 
     def fitting(self, k: int, most: int) -> int:
-        """k, and at most the size of the matrix unless the user set it."""
+        """k as the user set it; a default k is cut to the size of the matrix."""
         given = self.config.sources.get(f"{self.config.analysis.kind}.k", "default") != "default"
         return k if given else max(1, min(k, most))
 
@@ -200,7 +200,8 @@ class Stage:
         return gradient / self.grad_norm if gradient is not None and self.grad_norm else None
 
     def estimate(self, name: str, operator: LinearOperator | None, run: Callable[[], Result]) -> Result:
-        """What an estimator returns, or had returned before; what it had when it was stopped, with `stopped` set.
+        """The estimator's result: the remembered one of a run that goes on, the partial one of a run that is stopped,
+        with `stopped` set.
 
         Args:
             name: what is estimated.
@@ -220,7 +221,7 @@ class Stage:
             return partial
 
     def attempt(self, run: Callable[[], None]) -> None:
-        """Something after the numbers are there: what stops it is told at the end, and loses nothing."""
+        """Runs what comes after the numbers. An error is kept for the end, so that the numbers are still reported."""
         if self.stopped is not None:
             return
         try:

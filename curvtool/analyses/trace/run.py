@@ -14,7 +14,7 @@ from curvtool.session.stage import Stage
 
 _PARAMETER, _LAYER = "parameter ", "layer "  # kinds of blocks: a module and a parameter may share a name
 _NO_INTERVAL = "an interval needs two passes"
-_ALIKE = "one group of samples decides, whose spread fewer than five passes do not tell"
+_TOO_FEW = "one group of samples decides, and fewer than five passes cannot show its spread"
 
 
 def run(stage: Stage, analysis: Settings) -> record.Trace:
@@ -52,7 +52,7 @@ def _blocks(problem: Problem) -> Blocks:
 
 
 def _record(stage: Stage, analysis: Settings, result: TraceResult) -> record.Trace:
-    missing = _NO_INTERVAL if result.num_passes < 2 else _ALIKE
+    missing = _NO_INTERVAL if result.num_passes < 2 else _TOO_FEW
     unavailable: dict[str, str] = {}
     if result.blocks is None:
         unavailable |= dict.fromkeys(("per_parameter", "per_layer"), "not asked for")
@@ -90,7 +90,7 @@ def _block_records(result: TraceResult, kind: str, sizes: dict[str, int]) -> dic
 
 
 def _block_record(block: BlockTrace, num_params: int, num_passes: int) -> record.BlockTrace:
-    missing = "an error needs two passes" if num_passes < 2 else _ALIKE
+    missing = "an error needs two passes" if num_passes < 2 else _TOO_FEW
     unavailable = {} if block.stderr is not None else {"stderr": missing}
     degrees, reason = finite_degrees(block.degrees)
     if reason:
