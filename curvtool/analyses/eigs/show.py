@@ -197,7 +197,9 @@ def _certified(eigs: Eigs) -> str:
     if not limits:  # every eigenvalue is listed, or nothing is excluded
         return ""
     text = f" No eigenvalue {' or '.join(limits)} was missed, with probability {percent(made.probability, 3)}"
-    text += f" over the random start ({counted(round(made.check_hvps), 'product')})"
+    text += " over the random start"
+    if round(made.check_hvps):
+        text += f" ({counted(round(made.check_hvps), 'product')})"
     return text + ("." if eigs.num_missed is not None else "; --check full brings that nearer.")
 
 
