@@ -161,7 +161,11 @@ def _run_and_show(
             "CT045", "another tool contradicts these numbers, and --strict was given", remedy="see the table above"
         )
     if output.strict and outcome.report.status != "complete":
-        raise NotConverged("CT045", "not converged, and --strict was given", remedy="see the warnings above")
+        raise NotConverged(
+            "CT045",
+            "not converged, and --strict was given",
+            remedy="the warnings of the report (without -q also above) name what would help",
+        )
 
 
 def keeping_of(output: Output) -> Keeping | None:

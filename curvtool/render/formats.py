@@ -39,7 +39,7 @@ def format_of(path: Path) -> str:
             f"no format for {path.name or path}",
             expected="a name that ends in " + ", ".join(f".{each}" for each in FORMATS),
             received=path.suffix or "no suffix",
-            remedy=f"-o {path.name.rstrip('.') or 'report'}.json",
+            remedy=f"-o {path.stem.strip('.') or 'report'}.json",
         )
     missing = [package for package in _EXTRAS.get(name, ()) if find_spec(package) is None]
     if missing:
