@@ -15,7 +15,7 @@ RULE = re.compile(r"^\s*─{10,}\s*$")
 KIND = r"(?:rounding noise|the residual norm|residual\^#/gap \(at least a quarter of the residual\))"
 SHARE = r"# % \(# % to # %(?:, s\.e\. # %)?\)|# %"
 CHOICES = [
-    ("ESTIMATED", rf"estimated from {KIND}(?:, {KIND})*"),
+    ("ESTIMATED", rf"error: from {KIND}(?:, {KIND})*"),
     (
         "STABILITY",
         "at the edge of stability, to within the error|"
