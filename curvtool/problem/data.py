@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 
@@ -126,7 +126,11 @@ class Data:
         return replace(self, inputs=pick(self.inputs), targets=pick(self.targets), mapped=False)
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, dtypes, shapes and bytes, in order."""
+        """SHA-256 over names, dtypes, shapes and bytes, in order; all data are read once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for name, tensor in named_tensors({"inputs": self.inputs, "targets": self.targets}):
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())

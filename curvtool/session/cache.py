@@ -16,7 +16,7 @@ import os
 import platform
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -60,13 +60,17 @@ class Cache:
         self.path, self.facts, self.used = path, facts or {}, list[str]()
 
     @classmethod
-    def of(cls, config: RunConfig, loaded: Loaded, num_ranks: int) -> Cache:
-        """That of a run; one that keeps nothing with `--no-cache`, and on several ranks."""
-        if not config.compute.cache or num_ranks > 1:
+    def of(cls, configs: Sequence[RunConfig], loaded: Loaded, num_ranks: int) -> Cache:
+        """That of a run; one that keeps nothing with `--no-cache`, on several ranks, for a check, without a loss, or
+        where something of the model cannot be told."""
+        kinds = [config.analysis for config in configs]
+        has_use = any(kind.needs_loss for kind in kinds) and not any(kind.measures_anew for kind in kinds)
+        if not has_use or not configs[0].compute.cache or num_ranks > 1:
             return cls(None)
-        with suppress(RuntimeError, OSError):  # no home, or a source file that went away
-            return cls(folder(), facts_of(config, loaded))
-        return cls(None)
+        try:
+            return cls(folder(), facts_of(configs[0], loaded))
+        except Exception:  # no home; or a user's own `repr`, module or tensor, which may fail in any way
+            return cls(None)
 
     def find(self, name: str) -> Any:
         """The entry of this name, which differs for everything that is measured; None where there is none, or it is

@@ -113,9 +113,7 @@ def _reported(
         reuse_freed_pages() if problem.sharded is None else return_large_blocks()
     reset_peak(problem.device)
     kind = SharedSamples if problem.sharded is None else SharedParameters
-    anew = any(config.analysis.measures_anew for config in configs)
-    cache = Cache(None) if anew else Cache.of(configs[0], loaded, cluster.size)
-    shared = Shared(kind(problem, cluster).space, cache, start=start)
+    shared = Shared(kind(problem, cluster).space, Cache.of(configs, loaded, cluster.size), start=start)
     stages: list[Stage] = []
     analyses: list[report.Analysis] = []
     stopped: BaseException | None = None

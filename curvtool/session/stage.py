@@ -19,7 +19,7 @@ from curvtool.operators.curvature import CurvatureOperator
 from curvtool.operators.memory import return_freed_pages
 from curvtool.operators.named import OPERATORS
 from curvtool.operators.preflight import Preflight, preflight_curvature
-from curvtool.operators.witness import Witnessed, agree, eps_of, witness_of
+from curvtool.operators.witness import Witnessed, agree, witness_of
 from curvtool.problem.problem import Problem
 from curvtool.problem.vectors import independent, load_vectors
 from curvtool.report import model as report
@@ -133,7 +133,7 @@ class Stage:
         self.observer.begin("preflight on a small batch")
         witness = None if cache.path is None else witness_of(kind, self.problem)
         before: Witnessed | None = cache.find(entry)
-        if before is not None and agree(before.witness, witness, before.checks.noise_floor, eps_of(self.problem)):
+        if before is not None and agree(before.witness, witness, torch.finfo(self.problem.dtype).eps):
             cache.used.append(entry)
             self.shared.as_before.add(name)
             self.observer.notice(

@@ -15,7 +15,7 @@ def _offered() -> str:
     """A pattern of what lies in the working folder, else an example."""
     here = sorted({path.suffix for path in Path().glob("*") if path.suffix in _SUFFIXES and path.is_file()})
     if here:
-        return f"curvtool track '*{here[0]}' for the files of this folder"
+        return f"for the files of this folder: curvtool track '*{here[0]}'"
     return "a pattern that matches files, in quotes, as in curvtool track 'runs/*/step_*.pt'"
 
 

@@ -170,11 +170,12 @@ def test_code_that_changes_unseen_is_seen_by_what_it_computes(folder, preflights
 
 def test_two_witnesses_agree_up_to_rounding():
     before = (0.5, 2.0, 0.1, -0.2, 0.05, 0.0)
-    assert agree(before, before, None, 1e-7) and not agree(before, None, None, 1e-7)
-    assert agree(before, tuple(each * (1 + 5e-6) for each in before), None, 1e-7)
-    assert not agree(before, (0.5, 2.0, 0.1, -0.2, 0.051, 0.0), None, 1e-7)
-    assert agree(before, (0.5, 2.0, 0.1, -0.2, 0.051, 0.0), 1e-3, 1e-7)
-    assert not agree(before, (0.5001, *before[1:]), None, 1e-7) and not agree(before, before[:3], None, 1e-7)
+    assert agree(before, before, 1e-7) and not agree(before, None, 1e-7)
+    assert agree(before, tuple(each * (1 + 5e-6) for each in before), 1e-7)
+    assert not agree(before, (0.5, 2.0, 0.1, -0.2, 0.051, 0.0), 1e-7)
+    assert not agree(before, (0.5001, *before[1:]), 1e-7) and not agree(before, before[:3], 1e-7)
+    nothing = (0.0,) * 6
+    assert agree(nothing, nothing, 1e-7) and not agree(nothing, (0.0, 1e-30, *nothing[2:]), 1e-7)
 
 
 def test_an_entry_under_another_name_does_not_pass(tmp_path):
@@ -196,6 +197,24 @@ def test_files_that_options_name_and_weights_are_part_of_what_a_run_is(tmp_path)
     first = identity.weights_of(Problem(model, data))
     torch.nn.init.zeros_(model.bias)
     assert first != identity.weights_of(Problem(model, data))
+    odd = [torch.tensor(1.5), torch.zeros(0), torch.tensor([True, False]), torch.ones(2).to_sparse(),
+           torch.ones(3).bfloat16(), torch.ones(2, dtype=torch.complex64).conj(), torch.arange(10_000)]  # fmt: skip
+    for number, buffer in enumerate(odd):
+        model.register_buffer(f"odd{number}", buffer)
+    assert identity.weights_of(Problem(model, data)) == identity.weights_of(Problem(model, data))
+
+
+def test_a_model_that_cannot_be_told_is_measured_anew(folder, monkeypatch):
+    def broken(*_):
+        raise KeyError("of a user's own")
+
+    monkeypatch.setattr(cache, "code_of", broken)
+    assert made().status == "complete" and not made().provenance.remembered
+
+
+def test_norms_of_jacobians_look_for_nothing(folder, monkeypatch):
+    monkeypatch.setattr(cache, "facts_of", lambda *_: pytest.fail("no loss takes part"))
+    assert made("jacnorm", top=1).status == "complete"
 
 
 def test_a_module_that_the_users_code_imports_counts(tmp_path):
@@ -238,7 +257,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
 
 def test_several_ranks_keep_nothing(folder):
     config = resolve("eigs", PLAIN, environment={})
-    assert Cache.of(config, None, 2).path is None
+    assert Cache.of([config], None, 2).path is None
 
 
 def test_the_oldest_entries_go(tmp_path, monkeypatch):

@@ -169,7 +169,7 @@ def charts(density: Density) -> list[Chart]:
 
 
 def _above(density: Density) -> Chart:
-    """On a logarithmic scale: of all eigenvalues but a few the place is near zero."""
+    """On a logarithmic scale, since nearly all eigenvalues lie near zero."""
 
     def numbers(shares: list[float]) -> list[float]:
         return [max(density.num_dims * (1 - share), _LEAST_SHOWN) for share in shares]

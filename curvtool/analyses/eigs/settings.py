@@ -89,7 +89,7 @@ class Settings(AnalysisSettings):
             "power iteration takes no --start, --deflate or --block-size",
             "--method lanczos",
             f"--method {self.method}",
-            "--method lanczos, or leave them out",
+            "leave them out, or --method lanczos",
         )
         refuse_unless(self.atol < math.inf, "--atol is too large", "a finite number", self.atol, "--atol 1e-6", "CT001")
         check_safetensors(self.vectors, "eigenvectors", "--vectors eigenvectors.safetensors")
