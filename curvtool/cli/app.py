@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import os
@@ -20,6 +19,7 @@ from curvtool.cli import (
     init,
     inspect,
     interruption,
+    ranks,
     render,
     run,
     track,
@@ -95,12 +95,7 @@ def main() -> None:
     status = _run()
     interruption.ignore_further()
     if _rank():
-        # threads of torch's that waited for the other ranks may abort a process that is being torn down, also one that
-        # ends well, and its status would be lost: nothing is left to do here
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(status)
+        ranks.end_process(status)
     sys.exit(status)
 
 

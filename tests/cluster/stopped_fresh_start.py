@@ -7,7 +7,7 @@ from stopping import stopped_at_each_look
 from torch import nn
 
 from curvtool import Hessian, Problem, eigenvalues
-from curvtool.cli.ranks import joined
+from curvtool.cli.ranks import end_process, joined
 
 
 def operator_of(cluster):
@@ -28,3 +28,4 @@ if __name__ == "__main__":
             lambda observer: eigenvalues(operator, 2, independent_start=True, observer=observer)
         )
     print(json.dumps([cluster.size, whole.values, stops]))
+    end_process(0)

@@ -13,7 +13,7 @@ import torch
 from resume.test_by_name import SEVERAL, several
 from resume.test_resume import RUNS, Stopper, configured, numbers, same
 
-from curvtool.cli.ranks import joined
+from curvtool.cli.ranks import end_process, joined
 from curvtool.errors import StopRequested
 from curvtool.resume.ledger import Keeping
 from curvtool.session.load import load
@@ -51,3 +51,4 @@ if __name__ == "__main__":
     with joined(120.0) as cluster:
         found = {name: stops_of(name, int(wanted), Path(folder) / str(i), cluster) for i, name in enumerate(names)}
     print(json.dumps([cluster.size, found, sorted({*RUNS, *SEVERAL})]))
+    end_process(0)

@@ -7,7 +7,7 @@ import torch
 from cases import CASES
 from wrappers import deviations, wrapped
 
-from curvtool.cli.ranks import joined
+from curvtool.cli.ranks import end_process, joined
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
@@ -21,3 +21,4 @@ if __name__ == "__main__":
         }
         assert all(operator.space.cluster.size == cluster.size for _, operator, _ in wrapped(CASES[0], cluster))
         print(json.dumps([cluster.size, max(cluster.gather_objects(max(found.values()))), found]))
+    end_process(0)
