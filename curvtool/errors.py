@@ -170,6 +170,18 @@ def not_finite(where: str) -> DerivativeError:
     )
 
 
+def not_in_range(where: str, size: float, least: float, most: float) -> DerivativeError:
+    """CT054: a product is so small or so large that its square is 0 or infinite, and no error of it would be right."""
+    return DerivativeError(
+        "CT054",
+        f"{where} is too {'small' if size < 1 else 'large'} to compute with",
+        expected=f"magnitudes from {least:g} to {most:g}",
+        received=f"{size:.3g}",
+        remedy=f"-L FILE with a loss {'larger' if size < 1 else 'smaller'} by a known factor; all that is computed is "
+        "in proportion to it",
+    )
+
+
 _LISTED = 12
 
 

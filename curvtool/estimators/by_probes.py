@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from curvtool.critical import undisturbed
-from curvtool.errors import not_finite
 from curvtool.estimators.accuracy.forms import (
     PASSES_OF_FEW_SIGNS,
     BlockFacts,
@@ -26,6 +25,7 @@ from curvtool.estimators.known_space import KnownSpace
 from curvtool.estimators.observer import Observer
 from curvtool.linalg.intervals import Interval, look_error, student_t_quantile
 from curvtool.linalg.space import VectorSpace
+from curvtool.linalg.usable import require_finite, require_usable
 from curvtool.operators.base import LinearOperator
 
 FEWEST_PASSES = 8  # of the pilot: a dominating sample of two signs among others is unseen in all once in 256 runs
@@ -271,9 +271,9 @@ class ProbeSearch:
                 found += _compared(space, entries[0], entries[1], sizes)
             numbers[terms.start : terms.stop, : sum(each.shape[1] for each in found)] = torch.cat(found, dim=1)
         every = groups.of_all(numbers).to(device="cpu", dtype=torch.float64).numpy()
-        if not np.isfinite(every).all():
-            raise not_finite("a quadratic form of the Hessian")
+        require_finite(every, "a quadratic form of the matrix")
         segments = every[:, :-1].reshape(len(every), rows, len(sizes)).copy()
+        require_usable(segments[:, :num], "a quadratic form of the matrix")
         forms = segments[:, :num].sum(axis=2).T
         pair = None
         if num == 2:

@@ -11,7 +11,7 @@ from typing import get_args
 import numpy as np
 import torch
 
-from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
+from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of
 from curvtool.estimators.accuracy.noise import least_of, noise_of
 from curvtool.estimators.cost import Meter
 from curvtool.estimators.density_result import DensityResult, Spectrum, density_result
@@ -19,6 +19,7 @@ from curvtool.estimators.kept_steps import KeptSteps
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.linalg.quadrature import Quadrature, QuadraturesInStep
 from curvtool.linalg.space import VectorSpace
+from curvtool.linalg.usable import require_usable
 from curvtool.operators.base import LinearOperator
 from curvtool.vocabulary import DensityChoice
 from curvtool.words import counted
@@ -209,8 +210,7 @@ def _exactly(
         stop = cause_of(error)
         raise Interrupted(None, stop) from stop
     dense = matrix.to("cpu", torch.float64).numpy()
-    if not np.isfinite(dense).all():
-        raise not_finite("a product")
+    require_usable(dense, "a product")
     nodes = np.linalg.eigvalsh((dense + dense.T) / 2)
     found = Quadrature(nodes, np.full(dim, 1 / dim), is_exact=True)
     least = least_of(operator, float(np.abs(nodes).max()))

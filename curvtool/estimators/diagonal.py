@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from curvtool.critical import undisturbed
-from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
+from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of
 from curvtool.estimators.accuracy.entries import EntryErrors, of_entries, rounding_of_entries
 from curvtool.estimators.accuracy.forms import LEAST_PASSES, ONE_GROUP, PASSES_OF_FEW_SIGNS
 from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES, least_of, noise_of
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.kept_steps import KeptSteps
 from curvtool.estimators.observer import SILENT, Observer
+from curvtool.linalg.usable import require_finite, require_usable
 from curvtool.operators.base import LinearOperator
 from curvtool.vocabulary import DiagonalChoice, DiagonalMethod
 from curvtool.words import counted
@@ -193,6 +194,7 @@ class _Run:
                 drawn += entries.sum(0)
             drawn = groups.total(drawn)
             of_groups = groups.of_all(forms)[:, 0].to("cpu", torch.float64).numpy()
+            require_usable(of_groups, "a quadratic form of the matrix")
             unit = self.unit or _unit_of(float(operator.space.total(drawn.abs())))
             drawn = drawn / unit if unit else drawn
             with undisturbed():
@@ -211,8 +213,7 @@ class _Run:
         """None where the diagonal is not told from its noise."""
         space = self.operator.space
         noise, square = self._errors().total, float(space.inner(self.mean, self.mean))
-        if not math.isfinite(noise + square):
-            raise not_finite("a diagonal entry")
+        require_finite([noise, square], "a diagonal entry")
         if square == 0.0:
             return None
         return math.sqrt(noise / max(square - noise, 1e-12 * square))
@@ -225,9 +226,8 @@ class _Run:
         )
         space = self.operator.space
         whole = float(space.total(found))
-        if not math.isfinite(whole):
-            raise not_finite("a diagonal entry")
         size = max(abs(whole), float(space.total(found.abs())))
+        require_usable(size, "a diagonal entry")
         # random signs z: the mean of (A z)_i^2 is the square of row i
         image = self.operator.matvec(space.signs(self.seed, 25)[0])
         size = max(size, float(space.norm(image)))  # the matrix may be far larger than its diagonal

@@ -12,6 +12,7 @@ import torch
 from curvtool.estimators.accuracy.norms import cosines_of_pairs, missed_top, top_within
 from curvtool.linalg.batched_lanczos import BatchedTop, largest_eigenvalues
 from curvtool.linalg.space import VectorSpace
+from curvtool.linalg.usable import powers_of_two
 from curvtool.operators.jacobian import InputJacobian
 from curvtool.operators.products import LinearizedFunction
 
@@ -27,6 +28,7 @@ class Batch:
     """Norms of one batch of examples.
 
     Attributes:
+        units: what the next two are in the square of: those of small norms would be 0.
         kept: the part of ||J||_F^2 that is known.
         rest: the part by probes, the mean of their squares.
         cosines: mean squared cosine of its probes, which tells its degrees of freedom.
@@ -36,6 +38,7 @@ class Batch:
         spectral_reach: likewise, for all examples of the data together with 95 %.
     """
 
+    units: np.ndarray | None = None
     kept: np.ndarray | None = None
     rest: np.ndarray | None = None
     cosines: np.ndarray | None = None
@@ -49,6 +52,15 @@ class Batch:
     num_jvps: float = 0.0
     converged: bool = True
 
+    @property
+    def largest(self) -> np.ndarray:
+        """Norms to tell while the work goes on: the first that are known, shape (n,)."""
+        known = self.spectral if self.spectral is not None else self.frobenius
+        if known is not None:
+            return known
+        assert self.units is not None and self.kept is not None and self.rest is not None
+        return self.units * np.sqrt(self.kept + self.rest)
+
 
 def exact_batch(jacobian: InputJacobian, rows: range, norm: str, linf: bool = False) -> Batch:
     """From all rows, or all columns where these are fewer."""
@@ -58,13 +70,15 @@ def exact_batch(jacobian: InputJacobian, rows: range, norm: str, linf: bool = Fa
     an_example = jacobian.output_dim * jacobian.input_dim * (jacobian.problem.dtype.itemsize + 16)  # a float64 copy too
     for piece in _pieces(jacobian, rows, an_example):
         matrices = jacobian.dense_of(jacobian.linearize(piece), len(piece)).double()
+        units = powers_of_two(matrices.abs().amax((1, 2)))  # squares of small entries would be 0
+        matrices = matrices / units[:, None, None]
         gram = matrices @ matrices.mT if by_rows else matrices.mT @ matrices
         if linf:
-            bounds.append(_linf_bounds(matrices, gram, by_rows))
+            bounds.append(units * _linf_bounds(matrices, gram, by_rows))
         if norm != "spectral":
-            frobenius.append(gram.diagonal(dim1=1, dim2=2).sum(1).sqrt())
+            frobenius.append(units * gram.diagonal(dim1=1, dim2=2).sum(1).sqrt())
         if norm != "frobenius":
-            spectral.append(torch.linalg.eigvalsh(gram)[:, -1].clamp_min(0).sqrt())
+            spectral.append(units * torch.linalg.eigvalsh(gram)[:, -1].clamp_min(0).sqrt())
     if bounds:
         batch.linf_lower, batch.linf_upper = torch.cat(bounds, dim=1).cpu().numpy()
     batch.frobenius = torch.cat(frobenius).cpu().numpy() if frobenius else None
@@ -110,7 +124,7 @@ def estimated_batch(jacobian: InputJacobian, rows: range, norm: str, seed: int) 
     an_example = probes * jacobian.input_dim * (itemsize + 8) + steps * jacobian.output_dim * itemsize
     parts = [(len(piece), _estimated(jacobian, piece, norm, seed)) for piece in _pieces(jacobian, rows, an_example)]
     batch = Batch(converged=all(part.converged for _, part in parts))
-    for name in ("kept", "rest", "cosines", "spectral", "spectral_error", "spectral_reach"):
+    for name in ("units", "kept", "rest", "cosines", "spectral", "spectral_error", "spectral_reach"):
         found = [getattr(part, name) for _, part in parts]
         setattr(batch, name, None if found[0] is None else np.concatenate(found))
     batch.num_vjps = sum(count * part.num_vjps for count, part in parts) / len(rows)
@@ -123,31 +137,52 @@ def _estimated(jacobian: InputJacobian, rows: range, norm: str, seed: int) -> Ba
     dim = linear.output.shape[1]
     of_example = VectorSpace(dim, linear.output.dtype, linear.output.device)
     rtol = max(_SPECTRAL_RTOL, 64 * of_example.eps)  # bfloat16 knows no better
+    gram = GramProducts(linear)
     with jacobian.problem.context(len(rows)):
         top = largest_eigenvalues(
-            lambda u: linear.jvp(linear.vjp(u)),
+            gram,
             of_example.normals(seed, 6, rows=rows),
             max_products=DEFLATED if norm == "frobenius" else _SPECTRAL_PRODUCTS,
             settled=None if norm == "frobenius" else partial(top_within, dim=dim, rtol=rtol),
         )
         batch = Batch(num_vjps=top.num_products, num_jvps=top.num_products)
         if norm != "spectral":
-            _probe(batch, linear, top, of_example, rows, NUM_PROBES[norm], seed)
+            _probe(batch, gram, top, of_example, rows, NUM_PROBES[norm], seed)
     if norm != "frobenius":
-        value = top.ritz.values.sqrt()
+        value, units = top.ritz.values.sqrt(), gram.units.double().cpu()
         eps = 0.0 if top.num_products == dim else of_example.eps
         chances = {"spectral_error": {}, "spectral_reach": {"probability": 0.05 / jacobian.problem.num_samples}}
         for name, chance in chances.items():
             excess = missed_top(top.ritz, dim, eps, **chance)
-            setattr(batch, name, ((top.ritz.values + excess).sqrt() - value).numpy())
-        batch.spectral = value.numpy()
+            setattr(batch, name, (units * ((top.ritz.values + excess).sqrt() - value)).numpy())
+        batch.spectral = (units * value).numpy()
         batch.converged = bool(top.converged.all())
     return batch
 
 
+class GramProducts:
+    """u -> J J^T u / s^2 of each example, its unit s next to the size of the first J^T u, shape (n,): J J^T has the
+    squares of J, and small ones would be 0.
+
+    Args:
+        linear: J of n examples.
+    """
+
+    def __init__(self, linear: LinearizedFunction) -> None:
+        self.linear = linear
+        self.units = torch.empty(0)
+
+    def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
+        """From (n, C) to (n, C)."""
+        pulled = self.linear.vjp(vectors)
+        if not len(self.units):
+            self.units = powers_of_two(pulled.abs().amax(1))
+        return self.linear.jvp(pulled / self.units[:, None]) / self.units[:, None]
+
+
 def _probe(
     batch: Batch,
-    linear: LinearizedFunction,
+    gram: GramProducts,
     top: BatchedTop,
     of_example: VectorSpace,
     rows: range,
@@ -160,10 +195,11 @@ def _probe(
         vector = of_example.normals(seed, 5, probe, rows=rows)
         for _ in range(2):  # once leaves rounding errors of the leading direction
             vector = vector - torch.einsum("nj,njc->nc", torch.einsum("njc,nc->nj", top.basis, vector), top.basis)
-        pulled.append(linear.vjp(vector))
+        pulled.append(gram.linear.vjp(vector) / gram.units[:, None])
     stacked = torch.stack(pulled, dim=1).double()
-    gram = stacked @ stacked.mT
+    inner = stacked @ stacked.mT
     batch.num_vjps += num_probes
     batch.kept = top.captured.clamp_min(0.0).numpy()
-    batch.rest = gram.diagonal(dim1=1, dim2=2).mean(1).cpu().numpy()
-    batch.cosines = cosines_of_pairs(gram).cpu().numpy()
+    batch.units = gram.units.double().cpu().numpy()
+    batch.rest = inner.diagonal(dim1=1, dim2=2).mean(1).cpu().numpy()
+    batch.cosines = cosines_of_pairs(inner).cpu().numpy()

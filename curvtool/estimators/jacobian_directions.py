@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from curvtool.device import sums_in
 from curvtool.errors import UsageError
 from curvtool.estimators.eigenvalues import eigenvalues
+from curvtool.estimators.jacobian_batches import GramProducts
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.base import LinearOperator
@@ -89,23 +91,23 @@ def _iterated(jacobian: InputJacobian, linear: LinearizedFunction, seed: int) ->
     left = found.vectors[0]
     with jacobian.problem.context(1):
         pulled = linear.vjp(left[None])[0]
-    norm = torch.linalg.vector_norm(pulled)
+    norm = torch.linalg.vector_norm(pulled, dtype=sums_in(pulled.device))
     error = found.eigenvalues[0].vector_error
     told = torch.tensor(1.0 if error is None else error, dtype=torch.float64)
-    return norm.double().cpu(), pulled / norm.clamp_min(1e-300), left, told
+    return norm.double().cpu(), (pulled / norm.clamp_min(1e-300)).to(pulled.dtype), left, told
 
 
 class _Gram(LinearOperator):
-    """J J^T of one example, (C, C)."""
+    """J J^T of one example, (C, C), in units of `GramProducts`."""
 
     name = "jacobian-gram"
 
     def __init__(self, jacobian: InputJacobian, linear: LinearizedFunction) -> None:
         super().__init__(VectorSpace(jacobian.output_dim, linear.output.dtype, linear.output.device))
-        self.jacobian, self.linear = jacobian, linear
+        self.jacobian, self.products = jacobian, GramProducts(linear)
 
     def matvec(self, vector: torch.Tensor) -> torch.Tensor:
-        """J J^T u."""
+        """J J^T u, up to the unit's square."""
         self.num_products += 1
         with self.jacobian.problem.context(1):
-            return self.linear.jvp(self.linear.vjp(vector[None]))[0]
+            return self.products(vector[None])[0]

@@ -227,8 +227,7 @@ class _Run:
             found = exchanged(own, cluster)[: len(turn)]
             self.batches += found
             done = turn[-1].stop
-            names = ("spectral", "frobenius", "kept")
-            most = max(float(v.max()) for b in found for n in names if (v := getattr(b, n)) is not None)
+            most = max(float(each.largest.max()) for each in found)
             self.observer.advance(done, f"largest in batch {most:.4g}", problem.num_samples - done)
         self.estimates = self._estimates()
 
@@ -252,9 +251,9 @@ class _Run:
                 if values is not None:
                     found[name] = exact_norms(values)
             return found
-        kept, rest, cosines = (self._joined(name) for name in ("kept", "rest", "cosines"))
-        if kept is not None and rest is not None and cosines is not None:
-            found["frobenius"] = frobenius_norms(kept, rest, cosines, NUM_PROBES[self.norm])
+        kept, rest, cosines, units = (self._joined(name) for name in ("kept", "rest", "cosines", "units"))
+        if kept is not None and rest is not None and cosines is not None and units is not None:
+            found["frobenius"] = frobenius_norms(kept, rest, cosines, NUM_PROBES[self.norm], units)
         value, error, reach = (self._joined(name) for name in ("spectral", "spectral_error", "spectral_reach"))
         if value is not None and error is not None and reach is not None:
             found["spectral"] = spectral_norms(value, error, reach)

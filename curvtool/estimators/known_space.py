@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from curvtool.errors import not_finite
 from curvtool.estimators.observer import Observer
 from curvtool.linalg.lanczos import Lanczos
 from curvtool.linalg.ritz import RitzPairs
+from curvtool.linalg.usable import require_usable
 from curvtool.operators.base import LinearOperator
 from curvtool.words import counted
 
@@ -111,8 +111,7 @@ class _Sketch:
             vector = vector - space.coefficients(self.basis[:count], vector) @ self.basis[:count]
         rest = space.norm(vector)
         before, after = (float(x) for x in torch.stack([length, rest]).to("cpu", torch.float64))
-        if not np.isfinite(before):
-            raise not_finite("a product")
+        require_usable(before, "a product")
         if after <= 64 * space.eps * before:
             return
         self.basis[count] = vector / rest

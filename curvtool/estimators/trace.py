@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of, not_finite
+from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of
 from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES, least_of, noise_of
 from curvtool.estimators.by_probes import FEWEST_PASSES, Blocks, BlockTrace, ProbeSearch
 from curvtool.estimators.cost import Cost, Meter
@@ -19,6 +19,7 @@ from curvtool.estimators.known_space import KnownSpace, known_space
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.estimators.xtrace import XTrace
 from curvtool.linalg.intervals import Interval, look_error
+from curvtool.linalg.usable import require_usable
 from curvtool.operators.base import LinearOperator
 from curvtool.vocabulary import TraceChoice, TraceMethod
 from curvtool.words import counted
@@ -267,8 +268,7 @@ class _Run:
             KeptSteps("every entry", self.operator, total, "the diagonal", self.observer)
         )
         diagonal = self.operator.space.whole(found).to("cpu", torch.float64).numpy()
-        if not np.isfinite(diagonal).all():
-            raise not_finite("a diagonal entry")
+        require_usable(diagonal, "a diagonal entry")
         blocks = None
         if self.blocks is not None:
             cuts = np.cumsum(self.blocks.sizes)[:-1]

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from curvtool.critical import undisturbed
-from curvtool.errors import not_finite
 from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES, Estimate
 from curvtool.estimators.observer import Observer
 from curvtool.linalg.intervals import Interval
+from curvtool.linalg.usable import require_usable
 from curvtool.operators.base import LinearOperator
 from curvtool.words import counted
 
@@ -143,8 +143,7 @@ class XTrace:
                 column = column + part
             rest = space.norm(vector)
             numbers = torch.cat([column, rest.reshape(1)]).to("cpu", torch.float64).numpy()
-            if not np.isfinite(numbers).all():
-                raise not_finite("a product")
+            require_usable(numbers, "a product")
             if numbers[i] <= _RANK_SLACK * space.eps * np.linalg.norm(
                 numbers
             ):  # the range is spanned: any direction will do

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from curvtool.critical import undisturbed
-from curvtool.errors import not_finite
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.linalg.sketch import Sketch
 from curvtool.linalg.space import VectorSpace
+from curvtool.linalg.usable import require_finite, require_usable
 from curvtool.vocabulary import Storage
 
 Product = Callable[..., tuple[torch.Tensor, torch.Tensor]]
@@ -164,8 +164,8 @@ class Lanczos:
             self._put(known, vector, norm)
         packed = torch.cat([column, norm.reshape(1), half_way.reshape(1), leak, shares.reshape(-1)])
         numbers = packed.to(device="cpu", dtype=torch.float64).numpy()
-        if not np.isfinite(numbers).all():
-            raise not_finite("a product")
+        require_finite(numbers, "a product")
+        require_usable(numbers[: known + 1], "a product")
         with undisturbed():
             self.projected[:known, j] = numbers[:known]
             self.projected[j, : j + 1] = numbers[: j + 1]

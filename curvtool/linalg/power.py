@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
-from curvtool.errors import not_finite
 from curvtool.linalg.space import VectorSpace
+from curvtool.linalg.usable import require_usable
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,7 @@ def power_iteration(
         value = space.inner(vector, image)
         residual = space.norm(image - value * vector)
         numbers = torch.stack([value, residual]).to(device="cpu", dtype=torch.float64).tolist()
-        if not all(map(math.isfinite, numbers)):
-            raise not_finite("a Hessian product")
+        require_usable(numbers, "a product")
         norm = space.norm(image)
         following = torch.where(norm > 0, image / norm.clamp_min(torch.finfo(space.dtype).tiny), vector)
         yield PowerState(numbers[0], numbers[1], vector, whole, following)

@@ -168,7 +168,7 @@ class VectorSpace:
         for start in range(0, images.shape[1], self._piece):
             columns = slice(start, start + self._piece)
             rest = torch.addcmul(images[:, columns], values[:, None], vectors[:, columns], value=-1)
-            squares += (rest**2).sum(1)
+            squares += torch.linalg.vector_norm(rest, dim=1, dtype=squares.dtype).square()
         return self.cluster.sum(squares).sqrt()
 
     def gram(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -217,14 +217,13 @@ class VectorSpace:
 
     def norm(self, vector: torch.Tensor) -> torch.Tensor:
         """The Euclidean norm, a scalar on the device."""
+        wide = sums_in(self.device)  # in the vectors' dtype, squares of what is below 1e-19 would be lost
+        pieces = vector.split(_CONVERTED) if is_host(self.device) else (vector,)
+        norms = torch.stack([torch.linalg.vector_norm(piece, dtype=wide) for piece in pieces])
+        found = torch.linalg.vector_norm(norms) if len(norms) > 1 else norms[0]
         if self.cluster.size > 1:
-            return self.inner(vector, vector).sqrt()
-        whole = len(vector) // self._piece * self._piece
-        if not whole or self.dtype == torch.float64:
-            return torch.linalg.vector_norm(vector)
-        pieces = torch.linalg.vector_norm(vector[:whole].view(-1, self._piece), dim=1)
-        ends = torch.linalg.vector_norm(vector[whole:])[None]
-        return torch.linalg.vector_norm(torch.cat([pieces, ends]).to(sums_in(self.device))).to(self.dtype)
+            found = self.cluster.sum(found.square()).sqrt()
+        return found.to(self.dtype)
 
     def orthonormal(self, vectors: torch.Tensor) -> torch.Tensor:
         """Orthonormal rows of the same span as the rows of `vectors` (m, P), on the device."""

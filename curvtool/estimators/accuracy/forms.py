@@ -72,7 +72,7 @@ def of_groups(forms: np.ndarray, pairs: np.ndarray, noise: float) -> GroupSpread
         bounds = forms.var(axis=0, ddof=1)
     variances = np.where(np.full_like(few, not is_clear) & (hidden | few), np.maximum(variances, bounds), variances)
     total = float(variances.sum())
-    alone = float((variances**2).sum()) > ONE_GROUP * total**2
+    alone = float(_concentration(variances)) > ONE_GROUP
     is_known = len(forms) >= LEAST_PASSES or (is_clear and not alone)
     if alone and 1 < len(forms) < PASSES_OF_FEW_SIGNS:  # passes of a pair may be alike, and differ from another pair's
         own = float(forms.sum(axis=1).var(ddof=1))
@@ -80,7 +80,7 @@ def of_groups(forms: np.ndarray, pairs: np.ndarray, noise: float) -> GroupSpread
             return GroupSpread(own, float(len(forms) - 1), scale, False, is_known)
     if total == 0.0:
         return GroupSpread(0.0, math.inf, scale, is_clear, is_known)
-    degrees = 2 * num_pairs * total**2 / float((variances**2).sum())
+    degrees = 2 * num_pairs / float(_concentration(variances))
     if is_clear:
         degrees = max(degrees, _degrees_seen(spreads.sum(axis=1)))
     return GroupSpread(total, degrees, scale, is_clear and is_known and degrees >= _DEGREES_WANTED, is_known)
@@ -93,7 +93,7 @@ def _degrees_seen(totals: np.ndarray) -> float:
     if num < 4:
         return 0.0
     d = num - 1
-    relative = float(totals.var(ddof=1) / totals.mean() ** 2) * d / chi_square(d, -1.2816)
+    relative = float((totals / totals.mean()).var(ddof=1)) * d / chi_square(d, -1.2816)
     return 2 * num / max(relative, 1e-9)
 
 
@@ -224,12 +224,17 @@ def _share_of(variances: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def _concentration(variances: np.ndarray) -> np.ndarray:
-    """sum v_t^2 / (sum v_t)^2 over the groups, shape (B,): 1 over as many groups as matter."""
-    whole = variances.sum(axis=0)
-    return np.asarray((variances**2).sum(axis=0) / np.where(whole > 0, whole, 1.0) ** 2)
+    """sum v_t^2 / (sum v_t)^2 over the groups, shape (B,): 1 over as many groups as matter; 0 of nothing."""
+    return np.asarray((_shares(variances) ** 2).sum(axis=0))
 
 
 def _degrees_of_sum(variances: np.ndarray, freedom: np.ndarray) -> np.ndarray:
     """Degrees of freedom of a sum of variances with these each (Satterthwaite 1946), shape (B,)."""
-    square = (variances**2 / freedom).sum(axis=0)
-    return np.asarray(np.where(square > 0, variances.sum(axis=0) ** 2 / np.where(square > 0, square, 1.0), math.inf))
+    square = (_shares(variances) ** 2 / freedom).sum(axis=0)
+    return np.asarray(np.where(square > 0, 1.0 / np.where(square > 0, square, 1.0), math.inf))
+
+
+def _shares(variances: np.ndarray) -> np.ndarray:
+    """v_t / sum v_t: squares of these are none of 0 and infinity, as those of tiny and huge variances are."""
+    whole = variances.sum(axis=0)
+    return np.asarray(variances / np.where(whole > 0, whole, 1.0))

@@ -219,25 +219,29 @@ def exact_norms(values: np.ndarray) -> NormEstimates:
     return NormEstimates(values, zero, np.full_like(values, np.inf), both, both, values)
 
 
-def frobenius_norms(kept: np.ndarray, rest: np.ndarray, cosines: np.ndarray, num_probes: int) -> NormEstimates:
+def frobenius_norms(
+    kept: np.ndarray, rest: np.ndarray, cosines: np.ndarray, num_probes: int, units: np.ndarray
+) -> NormEstimates:
     """||J||_F = sqrt(kept + rest): `kept` is known, `rest` is by probes, the mean of their squares.
 
     Args:
-        kept: shape (N,).
-        rest: shape (N,).
+        kept: in the squares of `units`, shape (N,).
+        rest: likewise.
         cosines: `cosines_of_pairs`, shape (N,).
         num_probes: m.
+        units: of the norms, shape (N,).
     """
     value = np.sqrt(kept + rest)
     degrees = np.where(rest > 0, num_probes / cosines, np.inf)
     sides = []
     for error in (0.05, 0.05 / len(kept)):
         ends = [
-            np.sqrt(kept + rest / chi_square_quantile(p, degrees / (1 + wider * (1 - cosines))))
+            units * np.sqrt(kept + rest / chi_square_quantile(p, degrees / (1 + wider * (1 - cosines))))
             for p, wider in ((1 - error / 2, _WIDER[0]), (error / 2, _WIDER[1]))
         ]
         sides.append(np.stack(ends))
     stderr = rest * np.sqrt(2 / degrees) / (2 * np.maximum(value, 1e-300))  # the delta rule
+    value, stderr = units * value, units * stderr
     return NormEstimates(value, stderr, degrees, sides[0], sides[1], np.full_like(value, np.nan))
 
 
