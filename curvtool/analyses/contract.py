@@ -14,7 +14,7 @@ from rich.console import Console
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.curvature import CurvatureOperator
 from curvtool.planning.needs import Need
-from curvtool.render.charts import Chart
+from curvtool.render.chart_types import Chart
 from curvtool.report.headline import Headline
 from curvtool.report.numbers import Number
 from curvtool.report.record import AnalysisRecord

@@ -32,7 +32,7 @@ def show(
     from curvtool.cli.console import make_console
     from curvtool.cli.options import Output
     from curvtool.config.resolve import resolve_all, settings_table
-    from curvtool.render.tables import csv_text, markdown_table, new_table
+    from curvtool.render.table_parts import csv_text, markdown_table, new_table
 
     rows = settings_table(resolve_all({}, config_file=config, default="eigs"), all_settings)
     header = ["setting", "value", "from"]

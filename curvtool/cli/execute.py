@@ -97,7 +97,7 @@ def _execute(configs: Sequence[RunConfig], output: Output, cluster: Solo) -> Non
         show_settings(configs, errors)
     if output.dry_run:
         from curvtool.planning.plan import plan
-        from curvtool.render.table import print_plan
+        from curvtool.render.terminal import print_plan
 
         with observer:
             planned = plan(config, observer, cluster, ranks=output.ranks, bandwidth=output.bytes_per_second())
@@ -216,7 +216,7 @@ def _show(report: Report, output: Output, errors: Console) -> Exception | None:
     if output.json == "-":
         sys.stdout.write(content(report, "json").decode())
     elif output.format == "table":
-        from curvtool.render.table import print_report
+        from curvtool.render.terminal import print_report
 
         print_report(report, make_console(output))
     else:

@@ -25,7 +25,7 @@ def explain(
     from curvtool.cli.console import make_console
     from curvtool.cli.options import Output
     from curvtool.render.explanations import explained, explanations
-    from curvtool.render.tables import new_table
+    from curvtool.render.table_parts import new_table
 
     console = make_console(Output())
     if word is not None:

@@ -28,7 +28,7 @@ def render(
     from curvtool.cli.console import make_console, say
     from curvtool.cli.options import Output
     from curvtool.render.formats import content, format_of
-    from curvtool.render.table import print_report
+    from curvtool.render.terminal import print_report
     from curvtool.render.track import print_rows
     from curvtool.report.model import Report
     from curvtool.report.read import read_any, read_from

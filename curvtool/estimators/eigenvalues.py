@@ -9,9 +9,9 @@ import torch
 
 from curvtool.errors import UsageError
 from curvtool.estimators.accuracy.noise import noise_of
-from curvtool.estimators.by_lanczos import by_lanczos
-from curvtool.estimators.by_power import by_power
 from curvtool.estimators.eigenpairs import METHODS, EigenvaluesResult
+from curvtool.estimators.eigenvalues_by_lanczos import by_lanczos
+from curvtool.estimators.eigenvalues_by_power import by_power
 from curvtool.estimators.full_check import full_check, true_residuals
 from curvtool.estimators.observer import SILENT, Observer
 from curvtool.estimators.request import BASES, Request, storage_for

@@ -12,9 +12,9 @@ from curvtool.errors import STOPPING, Interrupted, cause_of
 from curvtool.estimators.accuracy.noise import least_of
 from curvtool.estimators.accuracy.pairs import PairErrors
 from curvtool.estimators.accuracy.population import OverData, data_stderr
-from curvtool.estimators.by_lanczos import by_lanczos
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.eigenpairs import Certificate, Eigenvalue, EigenvaluesResult
+from curvtool.estimators.eigenvalues_by_lanczos import by_lanczos
 from curvtool.estimators.fresh_start import FAILURE, certificate
 from curvtool.estimators.observer import Observer
 from curvtool.estimators.request import Request

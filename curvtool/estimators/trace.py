@@ -12,11 +12,11 @@ import torch
 
 from curvtool.errors import STOPPING, Interrupted, UsageError, cause_of
 from curvtool.estimators.accuracy.noise import NOISE_OF_TRACES, least_of, noise_of
-from curvtool.estimators.by_probes import FEWEST_PASSES, Blocks, BlockTrace, ProbeSearch
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.kept_steps import KeptSteps
 from curvtool.estimators.known_space import KnownSpace, known_space
 from curvtool.estimators.observer import SILENT, Observer
+from curvtool.estimators.trace_by_probes import FEWEST_PASSES, Blocks, BlockTrace, ProbeSearch
 from curvtool.estimators.xtrace import XTrace
 from curvtool.linalg.intervals import Interval, look_error
 from curvtool.linalg.usable import require_usable

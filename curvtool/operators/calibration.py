@@ -17,8 +17,8 @@ import torch
 from curvtool.device import synchronize
 from curvtool.errors import CurvtoolError, OutOfMemory
 from curvtool.operators.memory import saved_bytes
+from curvtool.operators.product_ways import WAYS, Kernel, ProductWay
 from curvtool.operators.products import Parts
-from curvtool.operators.ways import WAYS, Kernel, ProductWay
 from curvtool.problem.rewrites.mode import FORMS
 from curvtool.vocabulary import Form
 

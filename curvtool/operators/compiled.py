@@ -16,8 +16,8 @@ import torch
 from curvtool import device
 from curvtool.errors import DerivativeError
 from curvtool.operators.calibration import agree, measured_seconds
+from curvtool.operators.product_ways import Kernel
 from curvtool.operators.products import Parts
-from curvtool.operators.ways import Kernel
 from curvtool.problem.traced import Tensors, TracedProblem
 
 if TYPE_CHECKING:

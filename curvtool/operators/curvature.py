@@ -23,10 +23,10 @@ from curvtool.operators.data_sum import mean_over_batches, pieces_of, split, sum
 from curvtool.operators.distribution import SharedParameters, SharedSamples
 from curvtool.operators.execution import Execution
 from curvtool.operators.noise import PLAINLY, measured_noise, precise_product, size_in_float64
+from curvtool.operators.product_ways import Kernel
 from curvtool.operators.products import Parts, stacked
 from curvtool.operators.sample_terms import SampleTerms, group_size_of
 from curvtool.operators.stack import Stack
-from curvtool.operators.ways import Kernel
 from curvtool.problem.validation import find_non_finite
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from curvtool.operators.calibration import (
 from curvtool.operators.compiled import Compilation
 from curvtool.operators.differences import Step
 from curvtool.operators.memory import default_budget
+from curvtool.operators.product_ways import WAYS, Differences, Forward, Fresh, Graph, Kernel, ProductWay
 from curvtool.operators.products import Parts
-from curvtool.operators.ways import WAYS, Differences, Forward, Fresh, Graph, Kernel, ProductWay
 from curvtool.problem.scattering import LEAST_PARTS, part_size
 from curvtool.problem.stacked import StackedProblem
 from curvtool.vocabulary import Form

@@ -31,7 +31,7 @@ from curvtool.operators.noise import (
     sensitivity,
     symmetry_of,
 )
-from curvtool.operators.ways import WAYS
+from curvtool.operators.product_ways import WAYS
 from curvtool.problem.cuts import spread
 from curvtool.problem.locate import located
 

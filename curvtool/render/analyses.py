@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Console
 
 from curvtool import registry
-from curvtool.render.charts import Chart, Gallery
-from curvtool.render.tables import Listing
+from curvtool.render.chart_types import Chart, Gallery
+from curvtool.render.table_parts import Listing
 from curvtool.report.record import AnalysisRecord
 
 

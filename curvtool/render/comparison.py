@@ -13,9 +13,9 @@ from rich.table import Table
 
 from curvtool import registry
 from curvtool.render.analyses import title_of
-from curvtool.render.charts import Chart, Series
+from curvtool.render.chart_types import Chart, Series
 from curvtool.render.numbers import number, percent, percents, with_error
-from curvtool.render.tables import least_width, markdown_table, new_table
+from curvtool.render.table_parts import least_width, markdown_table, new_table
 from curvtool.report.comparison import ComparedQuantity, Comparison, Difference
 from curvtool.report.numbers import ComparedValue
 from curvtool.vocabulary import MATRICES

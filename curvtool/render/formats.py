@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from curvtool.errors import UsageError
-from curvtool.render.charts import Chart, Gallery
+from curvtool.render.chart_types import Chart, Gallery
 from curvtool.report.comparison import Comparison
 from curvtool.report.model import Report, TrackRow
 
@@ -79,7 +79,7 @@ def content(found: Report | Rows | Comparison, format: str) -> bytes:
     elif isinstance(found, Comparison):
         from curvtool.render import comparison
         from curvtool.render.html.page import page_of_comparison
-        from curvtool.render.tables import csv_text
+        from curvtool.render.table_parts import csv_text
 
         texts = {
             "json": lambda: json.dumps(found.model_dump(mode="json"), indent=2, allow_nan=False) + "\n",

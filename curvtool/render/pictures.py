@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from curvtool.errors import UsageError
-from curvtool.render.charts import Chart, Gallery, Series
+from curvtool.render.chart_types import Chart, Gallery, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

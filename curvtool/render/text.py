@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from curvtool.render.analyses import csv_of, markdown_of
-from curvtool.render.tables import csv_text
+from curvtool.render.table_parts import csv_text
 from curvtool.report.model import Report
 from curvtool.report.numbers import numbers
 from curvtool.words import counted

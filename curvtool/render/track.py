@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
-from curvtool.render.charts import Chart, Series, spans_decades
+from curvtool.render.chart_types import Chart, Series, spans_decades
 from curvtool.render.numbers import number, with_error
-from curvtool.render.tables import csv_text, filled_table, markdown_table, print_tables, width_of
+from curvtool.render.table_parts import csv_text, filled_table, markdown_table, print_tables, width_of
 from curvtool.report.headline import Headline, Ratio, band_of, headline_of, name_of, words_of
 from curvtool.report.model import TrackRow
 from curvtool.vocabulary import MATRICES

@@ -8,7 +8,7 @@ from oracles import dense_hessian
 
 from curvtool import CurvtoolError, Hessian, Interrupted, MatrixOperator, Problem, eigenvalues
 from curvtool.estimators.accuracy.population import data_stderr
-from curvtool.estimators.by_lanczos import by_lanczos
+from curvtool.estimators.eigenvalues_by_lanczos import by_lanczos
 from curvtool.estimators.full_check import full_check
 from curvtool.estimators.observer import SILENT
 from curvtool.estimators.request import Request

@@ -8,7 +8,7 @@ import torch
 from stopping import stopped_at_each_look
 
 from curvtool import MatrixOperator, eigenvalues
-from curvtool.estimators import by_lanczos, request
+from curvtool.estimators import eigenvalues_by_lanczos, request
 from curvtool.estimators.accuracy.pairs import PairErrors, in_turn
 from curvtool.estimators.eigenpairs import EMERGED, HIDDEN, MARGIN, Eigenvalue, Tolerance
 from curvtool.estimators.fresh_start import FreshStart
@@ -105,7 +105,7 @@ def test_a_fresh_start_lies_within_the_budget(num, monkeypatch):
             super().__init__(*arguments)
             made.append(len(self.lanczos.basis))
 
-    monkeypatch.setattr(by_lanczos, "FreshStart", Watched)
+    monkeypatch.setattr(eigenvalues_by_lanczos, "FreshStart", Watched)
     monkeypatch.setattr(request, "SMALL_BASIS", 0)
     operator = operator_of(np.sort(np.random.default_rng(0).random(400)))
     budget = num * operator.space.vector_bytes
@@ -117,6 +117,6 @@ def test_a_fresh_start_lies_within_the_budget(num, monkeypatch):
 
 
 def test_a_stop_within_a_fresh_start_beside_a_basis_on_the_host(monkeypatch):
-    monkeypatch.setattr(by_lanczos, "storage_for", lambda *_: "host")
+    monkeypatch.setattr(eigenvalues_by_lanczos, "storage_for", lambda *_: "host")
     whole, stops = stopped_at_each_look(lambda observer: eigenvalues(operator_of(TWICE), 2, observer=observer))
     assert whole.basis == "host" and stops >= 2

@@ -10,9 +10,9 @@ from oracles import OneByOne, dense_hessian
 from test_trace import digits_terms, exact_deviation
 
 from curvtool import CurvtoolError, Hessian, Interrupted, MatrixOperator, trace
-from curvtool.estimators.by_probes import Blocks
 from curvtool.estimators.known_space import known_space
 from curvtool.estimators.observer import SILENT
+from curvtool.estimators.trace_by_probes import Blocks
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 from curvtool import MatrixOperator, trace
 from curvtool.analyses.trace.record import BlockTrace, Trace
 from curvtool.analyses.trace.show import verdict
-from curvtool.estimators.by_probes import Blocks
+from curvtool.estimators.trace_by_probes import Blocks
 from curvtool.report.model import Cost
 
 SIZES = {"first": 4, "second": 12, "third": 48}

@@ -10,8 +10,8 @@ from rich.console import Console
 from curvtool.render.comparison import show
 from curvtool.render.details import print_details
 from curvtool.render.numbers import number, with_error
-from curvtool.render.table import print_report
-from curvtool.render.tables import filled_table, print_tables
+from curvtool.render.table_parts import filled_table, print_tables
+from curvtool.render.terminal import print_report
 from curvtool.render.track import print_rows
 from curvtool.report.comparison import compare
 from curvtool.report.model import Report

@@ -18,7 +18,7 @@ import torch
 
 from curvtool.errors import CurvtoolError, LoadError, UsageError
 from curvtool.render.formats import content
-from curvtool.render.tables import csv_text, markdown_table
+from curvtool.render.table_parts import csv_text, markdown_table
 from curvtool.report.comparison import compare
 from curvtool.report.read import read_from, read_report
 from curvtool.report.write import check_writable, write_atomic

@@ -5,8 +5,8 @@ import torch
 from torch.func import functional_call, hessian, jacrev, vmap
 
 from curvtool import GaussNewton, Hessian, InputJacobian, Problem, density, diagonal, eigenvalues, jacobian_norms, trace
-from curvtool.estimators.by_probes import Blocks
 from curvtool.estimators.density_result import Spectrum
+from curvtool.estimators.trace_by_probes import Blocks
 
 PASSES = 8  # with which float32 and float64 are compared: the same probes in both
 STEPS = 8  # of Lanczos, of a density by probes

@@ -9,7 +9,7 @@ import torch
 from matrices import BLOCKS_OF_FEW, SIZE, blocks_of_few, coupled_blocks, families
 
 from curvtool import MatrixOperator, diagonal, trace
-from curvtool.estimators.by_probes import Blocks
+from curvtool.estimators.trace_by_probes import Blocks
 from curvtool.linalg.intervals import student_t_quantile
 
 FAMILIES = families()

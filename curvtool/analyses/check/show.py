@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Console
 
 from curvtool.analyses.check.record import Check
-from curvtool.render.charts import Chart, Series
+from curvtool.render.chart_types import Chart, Series
 from curvtool.render.numbers import bytes_text, number, seconds_text
-from curvtool.render.tables import markdown_table, new_table
+from curvtool.render.table_parts import markdown_table, new_table
 from curvtool.vocabulary import MATRICES
 from curvtool.words import counted
 

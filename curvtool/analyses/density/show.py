@@ -10,9 +10,9 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from curvtool.analyses.density.record import Density
-from curvtool.render.charts import Chart, Series
+from curvtool.render.chart_types import Chart, Series
 from curvtool.render.numbers import count, number, percent, percents, with_error
-from curvtool.render.tables import filled_table, markdown_table, print_tables, width_of
+from curvtool.render.table_parts import filled_table, markdown_table, print_tables, width_of
 from curvtool.report.share import Share
 from curvtool.vocabulary import MATRICES
 from curvtool.words import counted

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from curvtool.analyses.diag.facts import degrees_of, half_width_of_sum
 from curvtool.analyses.diag.record import Diag, EntriesSummary
-from curvtool.render.charts import Chart, Series
+from curvtool.render.chart_types import Chart, Series
 from curvtool.render.numbers import count, number, percent, percents, with_error
-from curvtool.render.tables import filled_table, markdown_table, print_tables
+from curvtool.render.table_parts import filled_table, markdown_table, print_tables
 from curvtool.report.numbers import half_width
 from curvtool.vocabulary import MATRICES
 from curvtool.words import counted

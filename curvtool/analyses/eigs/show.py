@@ -10,9 +10,9 @@ from rich.table import Table
 
 from curvtool.analyses.eigs.ranks import ranks
 from curvtool.analyses.eigs.record import Eigenvalue, Eigs, LayerEigenvalue, PopulationValue, Stability
-from curvtool.render.charts import Chart, Series, spans_decades
+from curvtool.render.chart_types import Chart, Series, spans_decades
 from curvtool.render.numbers import count, number, percent, to_digits_of, with_error
-from curvtool.render.tables import filled_table, markdown_table, print_tables
+from curvtool.render.table_parts import filled_table, markdown_table, print_tables
 from curvtool.vocabulary import MATRICES
 from curvtool.words import counted
 

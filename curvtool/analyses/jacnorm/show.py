@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 
 from curvtool.analyses.jacnorm.record import JacNorm, Summary
-from curvtool.render.charts import Chart, Gallery, Series
+from curvtool.render.chart_types import Chart, Gallery, Series
 from curvtool.render.numbers import count, number
-from curvtool.render.tables import Listing, filled_table, markdown_table, print_tables
+from curvtool.render.table_parts import Listing, filled_table, markdown_table, print_tables
 from curvtool.words import counted
 
 TITLE = "Jacobian norms"

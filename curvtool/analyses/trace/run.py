@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from curvtool.analyses.trace import record
 from curvtool.analyses.trace.settings import Settings
-from curvtool.estimators.by_probes import Blocks, BlockTrace
 from curvtool.estimators.trace import TraceResult, trace
+from curvtool.estimators.trace_by_probes import Blocks, BlockTrace
 from curvtool.operators.memory import peak_bytes
 from curvtool.problem.problem import Problem
 from curvtool.session.common_warnings import add_common_warnings

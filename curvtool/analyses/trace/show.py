@@ -9,9 +9,9 @@ from rich.table import Table
 
 from curvtool.analyses.trace.facts import degrees_of, half_width_of
 from curvtool.analyses.trace.record import BlockTrace, Trace
-from curvtool.render.charts import Chart, Series
+from curvtool.render.chart_types import Chart, Series
 from curvtool.render.numbers import count, number, percent, percents, with_error
-from curvtool.render.tables import Listing, filled_table, markdown_table, print_tables
+from curvtool.render.table_parts import Listing, filled_table, markdown_table, print_tables
 from curvtool.report.numbers import half_width
 from curvtool.vocabulary import MATRICES
 from curvtool.words import counted

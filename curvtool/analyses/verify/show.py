@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Console
 
 from curvtool.analyses.verify.record import Verify, Way
-from curvtool.render.charts import Chart, Series
+from curvtool.render.chart_types import Chart, Series
 from curvtool.render.numbers import number, seconds_text, with_error
-from curvtool.render.tables import markdown_table, new_table
+from curvtool.render.table_parts import markdown_table, new_table
 
 TITLE = "Verification"
 

@@ -12,9 +12,9 @@ from typing import Any
 from curvtool.errors import UsageError
 from curvtool.render import comparison as comparing
 from curvtool.render.analyses import charts_of_analysis, galleries_of, notes_of, tables_of, title_of, verdict_of
-from curvtool.render.charts import Chart
+from curvtool.render.chart_types import Chart
 from curvtool.render.numbers import bytes_text, count, number, seconds_text
-from curvtool.render.tables import Listing
+from curvtool.render.table_parts import Listing
 from curvtool.render.track import charts as charts_of_rows
 from curvtool.render.track import table as table_of_rows
 from curvtool.render.track import verdict as verdict_of_rows

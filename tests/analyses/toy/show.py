@@ -1,4 +1,4 @@
-from curvtool.render.charts import Chart, Series
+from curvtool.render.chart_types import Chart, Series
 
 TITLE = "Toy numbers"
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from curvtool.render.analyses import print_tables_of, shows_preflight, verdict_of
 from curvtool.render.numbers import bytes_text, count, number, seconds_text, with_error
-from curvtool.render.tables import new_table
+from curvtool.render.table_parts import new_table
 from curvtool.report.model import Cost, Plan, PreflightChecks, ProblemSummary, RanksForecast, Report
 from curvtool.report.numbers import gradient_error
 from curvtool.words import counted

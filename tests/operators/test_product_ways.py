@@ -7,7 +7,7 @@ from oracles import dense_hessian
 
 from curvtool import Hessian
 from curvtool.errors import DerivativeError
-from curvtool.operators.ways import WAYS, Fresh, ProductWay
+from curvtool.operators.product_ways import WAYS, Fresh, ProductWay
 
 
 class Halves(ProductWay):
