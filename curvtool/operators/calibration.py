@@ -17,7 +17,7 @@ import torch
 from curvtool.device import synchronize
 from curvtool.errors import CurvtoolError, OutOfMemory
 from curvtool.operators.memory import saved_bytes
-from curvtool.operators.product_ways import WAYS, Kernel, ProductWay
+from curvtool.operators.product_ways import WAYS, BatchMatrix, ProductWay
 from curvtool.operators.products import Parts
 from curvtool.problem.rewrites.mode import FORMS
 from curvtool.vocabulary import Form
@@ -79,7 +79,7 @@ def num_timed(num_samples: int) -> int:
 def calibrate(
     problem: Problem,
     num_samples: int,
-    kernels: Callable[[Form], Kernel],
+    matrices: Callable[[Form], BatchMatrix],
     budget: int,
     mode: str = "auto",
     form: str = "auto",
@@ -90,7 +90,7 @@ def calibrate(
     Args:
         problem: a few samples drawn over all the data, which are taken.
         num_samples: the number of all.
-        kernels: the matrix of the few with the operations in a form.
+        matrices: the matrix of the few with the operations in a form.
         budget: bytes for kept graphs: where all fit, the other modes need not be timed.
         mode: `auto`, or a way that is timed.
         form: `auto`, or one of `FORMS`.
@@ -101,16 +101,16 @@ def calibrate(
     generator = torch.Generator().manual_seed(0)
     vector = [torch.randn(p.shape, generator=generator).to(p) for p in problem.parameters.values()]
     with problem.context(len(timed)):
-        calls = kernels("torch").rewritable(few) if form == "auto" else {}
+        calls = matrices("torch").rewritable(few) if form == "auto" else {}
         forms = [each for each in FORMS if (calls[each] if form == "auto" else each == form)]
-        trial = _Trial(problem, timed, vector, kernels)
+        trial = _Trial(problem, timed, vector, matrices)
         if trial.graph_bytes(forms[0], problem.first(1)) * len(few) > budget // 4:
             few = problem.first(1)
         sizes = {each: -(-trial.graph_bytes(each, few) // len(few)) for each in forms}
         modes = [each for each, way in WAYS.items() if way.is_timed and mode in ("auto", each)]
         if mode == "auto" and not thorough:
             fits = max(sizes.values()) * num_samples <= budget
-            pays = kernels(forms[0]).keeping_pays
+            pays = matrices(forms[0]).keeping_pays
             modes = ["forward"] if not pays else ["kept"] if fits else modes
         # what is likely fast comes first, so that the others need not be timed to the end
         for each in reversed(forms):
@@ -123,9 +123,9 @@ class _Trial:
     """Ways tried one after the other on the same samples."""
 
     def __init__(
-        self, problem: Problem, rows: range, vector: list[torch.Tensor], kernels: Callable[[Form], Kernel]
+        self, problem: Problem, rows: range, vector: list[torch.Tensor], matrices: Callable[[Form], BatchMatrix]
     ) -> None:
-        self.problem, self.rows, self.vector, self.kernels = problem, rows, vector, kernels
+        self.problem, self.rows, self.vector, self.matrices = problem, rows, vector, matrices
         self.seconds: dict[Way, float] = {}
         self.rejected: dict[Way, str] = {}
         self._few = problem.first(CALIBRATION_SAMPLES)
@@ -134,20 +134,20 @@ class _Trial:
     def graph_bytes(self, form: Form, rows: range) -> int:
         """Of the graph on these samples; what the problem holds itself, the samples included, does not count."""
         with saved_bytes() as count:
-            graph = self.kernels(form).build(rows)
+            graph = self.matrices(form).build(rows)
             size = count(self.problem.storages())
         del graph
         return size
 
     def try_out(self, way: Way, *, alone: bool) -> None:
         """Its seconds, or why it is left out; a way that stands alone need not be timed."""
-        kernel, run_by = self.kernels(way.form), WAYS[way.mode]
+        matrix, run_by = self.matrices(way.form), WAYS[way.mode]
         ours = not run_by.is_reverse or way.form != "torch"
         try:
-            if ours and not self._agrees(kernel, run_by):
+            if ours and not self._agrees(matrix, run_by):
                 self.rejected[way] = "its product differs from the reverse one"
             elif not alone:
-                run = run_by.repeated(kernel, self.rows, self.vector)
+                run = run_by.repeated(matrix, self.rows, self.vector)
                 first = self._timed(run)  # warms up too
                 best = min(self.seconds.values(), default=float("inf"))
                 again = [] if first > _HOPELESS * best else [self._timed(run), self._timed(run)]
@@ -157,11 +157,11 @@ class _Trial:
                 raise
             self.rejected[way] = str(error).strip().splitlines()[0][:200]
 
-    def _agrees(self, kernel: Kernel, way: type[ProductWay]) -> bool:
+    def _agrees(self, matrix: BatchMatrix, way: type[ProductWay]) -> bool:
         """With torch's own reverse product, on a few samples."""
         if self._reference is None:
-            self._reference = self.kernels("torch").build(self._few).product(self.vector, keep=False)
-        return agree(way.product(kernel, self._few, self.vector), self._reference)
+            self._reference = self.matrices("torch").build(self._few).product(self.vector, keep=False)
+        return agree(way.product(matrix, self._few, self.vector), self._reference)
 
     def _timed(self, run: Callable[[], Parts]) -> float:
         return measured_seconds(run, self.problem.device)

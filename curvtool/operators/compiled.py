@@ -16,7 +16,7 @@ import torch
 from curvtool import device
 from curvtool.errors import DerivativeError
 from curvtool.operators.calibration import agree, measured_seconds
-from curvtool.operators.product_ways import Kernel
+from curvtool.operators.product_ways import BatchMatrix
 from curvtool.operators.products import Parts
 from curvtool.problem.traced import Tensors, TracedProblem
 
@@ -35,7 +35,7 @@ class CompiledProduct:
 
     Args:
         problem: whose samples are multiplied.
-        make_kernel: the matrix of a batch of a problem.
+        make_matrix: the matrix of a batch of a problem.
         num_rows: the samples of every batch.
 
     Attributes:
@@ -45,7 +45,7 @@ class CompiledProduct:
         RuntimeError: the product cannot be traced.
     """
 
-    def __init__(self, problem: Problem, make_kernel: Callable[[Problem], Kernel], num_rows: int) -> None:
+    def __init__(self, problem: Problem, make_matrix: Callable[[Problem], BatchMatrix], num_rows: int) -> None:
         from torch.fx.experimental.proxy_tensor import make_fx  # a start-up without it is faster
 
         self.problem = problem
@@ -53,7 +53,7 @@ class CompiledProduct:
         present: list[bool] = []
 
         def product(tensors: Tensors, vector: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-            parts = make_kernel(TracedProblem(problem, tensors)).build(rows).product(vector, keep=False)
+            parts = make_matrix(TracedProblem(problem, tensors)).build(rows).product(vector, keep=False)
             present[:] = [part is not None for part in parts]
             return [part.detach() for part in parts if part is not None]
 
@@ -81,7 +81,7 @@ class Compilation:
 
     Args:
         problem: whose samples are multiplied.
-        make_kernel: the matrix of a batch of a problem.
+        make_matrix: the matrix of a batch of a problem.
         asked: compile at once, and fail where that fails.
 
     Attributes:
@@ -89,8 +89,8 @@ class Compilation:
         rejected: why nothing is compiled, where that was tried.
     """
 
-    def __init__(self, problem: Problem, make_kernel: Callable[[Problem], Kernel], asked: bool) -> None:
-        self.problem, self._make_kernel, self._asked = problem, make_kernel, asked
+    def __init__(self, problem: Problem, make_matrix: Callable[[Problem], BatchMatrix], asked: bool) -> None:
+        self.problem, self._make_matrix, self._asked = problem, make_matrix, asked
         self.seconds: dict[str, float] = {}
         self.rejected: str | None = None
         self._num_rows = self._num_usual = self._num_checked = 0
@@ -143,7 +143,7 @@ class Compilation:
 
     def _trace(self) -> bool:
         try:
-            self._product = CompiledProduct(self.problem, self._make_kernel, self._num_rows)
+            self._product = CompiledProduct(self.problem, self._make_matrix, self._num_rows)
         except Exception as error:  # whatever torch or the model raises: the usual way is there
             self._reject(error)
         return self._product is not None

@@ -23,7 +23,7 @@ from curvtool.operators.data_sum import mean_over_batches, pieces_of, split, sum
 from curvtool.operators.distribution import SharedParameters, SharedSamples
 from curvtool.operators.execution import Execution
 from curvtool.operators.noise import PLAINLY, measured_noise, precise_product, size_in_float64
-from curvtool.operators.product_ways import Kernel
+from curvtool.operators.product_ways import BatchMatrix
 from curvtool.operators.products import Parts, stacked
 from curvtool.operators.sample_terms import SampleTerms, group_size_of
 from curvtool.operators.stack import Stack
@@ -72,7 +72,7 @@ class CurvatureOperator(LinearOperator):
         super().__init__(self.shared.space)
         self.problem = problem
         self.shapes = [p.shape for p in problem.parameters.values()]
-        self.execution = Execution(problem, self.make_kernel, mode, memory_budget, form, calibration)
+        self.execution = Execution(problem, self.make_matrix, mode, memory_budget, form, calibration)
         samples = self.shared.samples
         batch_size = problem.statistics_batch or batch_size
         self.batch_size = self.piece_size = batch_size or self.execution.batch_size(max(len(samples), 1))
@@ -94,7 +94,7 @@ class CurvatureOperator(LinearOperator):
         self._vectors_budget = self.cluster.least(self.execution.memory_budget) // 4
 
     @abstractmethod
-    def make_kernel(self, problem: Problem) -> Kernel:
+    def make_matrix(self, problem: Problem) -> BatchMatrix:
         """The matrix of a batch of samples."""
 
     @property

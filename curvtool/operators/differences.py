@@ -33,7 +33,7 @@ class Step:
 
 @runtime_checkable
 class HasDifferences(Protocol):
-    """A kernel whose products can be made of gradients: the Hessian's."""
+    """A `BatchMatrix` whose products can be made of gradients: the Hessian's."""
 
     def difference_product(self, rows: range, vector: Sequence[torch.Tensor], step: float) -> Parts:
         """A_b v in parts."""

@@ -13,7 +13,7 @@ from curvtool.operators.products import Parts
 from curvtool.problem.tree import Tree, map_tensors
 
 if TYPE_CHECKING:
-    from curvtool.operators.gauss_newton import SandwichKernel
+    from curvtool.operators.gauss_newton import SandwichMatrix
 
 MAX_ROWS = 256  # outputs of a sample up to which it is tried
 
@@ -23,12 +23,12 @@ class RowSquares:
     vector-Jacobian products (Dangel, Kunstner, Hennig 2020, arXiv:1912.10985, for the square root of M).
 
     Args:
-        kernel: J^T M J of a batch.
+        matrix: J^T M J of a batch.
         memory_budget: bytes that the rows of several samples may take at once.
     """
 
-    def __init__(self, kernel: SandwichKernel, memory_budget: int) -> None:
-        self.kernel, self.memory_budget = kernel, memory_budget
+    def __init__(self, matrix: SandwichMatrix, memory_budget: int) -> None:
+        self.matrix, self.memory_budget = matrix, memory_budget
         self._num_rows: int | None = None
 
     @property
@@ -39,10 +39,10 @@ class RowSquares:
         return self._num_rows or None
 
     def _count(self) -> int | None:
-        first = range(min(2, self.kernel.problem.num_samples))
+        first = range(min(2, self.matrix.problem.num_samples))
         try:
-            with self.kernel.problem.context(len(first)), torch.no_grad():
-                output = self.kernel.output_of(first)(self.kernel.parameters)
+            with self.matrix.problem.context(len(first)), torch.no_grad():
+                output = self.matrix.output_of(first)(self.matrix.parameters)
                 if output.numel() % len(first) or output.numel() // len(first) > MAX_ROWS:
                     return None
                 rows = output.numel() // len(first)
@@ -53,15 +53,15 @@ class RowSquares:
 
     def of_batch(self, rows: range) -> Parts:
         """The diagonal's sum over these samples, in parts."""
-        kernel = self.kernel
-        with kernel.problem.context(len(rows)):
-            output = kernel.output_of(rows)([p.detach() for p in kernel.parameters])
-            targets = kernel.problem.batch(rows)[1]
-            factors, signs = _factors(lambda u: kernel.middle(output.detach(), targets, u), output.detach(), len(rows))
-            a_sample = factors.shape[1] * sum(p.numel() for p in kernel.parameters) * output.element_size()
+        matrix = self.matrix
+        with matrix.problem.context(len(rows)):
+            output = matrix.output_of(rows)([p.detach() for p in matrix.parameters])
+            targets = matrix.problem.batch(rows)[1]
+            factors, signs = _factors(lambda u: matrix.middle(output.detach(), targets, u), output.detach(), len(rows))
+            a_sample = factors.shape[1] * sum(p.numel() for p in matrix.parameters) * output.element_size()
             chunk = max(1, min(len(rows), self.memory_budget // max(1, 3 * a_sample)))
-            parameters = tuple(p.detach() for p in kernel.parameters)
-            inputs = kernel.problem.batch(rows)[0]
+            parameters = tuple(p.detach() for p in matrix.parameters)
+            inputs = matrix.problem.batch(rows)[0]
             squares = vmap(self._of_sample, in_dims=(None, 0, 0, 0, 0), chunk_size=chunk)
             found: tuple[torch.Tensor, ...] = squares(parameters, inputs, targets, factors, signs)
             return [part.sum(0) for part in found]
@@ -74,12 +74,12 @@ class RowSquares:
         factors: torch.Tensor,
         signs: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
-        kernel = self.kernel
+        matrix = self.matrix
         single = [map_tensors(lambda t: t[None], tree) for tree in (inputs, targets)]
 
         def output(parameters: tuple[torch.Tensor, ...]) -> torch.Tensor:
-            raw = kernel.problem.forward(dict(zip(kernel.names, parameters, strict=True)), single[0])
-            return kernel.output(kernel.problem.prediction(raw), single[1]).reshape(-1)
+            raw = matrix.problem.forward(dict(zip(matrix.names, parameters, strict=True)), single[0])
+            return matrix.output(matrix.problem.prediction(raw), single[1]).reshape(-1)
 
         pull = vjp(output, parameters)[1]
         (rows,) = vmap(pull)(factors)

@@ -26,7 +26,7 @@ from curvtool.operators.calibration import (
 from curvtool.operators.compiled import Compilation
 from curvtool.operators.differences import Step
 from curvtool.operators.memory import default_budget
-from curvtool.operators.product_ways import WAYS, Differences, Forward, Fresh, Graph, Kernel, ProductWay
+from curvtool.operators.product_ways import WAYS, BatchMatrix, Differences, Forward, Fresh, Graph, ProductWay
 from curvtool.operators.products import Parts
 from curvtool.problem.scattering import LEAST_PARTS, part_size
 from curvtool.problem.stacked import StackedProblem
@@ -63,7 +63,7 @@ class Execution:
 
     Args:
         problem: whose data these are.
-        make_kernel: the matrix of a batch of a problem.
+        make_matrix: the matrix of a batch of a problem.
         mode: `kept`, `fresh`, `forward`, `compiled` or `finite-difference` for every batch; `auto` keeps what the
             budget allows and takes the fastest of the others but the last for the rest.
         memory_budget: bytes for graphs and vectors together; half of the free memory if None.
@@ -74,7 +74,7 @@ class Execution:
     def __init__(
         self,
         problem: Problem,
-        make_kernel: Callable[[Problem], Kernel],
+        make_matrix: Callable[[Problem], BatchMatrix],
         mode: str = "auto",
         memory_budget: int | None = None,
         form: str = "auto",
@@ -89,8 +89,8 @@ class Execution:
         self._asked_form = "torch" if self.is_approximate else form
         self.memory_budget = default_budget(problem.device) if memory_budget is None else memory_budget
         self.parameters = list(problem.parameters.values())
-        self._make_kernel = make_kernel
-        self._kernels: dict[tuple[Form, int], Kernel] = {}
+        self._make_matrix = make_matrix
+        self._matrices: dict[tuple[Form, int], BatchMatrix] = {}
         # by the samples (empty ranges, which Python calls equal, apart) and the height of the stack
         self._graphs: dict[tuple[int, int, int], Graph] = {}
         problem.keep_data_on_device(self.memory_budget // 4)
@@ -121,7 +121,7 @@ class Execution:
         """The size of gradients' graphs alone: there is one way, and nothing to compare it with."""
         few = self.problem.first(CALIBRATION_SAMPLES)
         with self.problem.context(len(few)):
-            size = -(-Differences.kernel_of(self.plain_kernel).gradient_bytes(few) // len(few))
+            size = -(-Differences.required_of(self.plain_matrix).gradient_bytes(few) // len(few))
         return Calibration(len(few), {"torch": size}, {}, {})
 
     @property
@@ -148,7 +148,7 @@ class Execution:
     @cached_property
     def _compilation(self) -> Compilation:
         problem = self.problem.in_form(self.form)
-        return Compilation(problem, self._make_kernel, asked=self.way is not None and self.way.compiles)
+        return Compilation(problem, self._make_matrix, asked=self.way is not None and self.way.compiles)
 
     @property
     def way(self) -> type[ProductWay] | None:
@@ -181,24 +181,24 @@ class Execution:
     def _calibrated(self, thorough: bool) -> Calibration:
         num = self.problem.num_samples
         few = self.problem.sampled(max(CALIBRATION_SAMPLES, num_timed(num)))
-        kernels = cache(lambda form: self._make_kernel(few.in_form(form)))
-        return calibrate(few, num, kernels, self.graph_budget, self._timed_mode, self._asked_form, thorough)
+        matrices = cache(lambda form: self._make_matrix(few.in_form(form)))
+        return calibrate(few, num, matrices, self.graph_budget, self._timed_mode, self._asked_form, thorough)
 
     @property
-    def kernel(self) -> Kernel:
+    def matrix(self) -> BatchMatrix:
         """The matrix of a batch with the operations in the chosen form."""
-        return self._kernel_in(self.form)
+        return self._matrix_in(self.form)
 
     @property
-    def plain_kernel(self) -> Kernel:
+    def plain_matrix(self) -> BatchMatrix:
         """The same with torch's own operations."""
-        return self._kernel_in("torch")
+        return self._matrix_in("torch")
 
-    def _kernel_in(self, form: Form, height: int = 1) -> Kernel:
-        if (form, height) not in self._kernels:
+    def _matrix_in(self, form: Form, height: int = 1) -> BatchMatrix:
+        if (form, height) not in self._matrices:
             problem = self.problem.in_form(form)
-            self._kernels[form, height] = self._make_kernel(StackedProblem(problem, height) if height > 1 else problem)
-        return self._kernels[form, height]
+            self._matrices[form, height] = self._make_matrix(StackedProblem(problem, height) if height > 1 else problem)
+        return self._matrices[form, height]
 
     @property
     def graph_budget(self) -> int:
@@ -248,8 +248,8 @@ class Execution:
             graph = self.kept(rows, height) if keep else None
             if graph is not None:
                 return graph.product(vector)
-            kernel = self._kernel_of(height)
-            usual = partial(self._way_without_graph.product, kernel, rows, vector, self)
+            matrix = self._matrix_of(height)
+            usual = partial(self._way_without_graph.product, matrix, rows, vector, self)
             if height > 1 or not self._may_compile:
                 return usual()
             return self._compilation.product(rows, vector, usual)
@@ -263,20 +263,20 @@ class Execution:
         """The step of central differences, found on a few samples of all the data."""
         few = self.problem.sampled(DIFFERENCED_SAMPLES)
         with self.problem.context():
-            return Differences.kernel_of(self._make_kernel(few)).difference_step(range(few.num_samples))
+            return Differences.required_of(self._make_matrix(few)).difference_step(range(few.num_samples))
 
     def kept(self, rows: range, height: int = 1) -> Graph | None:
         """The kept graph of these samples, made now where the budget allows; None where it does not."""
         key = rows.start, rows.stop, height
         graph = self._graphs.get(key)
         if graph is None and self._may_keep(rows):
-            graph = self._graphs[key] = self._kernel_of(height).build(rows)
+            graph = self._graphs[key] = self._matrix_of(height).build(rows)
         return graph
 
     @property
     def shares_graphs(self) -> bool:
         """Whether a product makes graphs that several vectors could share, those of some batches not being kept."""
-        if self.way not in {None, Fresh} or not self.kernel.keeping_pays or self._way_without_graph is not Fresh:
+        if self.way not in {None, Fresh} or not self.matrix.keeping_pays or self._way_without_graph is not Fresh:
             return False
         size = self.problem.num_samples * self.calibration.graph_bytes_per_sample
         return self.way is Fresh or size > self.graph_budget
@@ -284,11 +284,11 @@ class Execution:
     def graph_for_several(self, rows: range) -> Graph | None:
         """The graph to multiply several vectors by: the kept one, or one made for them; None where none is of use."""
         graph = self.kept(rows)
-        return self.kernel.build(rows) if graph is None and self.shares_graphs else graph
+        return self.matrix.build(rows) if graph is None and self.shares_graphs else graph
 
-    def _kernel_of(self, height: int) -> Kernel:
+    def _matrix_of(self, height: int) -> BatchMatrix:
         """Stacks are run with torch's own operations, which know how to be mapped."""
-        return self.kernel if height == 1 else self._kernel_in("torch", height)
+        return self.matrix if height == 1 else self._matrix_in("torch", height)
 
     def shrink(self) -> None:
         """After memory ran out: gives up all kept graphs, and half of the budget for new ones."""
@@ -311,7 +311,7 @@ class Execution:
         held = sum(stop - start for start, stop, _ in self._graphs) + len(rows)
         if held * self.calibration.graph_bytes_per_sample > self.graph_budget:
             return False
-        if not self.kernel.keeping_pays:
+        if not self.matrix.keeping_pays:
             return self._is_rejected("forward")
         # a kept product is the reverse one without the gradient before it
         return self._seconds("forward") >= self._seconds("kept")
@@ -325,6 +325,6 @@ class Execution:
             return self.way
         if self._is_rejected("forward"):
             return Fresh
-        if not self.kernel.keeping_pays:
+        if not self.matrix.keeping_pays:
             return Forward
         return Forward if self._seconds("forward") < self._seconds("fresh") else Fresh

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from curvtool.errors import UsageError
-from curvtool.operators.gauss_newton import GaussNewton, SandwichKernel, SandwichOperator
+from curvtool.operators.gauss_newton import GaussNewton, SandwichMatrix, SandwichOperator
 from curvtool.problem.statistics import refuse_per_sample
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class EmpiricalFisher(SandwichOperator):
         )
         super().__init__(problem, **options)
 
-    def make_kernel(self, problem: Problem) -> SandwichKernel:
+    def make_matrix(self, problem: Problem) -> SandwichMatrix:
         """J^T J of the vector of the batch's losses."""
         assert problem.loss is not None
-        return SandwichKernel(problem, problem.loss.terms, lambda _output, _targets, tangent: tangent)
+        return SandwichMatrix(problem, problem.loss.terms, lambda _output, _targets, tangent: tangent)

@@ -35,24 +35,24 @@ Middle = Callable[[torch.Tensor, "Tree | None", torch.Tensor], torch.Tensor]
 class SandwichGraph:
     """J^T M J of one batch on the kept graph of its outputs."""
 
-    def __init__(self, kernel: SandwichKernel, rows: range) -> None:
-        self.kernel, self.rows = kernel, rows
-        self.targets = kernel.problem.batch(rows)[1]
-        self.graph = OutputGraph(kernel.output_of(rows)(kernel.parameters), kernel.parameters)
+    def __init__(self, matrix: SandwichMatrix, rows: range) -> None:
+        self.matrix, self.rows = matrix, rows
+        self.targets = matrix.problem.batch(rows)[1]
+        self.graph = OutputGraph(matrix.output_of(rows)(matrix.parameters), matrix.parameters)
 
     def product(self, vector: Sequence[torch.Tensor], *, keep: bool = True) -> Parts:
         """J^T M J v in parts: J v by forward mode where that was seen to work, else by reverse mode twice."""
-        if keep and self.kernel.forward_works:
+        if keep and self.matrix.forward_works:
             _, tangent = push_forward(
-                self.kernel.output_of(self.rows), self.kernel.parameters, vector, self.kernel.fused
+                self.matrix.output_of(self.rows), self.matrix.parameters, vector, self.matrix.fused
             )
         else:
             tangent = self.graph.jvp(vector)
-        cotangent = self.kernel.middle(self.graph.output.detach(), self.targets, tangent)
+        cotangent = self.matrix.middle(self.graph.output.detach(), self.targets, tangent)
         return self.graph.vjp(cotangent if self.rows else cotangent * 0.0, keep=keep)
 
 
-class SandwichKernel:
+class SandwichMatrix:
     """J^T M J of a batch, J the Jacobian of a function of its predictions over the parameters.
 
     Args:
@@ -109,7 +109,7 @@ class SandwichKernel:
         return self._forward_works
 
     def _try_forward(self) -> bool:
-        few = SandwichKernel(self.problem.sampled(CALIBRATION_SAMPLES), self.output, self.middle)
+        few = SandwichMatrix(self.problem.sampled(CALIBRATION_SAMPLES), self.output, self.middle)
         rows = range(few.problem.num_samples)
         generator = torch.Generator().manual_seed(0)
         vector = [torch.randn(p.shape, generator=generator).to(p) for p in self.parameters]
@@ -140,9 +140,9 @@ class SandwichOperator(CurvatureOperator):
 
     @cached_property
     def _row_squares(self) -> RowSquares:
-        kernel = self.execution.plain_kernel
-        assert isinstance(kernel, SandwichKernel)
-        return RowSquares(kernel, self.execution.graph_budget // 2)
+        matrix = self.execution.plain_matrix
+        assert isinstance(matrix, SandwichMatrix)
+        return RowSquares(matrix, self.execution.graph_budget // 2)
 
     @property
     def _num_rows(self) -> int | None:
@@ -206,11 +206,11 @@ class GaussNewton(SandwichOperator):
         self.check_loss(problem)
         super().__init__(problem, **options)
 
-    def make_kernel(self, problem: Problem) -> SandwichKernel:
+    def make_matrix(self, problem: Problem) -> SandwichMatrix:
         """J^T H_out J of the batch's predictions."""
         loss = problem.loss
         assert loss is not None
-        return SandwichKernel(problem, lambda prediction, _: prediction, loss.output_hessian_product)
+        return SandwichMatrix(problem, lambda prediction, _: prediction, loss.output_hessian_product)
 
     def check_loss(self, problem: Problem) -> None:
         """Refuses a linear loss, told by products with the output-space Hessian: of a few samples over all the data,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from curvtool.vocabulary import Form
 
 
-class HessianKernel:
+class HessianMatrix:
     """The Hessian of a batch's summed loss: reverse over reverse on a graph, or forward over reverse."""
 
     def __init__(self, problem: Problem) -> None:
@@ -105,9 +105,9 @@ class Hessian(CurvatureOperator):
 
     name = "hessian"
 
-    def make_kernel(self, problem: Problem) -> HessianKernel:
+    def make_matrix(self, problem: Problem) -> HessianMatrix:
         """Second derivatives of the batch's loss."""
-        return HessianKernel(problem)
+        return HessianMatrix(problem)
 
     def batch_gradient(self, rows: range) -> tuple[torch.Tensor, Parts]:
         """As in the base; a kept graph holds both already."""

@@ -9,7 +9,7 @@ import torch
 from curvtool.errors import UsageError
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.data_sum import mean_over_batches, split
-from curvtool.operators.gauss_newton import SandwichKernel
+from curvtool.operators.gauss_newton import SandwichMatrix
 from curvtool.operators.products import Parts, push_forward
 from curvtool.problem.statistics import refuse_per_sample
 
@@ -39,7 +39,7 @@ class ParameterJacobian:
         self.problem = problem
         self.shapes = [p.shape for p in parameters]
         self.space = VectorSpace(sum(p.numel() for p in parameters), problem.dtype, problem.device)
-        self.kernel = SandwichKernel(problem, lambda prediction, _: prediction, lambda _z, _y, tangent: tangent)
+        self.matrix = SandwichMatrix(problem, lambda prediction, _: prediction, lambda _z, _y, tangent: tangent)
         self.batches = problem.ranges(batch_size or min(_MAX_BATCH, problem.num_samples))
         with problem.context(), torch.no_grad():
             self.output_dim = self._outputs(range(1)).numel()
@@ -55,10 +55,10 @@ class ParameterJacobian:
         found = []
         for rows in self.batches:
             with self.problem.context(len(rows)):
-                if self.kernel.forward_works:
-                    tangent = push_forward(self.kernel.output_of(rows), self.kernel.parameters, parts)[1]
+                if self.matrix.forward_works:
+                    tangent = push_forward(self.matrix.output_of(rows), self.matrix.parameters, parts)[1]
                 else:
-                    tangent = self.kernel.build(rows).graph.jvp(parts)
+                    tangent = self.matrix.build(rows).graph.jvp(parts)
             found.append(tangent.reshape(len(rows), self.output_dim))
         return torch.cat(found)
 
@@ -75,7 +75,7 @@ class ParameterJacobian:
 
         def pulled(rows: range) -> Parts:
             with self.problem.context(len(rows)):
-                graph = self.kernel.build(rows).graph
+                graph = self.matrix.build(rows).graph
                 return graph.vjp(cotangent[rows.start : rows.stop].reshape(graph.output.shape), keep=False)
 
         return mean_over_batches(self.space, self.shapes, self.batches, pulled, 1.0)
@@ -106,4 +106,4 @@ class ParameterJacobian:
         return torch.stack(rows).view(num, outputs, dim)
 
     def _outputs(self, rows: range) -> torch.Tensor:
-        return self.kernel.output_of(rows)(self.kernel.parameters)
+        return self.matrix.output_of(rows)(self.matrix.parameters)

@@ -27,7 +27,7 @@ class Graph(Protocol):
         """A_b v in parts; without `keep` the graph is given up."""
 
 
-class Kernel(Protocol):
+class BatchMatrix(Protocol):
     """One kind of matrix, a batch at a time.
 
     Attributes:
@@ -70,21 +70,21 @@ class ProductWay(ABC):
     @classmethod
     @abstractmethod
     def product(
-        cls, kernel: Kernel, rows: range, vector: Sequence[torch.Tensor], execution: Execution | None = None
+        cls, matrix: BatchMatrix, rows: range, vector: Sequence[torch.Tensor], execution: Execution | None = None
     ) -> Parts:
         """A_b v without a kept graph, in parts.
 
         Args:
-            kernel: the matrix.
+            matrix: the matrix.
             rows: the samples.
             vector: v, in parts of the parameters' shapes.
             execution: knows what a way needs beside these.
         """
 
     @classmethod
-    def repeated(cls, kernel: Kernel, rows: range, vector: Sequence[torch.Tensor]) -> Callable[[], Parts]:
+    def repeated(cls, matrix: BatchMatrix, rows: range, vector: Sequence[torch.Tensor]) -> Callable[[], Parts]:
         """A product as it is run again and again, to be timed."""
-        return lambda: cls.product(kernel, rows, vector)
+        return lambda: cls.product(matrix, rows, vector)
 
 
 class Fresh(ProductWay):
@@ -94,10 +94,10 @@ class Fresh(ProductWay):
 
     @classmethod
     def product(
-        cls, kernel: Kernel, rows: range, vector: Sequence[torch.Tensor], execution: Execution | None = None
+        cls, matrix: BatchMatrix, rows: range, vector: Sequence[torch.Tensor], execution: Execution | None = None
     ) -> Parts:
         """By reverse mode twice."""
-        return kernel.build(rows).product(vector, keep=False)
+        return matrix.build(rows).product(vector, keep=False)
 
 
 class Kept(Fresh):
@@ -106,9 +106,9 @@ class Kept(Fresh):
     name, keeps = "kept", True
 
     @classmethod
-    def repeated(cls, kernel: Kernel, rows: range, vector: Sequence[torch.Tensor]) -> Callable[[], Parts]:
+    def repeated(cls, matrix: BatchMatrix, rows: range, vector: Sequence[torch.Tensor]) -> Callable[[], Parts]:
         """On a graph that is there."""
-        graph = kernel.build(rows)
+        graph = matrix.build(rows)
         return lambda: graph.product(vector)
 
 
@@ -119,10 +119,10 @@ class Forward(ProductWay):
 
     @classmethod
     def product(
-        cls, kernel: Kernel, rows: range, vector: Sequence[torch.Tensor], execution: Execution | None = None
+        cls, matrix: BatchMatrix, rows: range, vector: Sequence[torch.Tensor], execution: Execution | None = None
     ) -> Parts:
         """By forward mode."""
-        return kernel.forward_product(rows, vector)
+        return matrix.forward_product(rows, vector)
 
 
 class Compiled(Fresh):
@@ -138,21 +138,21 @@ class Differences(ProductWay):
 
     @classmethod
     def product(
-        cls, kernel: Kernel, rows: range, vector: Sequence[torch.Tensor], execution: Execution | None = None
+        cls, matrix: BatchMatrix, rows: range, vector: Sequence[torch.Tensor], execution: Execution | None = None
     ) -> Parts:
         """(g(theta + t v) - g(theta - t v)) / 2t, with torch's own operations."""
         assert execution is not None
         length = execution.difference_step.length
-        return cls.kernel_of(execution.plain_kernel).difference_product(rows, vector, length)
+        return cls.required_of(execution.plain_matrix).difference_product(rows, vector, length)
 
     @staticmethod
-    def kernel_of(kernel: Kernel) -> HasDifferences:
+    def required_of(matrix: BatchMatrix) -> HasDifferences:
         """The matrix as one whose products are differences.
 
         Raises:
             UsageError: CT003, it is none.
         """
-        if not isinstance(kernel, HasDifferences):
+        if not isinstance(matrix, HasDifferences):
             raise UsageError(
                 "CT003",
                 "differences of gradients give the Hessian alone",
@@ -160,7 +160,7 @@ class Differences(ProductWay):
                 received="another matrix with --hvp finite-difference",
                 remedy="--operator hessian, or --hvp auto",
             )
-        return kernel
+        return matrix
 
 
 WAYS: dict[str, type[ProductWay]] = {way.name: way for way in (Kept, Fresh, Forward, Compiled, Differences)}

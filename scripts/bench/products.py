@@ -61,8 +61,8 @@ def ways(work: Work, matrices: list[str]) -> dict[str, Callable[[], torch.Tensor
     for matrix, operator in (("hessian", Hessian), ("ggn", GaussNewton)):
         if matrix not in matrices:
             continue
-        kernel = operator(problem, batch_size=1, form="torch", mode="fresh").make_kernel(problem)
-        for form in [form for form, changes in kernel.rewritable(range(1)).items() if changes]:
+        matrix = operator(problem, batch_size=1, form="torch", mode="fresh").make_matrix(problem)
+        for form in [form for form, changes in matrix.rewritable(range(1)).items() if changes]:
             for mode in MODES[1:]:
                 made = operator(problem, batch_size=len(work.inputs), mode=mode, form=form, memory_budget=2**36)
 

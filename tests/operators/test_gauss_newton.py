@@ -101,7 +101,7 @@ def test_where_forward_mode_fails_reverse_mode_twice_takes_its_place():
     plain = torch.nn.Sequential(model.a, torch.nn.Tanh(), model.b)
     found = GaussNewton(Problem(model, (x, y)))
     assert relative(found.materialize(), GaussNewton(Problem(plain, (x, y))).materialize()) < 1e-12
-    assert not found.execution.kernel.forward_works
+    assert not found.execution.matrix.forward_works
     assert Way("forward", "torch") in found.execution.calibrate_thoroughly().rejected
 
 

@@ -16,16 +16,16 @@ class Halves(ProductWay):
     name, is_timed, factor = "halves", True, 1.0
 
     @classmethod
-    def product(cls, kernel, rows, vector, execution=None):
+    def product(cls, matrix, rows, vector, execution=None):
         middle = rows.start + len(rows) // 2
-        parts = [Fresh.product(kernel, some, vector) for some in (range(rows.start, middle), range(middle, rows.stop))
+        parts = [Fresh.product(matrix, some, vector) for some in (range(rows.start, middle), range(middle, rows.stop))
                  if some]  # fmt: skip
         found = [None if each[0] is None else sum(each) * cls.factor for each in zip(*parts, strict=True)]
         return found
 
     @classmethod
-    def repeated(cls, kernel, rows, vector):
-        return lambda: cls.product(kernel, rows, vector)
+    def repeated(cls, matrix, rows, vector):
+        return lambda: cls.product(matrix, rows, vector)
 
 
 class Wrong(Halves):
