@@ -96,9 +96,9 @@ def density(
     space, noise = operator.space, noise_of(operator, noise)
     if method == "exact" or (method == "auto" and is_small(space, num_probes, num_steps, memory_budget)):
         return _exactly(operator, width, near, noise, memory_budget, observer)
-    locked = outlier_vectors if outliers else None
+    deflated = outlier_vectors if outliers else None
     return _ByProbes(
-        operator, num_probes, num_steps, outliers, locked, width, near, noise, memory_budget, seed, observer
+        operator, num_probes, num_steps, outliers, deflated, width, near, noise, memory_budget, seed, observer
     ).result()
 
 
@@ -111,7 +111,7 @@ class _ByProbes:
         num_probes: int,
         num_steps: int,
         outliers: tuple[float, ...],
-        locked: torch.Tensor | None,
+        deflated: torch.Tensor | None,
         width: float | None,
         near: float | None,
         noise: float,
@@ -119,7 +119,7 @@ class _ByProbes:
         seed: int,
         observer: Observer,
     ) -> None:
-        self.operator, self.num_probes, self.outliers, self.locked = operator, num_probes, outliers, locked
+        self.operator, self.num_probes, self.outliers, self.deflated = operator, num_probes, outliers, deflated
         self.width, self.near, self.noise, self.seed = width, near, noise, seed
         self.memory_budget, self.observer = memory_budget, observer
         self.meter = Meter(operator)
@@ -161,7 +161,7 @@ class _ByProbes:
         return [fitting, min(self.num_probes, self.operator.block_width, max(1, affordable // (fitting + 4)))]
 
     def _quadratures(self, first: int, seeds: Sequence[tuple[int, ...]]) -> list[Quadrature]:
-        group = QuadraturesInStep(self.operator.matmat, self.operator.space, self.fitting, seeds, self.locked)
+        group = QuadraturesInStep(self.operator.matmat, self.operator.space, self.fitting, seeds, self.deflated)
         self.observer.ledger.resume("bases", self.operator, group)
         for running in group.steps():
             self.running = running

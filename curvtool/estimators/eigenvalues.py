@@ -39,7 +39,7 @@ def eigenvalues(
     memory_budget: int = 2**32,
     seed: int = 0,
     start: torch.Tensor | None = None,
-    locked: torch.Tensor | None = None,
+    deflated: torch.Tensor | None = None,
     check: Check = "fast",
     noise: float | None = None,
     independent_start: bool = False,
@@ -76,8 +76,8 @@ def eigenvalues(
         memory_budget: bytes that the basis may take.
         seed: of the random start.
         start: vectors (n, P) to start from, as those of an earlier run; a random part is mixed in.
-        locked: orthonormal vectors (l, P), eigenvectors found before, in whose complement to look; a product each tells
-            how good they are.
+        deflated: orthonormal vectors (l, P), eigenvectors found before, in whose complement to look; a product each
+            tells how good they are.
         check: `none`; or `fast` or `full` as said above. A full check stays within max_passes.
         noise: the relative error of a product, as measured; None: as the operator knows it. It enters every error,
             times the largest magnitude of the spectrum.
@@ -91,8 +91,8 @@ def eigenvalues(
     """
     which = which or ("lm" if method == "power" else "la")
     request = Request(
-        k, which, rtol, atol, vector_rtol, max_passes, max_basis, block_size, memory_budget, seed, start, locked, basis,
-        independent_start=independent_start, noise=noise_of(operator, noise),
+        k, which, rtol, atol, vector_rtol, max_passes, max_basis, block_size, memory_budget, seed, start, deflated,
+        basis, independent_start=independent_start, noise=noise_of(operator, noise),
     )  # fmt: skip
     _check_arguments(operator, request, method, check)
     if method == "power":
@@ -130,9 +130,9 @@ def _check_arguments(operator: LinearOperator, request: Request, method: str, ch
             which,
             "--method lanczos",
         )
-    if method == "power" and (request.start is not None or request.locked is not None or request.block_size > 1):
+    if method == "power" and (request.start is not None or request.deflated is not None or request.block_size > 1):
         raise refuse("power iteration takes no start, known pairs or block", "Lanczos", method, "--method lanczos")
-    free = operator.space.dim - (0 if request.locked is None else len(request.locked))
+    free = operator.space.dim - (0 if request.deflated is None else len(request.deflated))
     limit = free // (2 if which == "be" else 1)
     if limit < 1:
         raise refuse(f"the matrix is too small for {which!r}", "a larger one", counted(free, "dimension"), "--which la")
@@ -150,7 +150,7 @@ def _check_arguments(operator: LinearOperator, request: Request, method: str, ch
         )
     if request.block_size < 1:
         raise refuse("no such block", "1 or more", request.block_size, "--block-size 1")
-    for name, vectors in (("start", request.start), ("locked", request.locked)):
+    for name, vectors in (("start", request.start), ("deflated", request.deflated)):
         if vectors is not None and (vectors.dim() != 2 or vectors.shape[1] != operator.space.size):
             expected = f"shape (n, {operator.space.size})"
             raise refuse(f"the {name} vectors do not fit the operator", expected, tuple(vectors.shape), "others")

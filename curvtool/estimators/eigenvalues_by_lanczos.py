@@ -18,19 +18,19 @@ from curvtool.estimators.cost import Meter
 from curvtool.estimators.eigenpairs import EMERGED, Certificate, Eigenvalue, EigenvaluesResult
 from curvtool.estimators.fresh_start import (
     DOUBT,
-    FAILURE,
     NUM_STEPS,
     Ends,
     FreshStart,
     certificate,
     ends_of,
+    failure_of_look,
     has_risen,
     signs_of,
     stands_alone,
 )
 from curvtool.estimators.observer import Observer
-from curvtool.estimators.request import BESIDE, Request, basis_size, room_beside, storage_for
-from curvtool.estimators.steering import PASSES_IN_A_ROW, KnownPairs, Trend, keep_for, start_for
+from curvtool.estimators.request import BESIDE, FAILURE, Request, basis_size, room_beside, storage_for
+from curvtool.estimators.steering import PASSES_IN_A_ROW, DeflatedPairs, Trend, keep_for, start_for
 from curvtool.linalg.lanczos import Lanczos
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.operators.base import LinearOperator
@@ -38,13 +38,14 @@ from curvtool.operators.base import LinearOperator
 # A search ends when the solver's error is below this share of the tolerance. In a spectrum without gaps the error
 # falls slowly, and a missed pair may still emerge; where there is a gap, the smaller error costs a product or two. A
 # search that ended at the whole tolerance missed a pair in one run of 34 on small networks and spectra without outliers
-SETTLED = 0.08
+_WELL_WITHIN = 0.08
 _MOST_SHOWN = 4  # times that the search goes on because a random start showed a missed pair
-_FRESH_SHARE = 0.15  # of the search's products: what a random start may take that shows no pair and excludes none
+_LOOK_SHARE = 0.15  # of the search's products: what a random start may take that shows no pair and excludes none
 # Further products of the search, as a share of those made, where a fresh start is inconclusive. An eigenvector that
 # lies half in the search's space is coupled to the rest only through the search's own next vectors: these show it
 # within a fifth of the products made so far, where a random start needs more. About 1 run in 10 goes on
-_GOING_ON = 0.3
+_FURTHER_SHARE = 0.3
+_SECOND_LOOK_SHARE = 0.3  # what a random start may take after these, since the first left something open
 
 
 def by_lanczos(
@@ -67,8 +68,10 @@ class _Run:
     def __init__(self, operator: LinearOperator, request: Request, observer: Observer) -> None:
         self.operator, self.request, self.observer = operator, request, observer
         self.meter = Meter(operator)
-        space, locked = operator.space, request.locked
-        self.known = KnownPairs.of(operator, locked) if locked is not None and request.couplings else None
+        space, deflated = operator.space, request.deflated
+        self.deflated_pairs = (
+            DeflatedPairs.of(operator, deflated) if deflated is not None and request.couplings else None
+        )
         self.storage = storage_for(space, request)
         self.lanczos = Lanczos(
             operator.matvec_in_parts,
@@ -77,9 +80,9 @@ class _Run:
             (request.seed, 1),
             start=start_for(operator, request),
             block_size=request.block_size,
-            locked=locked,
+            deflated=deflated,
             storage=self.storage,
-            sketch=locked is None,
+            sketch=deflated is None,
         )
         self.errors = PairErrors(
             space.eps,
@@ -93,7 +96,7 @@ class _Run:
         self.in_a_row = 0
         self.last: tuple[Eigenvalue, ...] | None = None
         self.history: list[tuple[float, float, float]] = []
-        self.is_settled = False
+        self.is_well_within = False
         self.from_start: Ends | None = None
         self.num_shown, self.num_looks, self.num_fresh, self.is_unsure = 0, 0, 0.0, False
         self.fresh: tuple[FreshStart, float] | None = None  # that is at work, and the fresh products before it
@@ -107,7 +110,7 @@ class _Run:
         """The Krylov space, what its last looks showed, and the fresh start at work."""
         return {
             "lanczos": self.lanczos.state(), "in_a_row": self.in_a_row, "last": self.last, "storage": self.storage,
-            "history": [list(each) for each in self.history], "settled": self.is_settled,
+            "history": [list(each) for each in self.history], "well_within": self.is_well_within,
             "fresh": [self.num_shown, self.num_looks, self.num_fresh, self.is_second_look], "going": self.going,
             "looked": self.looked,
             "looking": None if self.fresh is None else {"search": self.fresh[0].state(), "begun": self.fresh[1]},
@@ -119,7 +122,7 @@ class _Run:
         self.lanczos.restore(state["lanczos"])
         self.in_a_row, self.last = state["in_a_row"], state["last"]
         self.history = [(products, value, error) for products, value, error in state["history"]]
-        self.is_settled = state["settled"]
+        self.is_well_within = state["well_within"]
         self.num_shown, self.num_looks, self.num_fresh, self.is_second_look = state["fresh"]
         self.from_start = None if state["ends"] is None else dict(state["ends"])
         self.going, self.before, self.looked = state["going"], state["looking"], state["looked"]
@@ -141,7 +144,7 @@ class _Run:
     @property
     def _is_enough(self) -> bool:
         in_a_row = self.in_a_row >= PASSES_IN_A_ROW * self.lanczos.block_size
-        return (in_a_row and self.is_settled) or self.lanczos.exhausted
+        return (in_a_row and self.is_well_within) or self.lanczos.exhausted
 
     def result_of_all(self, close: bool, beside: bool) -> EigenvaluesResult:
         discrepancy: float | None = None
@@ -187,8 +190,8 @@ class _Run:
             still = all(abs(e.value - o.value) <= e.error_bound + o.error_bound + request.tolerance.of(e.value)
                         for e, o in zip(found, self.last, strict=True))  # fmt: skip
         self.in_a_row = self.in_a_row + 1 if still else 0
-        self.is_settled = all(
-            e.solver_error <= max(SETTLED * request.tolerance.of(e.value), e.rounding)
+        self.is_well_within = all(
+            e.solver_error <= max(_WELL_WITHIN * request.tolerance.of(e.value), e.rounding)
             or e.residual_norm <= self.errors.floor(lanczos.scale)
             for e in found
         )
@@ -230,9 +233,9 @@ class _Run:
         )
 
     def _over_data(self, pairs: RitzPairs, index: np.ndarray, found: tuple[Eigenvalue, ...]) -> tuple[Eigenvalue, ...]:
-        """Each eigenvalue with its standard error over the data; the coupling with locked vectors is not known."""
+        """Each eigenvalue with its standard error over the data; the coupling with deflated vectors is not known."""
         lanczos, request = self.lanczos, self.request
-        outside = lanczos.part_residuals(pairs, index) if request.locked is None else None
+        outside = lanczos.part_residuals(pairs, index) if request.deflated is None else None
         told = over_data(
             pairs.values,
             partial(lanczos.part_forms, pairs),
@@ -248,9 +251,9 @@ class _Run:
         """The wanted pairs with their errors."""
         index = pairs.wanted(self.request.k, self.request.which)
         residuals, gaps = pairs.residuals[index], pairs.gaps(index)
-        if self.known is not None:
+        if self.deflated_pairs is not None:
             residuals = np.hypot(residuals, self.lanczos.leaks(pairs, index))
-            beside = [self.known.distance(float(value)) for value in pairs.values[index]]
+            beside = [self.deflated_pairs.distance(float(value)) for value in pairs.values[index]]
             gaps = np.minimum(gaps, beside)
         found = [
             self.errors.eigenvalue(
@@ -282,7 +285,7 @@ class _Run:
                 if emerged is None and (not is_open or self.is_second_look):
                     return limits
                 if emerged is None:
-                    before, steps = self._eigenvalues(self._known_pairs), _GOING_ON * self.lanczos.num_steps
+                    before, steps = self._eigenvalues(self._ritz_pairs), _FURTHER_SHARE * self.lanczos.num_steps
                     self.going = {"before": before, "left": math.ceil(steps), "limits": limits}
             if self.going is not None:
                 limits = self.going["limits"]
@@ -294,7 +297,7 @@ class _Run:
             goes_on = self.num_shown <= _MOST_SHOWN and all(
                 self.lanczos.join(vector, keep_for(self.request.k, self.request.which)) for vector in emerged or []
             )
-            self.in_a_row, self.is_settled, self.last = 0, False, None
+            self.in_a_row, self.is_well_within, self.last = 0, False, None
             if not goes_on or self.is_done:
                 self.is_unsure = True
                 return limits
@@ -302,7 +305,7 @@ class _Run:
             self._iterate()
 
     @property
-    def _known_pairs(self) -> RitzPairs:
+    def _ritz_pairs(self) -> RitzPairs:
         assert self.pairs is not None
         return self.pairs
 
@@ -314,7 +317,7 @@ class _Run:
         """
         before, trend, has_moved = going["before"], self._trend(), False
         while not has_moved:
-            now = self._eigenvalues(self._known_pairs)
+            now = self._eigenvalues(self._ritz_pairs)
             moves = np.abs([e.value - o.value for e, o in zip(now, before, strict=True)])
             has_moved = bool((moves > self._slacks(before)).any())
             if has_moved or not going["left"] or self.lanczos.exhausted or self.num_products >= self.request.max_passes:
@@ -337,17 +340,17 @@ class _Run:
         index = pairs.wanted(request.k, request.which)
         if lanczos.exhausted or self.storage == "bfloat16" or lanczos.dim == lanczos.size:
             return None, None, False
-        if request.locked is None:
+        if request.deflated is None:
             rows, inside = lanczos.basis[: lanczos.size], lanczos.projected[: lanczos.size, : lanczos.size]
             inside = np.tril(inside) + np.tril(inside, -1).T
         else:
-            rows, inside = torch.cat([request.locked, lanczos.vectors(pairs, index)]), np.diag(pairs.values[index])
+            rows, inside = torch.cat([request.deflated, lanczos.vectors(pairs, index)]), np.diag(pairs.values[index])
         before, self.before = self.before, None
         begun = self.num_fresh if before is None else before["begun"]
         room = int(min(request.max_passes - lanczos.num_steps - begun, lanczos.dim - len(inside)))
         if room < 1:
             return None, None, False
-        share = _GOING_ON if self.is_second_look else _FRESH_SHARE
+        share = _SECOND_LOOK_SHARE if self.is_second_look else _LOOK_SHARE
         most = min(room, max(BESIDE, math.ceil(share * lanczos.num_steps)))
         kept = min(most, room_beside(self.operator.space, request, len(lanczos.basis)))
         seeds, keep = (request.seed, self.num_looks), keep_for(1, request.which)
@@ -363,7 +366,7 @@ class _Run:
 
     def _shown_by(self, fresh: FreshStart, most: int, longest: int) -> tuple[list[torch.Tensor] | None, bool]:
         """What `_fresh_start` tells, by as many products at most, and by `longest` where it shows a value by itself."""
-        request, pairs = self.request, self._known_pairs
+        request, pairs = self.request, self._ritz_pairs
         found = self._eigenvalues(pairs)
         slacks, values = self._slacks(found), np.array([pair.value for pair in found])
         slack, signs = float(slacks.min()), signs_of(request.which)
@@ -403,20 +406,20 @@ class _Run:
         found = self._eigenvalues(pairs)
         slacks = [request.tolerance.of(pair.value) for pair in found]
         signs = signs_of(request.which)
-        # where a fresh start has the wanted vectors of a locked search beside it, the others are part of its complement
-        whole = request.locked is None or lanczos.exhausted
+        # beside a search with deflated vectors a fresh start has the wanted vectors alone: others are in its complement
+        whole = request.deflated is None or lanczos.exhausted
         keep = np.arange(len(pairs.values)) if whole else pairs.wanted(request.k, request.which)
         residuals = lanczos.coupling @ pairs.coefficients[:, keep]
         rest: Ends = {}
         if lanczos.exhausted:
             rest = dict.fromkeys(signs, -math.inf)
         elif fresh is not None:
-            rest = fresh.ends(signs, FAILURE / 4 / 2**self.num_looks)  # any of them may fail
+            rest = fresh.ends(signs, failure_of_look(self.num_looks))
         if not rest and not self.from_start:
             return None
         return certificate(
             found, slacks, request.which, request.k, pairs.values[keep], residuals.T @ residuals, rest,
-            self.from_start or {}, self.num_fresh, 0.0 if self.known is None else self.known.coupling,
+            self.from_start or {}, self.num_fresh, 0.0 if self.deflated_pairs is None else self.deflated_pairs.coupling,
         )  # fmt: skip
 
     def _closing_check(self) -> float:
@@ -428,15 +431,15 @@ class _Run:
         assert self.pairs is not None
         index = self.pairs.wanted(self.request.k, self.request.which)
         signs = np.where(np.random.default_rng([self.request.seed, 2]).random(len(index)) < 0.5, -1.0, 1.0)
-        space, locked = self.operator.space, self.request.locked
+        space, deflated = self.operator.space, self.request.deflated
         vector = self.lanczos.mixed(self.pairs, index, signs)
         foretold = self.lanczos.foretold_product(self.pairs, index, signs)
         product = self.operator.precise_matvec(vector)
         is_precise = product is not None
         rest = (self.operator.matvec(vector) if product is None else product) - foretold
         rest = rest.to(space.dtype)
-        if locked is not None:
-            rest.sub_(space.coefficients(locked, rest) @ locked)
+        if deflated is not None:
+            rest.sub_(space.coefficients(deflated, rest) @ deflated)
         if is_precise:
             self.shift = float(np.linalg.norm(self.lanczos.inside(rest) @ self.pairs.coefficients[:, index]))
         return float(space.norm(rest))

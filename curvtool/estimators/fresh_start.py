@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from curvtool.estimators.eigenpairs import Certificate, Eigenvalue
+from curvtool.estimators.request import FAILURE
 from curvtool.linalg.certificate import largest_with_mass, least_mass, upper_bounds
 from curvtool.linalg.lanczos import Keep, Lanczos
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.operators.base import LinearOperator
 from curvtool.vocabulary import Storage
 
-FAILURE = 1e-3  # the probability that a certificate is wrong
 NUM_STEPS = 3  # products of a fresh start that shows nothing, at least; with two a third copy of an eigenvalue stayed
 # hidden in 2 of 5 runs, with three in 1 of 75
 SEED = 31  # with which fresh starts are drawn, so that they owe nothing to any other
@@ -29,6 +29,15 @@ NEXT = 3  # unwanted values that are watched; those further in move with every p
 RISEN = 0.25
 Recurrence = tuple[np.ndarray, np.ndarray]  # diagonal and off-diagonal, as `Lanczos.recurrence` has them
 Ends = dict[float, float]  # by sign, +1 the upper end: sign x (a bound that no eigenvalue of the complement exceeds)
+
+
+def failure_of_look(number: int) -> float:
+    """The probability with which the bounds of one fresh start, numbered from 0, may be wrong.
+
+    Half of `FAILURE` is the search's own start's. The fresh starts share the other half, however many there are:
+    1/4 + 1/8 + ... = 1/2.
+    """
+    return FAILURE / 4 / 2**number
 
 
 class FreshStart:
@@ -61,7 +70,7 @@ class FreshStart:
             operator.space,
             max(room, 1),
             (*seeds, SEED),
-            locked=rows,
+            deflated=rows,
             storage=storage,
         )
         self.pairs: RitzPairs | None = None
@@ -211,7 +220,7 @@ def certificate(
         rest: by end, what bounds the complement's spectrum.
         whole: likewise the whole one's.
         products: that were made for it.
-        coupling: of vectors that were locked, to the rest.
+        coupling: of vectors that were deflated, to the rest.
     """
     limits: dict[float, float | None] = {1.0: None, -1.0: None}
     for sign in signs_of(which):

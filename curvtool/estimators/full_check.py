@@ -15,10 +15,10 @@ from curvtool.estimators.accuracy.population import OverData, data_stderr
 from curvtool.estimators.cost import Cost, Meter
 from curvtool.estimators.eigenpairs import Certificate, Eigenvalue, EigenvaluesResult
 from curvtool.estimators.eigenvalues_by_lanczos import by_lanczos
-from curvtool.estimators.fresh_start import FAILURE, certificate
+from curvtool.estimators.fresh_start import certificate, failure_of_look
 from curvtool.estimators.observer import Observer
 from curvtool.estimators.request import Request
-from curvtool.estimators.steering import KnownPairs
+from curvtool.estimators.steering import DeflatedPairs
 from curvtool.linalg.ritz import RitzPairs
 from curvtool.operators.base import LinearOperator
 
@@ -32,7 +32,7 @@ def full_check(
     """The result with true residuals, and with the pairs that a deflated fresh start finds beyond it.
 
     A single Krylov space sees a multiple eigenvalue once, and may not have met an eigenvector that its start hardly
-    holds. With the pairs locked, Lanczos from a new random vector in their complement shows the leading eigenvalue of
+    holds. With the pairs deflated, Lanczos from a new random vector in their complement shows the leading eigenvalue of
     the rest: where it lies beyond the last wanted one it is a missed pair, and the search goes on beside it too. What
     is reported are the Ritz pairs of the span of all, so that no pair's error hides in its coupling with another.
 
@@ -58,8 +58,8 @@ def full_check(
             if left < 1:
                 return _unfinished(closed(result))
             fresh = replace(
-                request, locked=span.all_vectors, couplings=False, seed=seed, start=None, max_passes=left,
-                failure=FAILURE / 4 / 2 ** (missed + beside),
+                request, deflated=span.all_vectors, couplings=False, seed=seed, start=None, max_passes=left,
+                failure=failure_of_look(missed + beside),
             )  # fmt: skip
             edges, vectors, beyond, excluded = _leading(operator, result, fresh, rest, observer)
             checked = replace(
@@ -123,7 +123,7 @@ class _Span:
         self._size = 0
         self.errors = PairErrors(operator.space.eps, request.noise, request.tolerance, least=least_of(operator, 1.0))
         self.parts = np.zeros((0, 0, 0))  # V A_b V^T of each part b of the data
-        self.known = KnownPairs.of(operator, request.locked) if request.locked is not None else None
+        self.deflated = DeflatedPairs.of(operator, request.deflated) if request.deflated is not None else None
 
     @property
     def vectors(self) -> torch.Tensor:
@@ -137,8 +137,8 @@ class _Span:
 
     @property
     def all_vectors(self) -> torch.Tensor:
-        """These vectors and those that the caller had locked."""
-        return self.vectors if self.known is None else torch.cat([self.known.vectors, self.vectors])
+        """These vectors and those that the caller had deflated."""
+        return self.vectors if self.deflated is None else torch.cat([self.deflated.vectors, self.vectors])
 
     def of(self, result: EigenvaluesResult, observer: Observer) -> EigenvaluesResult:
         """The result by its vectors' true products; the vectors are taken over, and given back as they become."""
@@ -188,7 +188,7 @@ class _Span:
         slacks = [request.tolerance.of(pair.value) for pair in pairs]
         return certificate(
             pairs, slacks, request.which, request.k, values, rotation.T @ gram @ rotation, excluded, result.excluded,
-            products, 0.0 if self.known is None else self.known.coupling,
+            products, 0.0 if self.deflated is None else self.deflated.coupling,
         )  # fmt: skip
 
     def result(self, before: EigenvaluesResult, edges: tuple[Eigenvalue, ...] | None) -> EigenvaluesResult:
@@ -227,8 +227,8 @@ class _Span:
             gap = before.eigenvalues[min(i, len(before.eigenvalues) - 1)].gap
             if edges is not None:
                 gap = min((_distance(request, float(values[i]), edge) for edge in edges), default=math.inf)
-            if self.known is not None:
-                gap = min(gap, self.known.distance(float(values[i])))
+            if self.deflated is not None:
+                gap = min(gap, self.deflated.distance(float(values[i])))
             separation = max(0.0, min(gap, float(beside.min(initial=math.inf))))
             done = self.solved and len(index) == request.num_wanted
             residual = float(np.linalg.norm(residuals[near]))
@@ -273,7 +273,7 @@ def _distance(request: Request, value: float, edge: Eigenvalue) -> float:
 def _leading(
     operator: LinearOperator, result: EigenvaluesResult, request: Request, rest: int, observer: Observer
 ) -> tuple[tuple[Eigenvalue, ...], torch.Tensor, list[bool], dict[float, float]]:
-    """The leading pairs of the locked vectors' complement, one of each end, with their vectors; which of them lie
+    """The leading pairs of the deflated vectors' complement, one of each end, with their vectors; which of them lie
     beyond the wanted ones; and what the random start excludes there."""
     which = request.which if request.which != "be" or rest > 1 else "la"
     quick = replace(request, k=1, which=which, rtol=max(_SEARCH_RTOL, request.rtol), vector_rtol=None, start=None)

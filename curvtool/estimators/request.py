@@ -14,6 +14,7 @@ from curvtool.operators.memory import default_budget
 from curvtool.vocabulary import Basis, Storage, Which
 
 BASES: tuple[str, ...] = get_args(Basis)
+FAILURE = 1e-3  # the probability that a certificate is wrong
 SMALL_BASIS, SMALL_BASIS_BYTES = 256, 2**25
 BESIDE = 6  # vectors that another random start has room for, beside a basis as large as the budget allows
 _HOST = torch.device("cpu")
@@ -34,12 +35,12 @@ class Request:
     memory_budget: int = 2**32
     seed: int = 0
     start: torch.Tensor | None = None
-    locked: torch.Tensor | None = None
+    deflated: torch.Tensor | None = None
     basis: Basis = "auto"
-    couplings: bool = True  # whether those with the locked vectors count as errors
+    couplings: bool = True  # whether those with the deflated vectors count as errors
     independent_start: bool = False  # whether the start owes nothing to the seed
     noise: float = 0.0  # the relative error of a product
-    failure: float = 5e-4  # the probability that what the random start excludes is there
+    failure: float = FAILURE / 2  # the probability that what the random start excludes is there; see `failure_of_look`
 
     @property
     def tolerance(self) -> Tolerance:

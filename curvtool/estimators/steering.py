@@ -17,8 +17,8 @@ PASSES_IN_A_ROW = 2  # successive products, for each vector of the block, at whi
 
 
 @dataclass(frozen=True)
-class KnownPairs:
-    """Vectors that were locked, taken for eigenvectors, with what one product each says of them.
+class DeflatedPairs:
+    """Vectors that were deflated, taken for eigenvectors, with what one product each says of them.
 
     Attributes:
         vectors: orthonormal rows, shape (l, P).
@@ -31,7 +31,7 @@ class KnownPairs:
     residuals: np.ndarray
 
     @classmethod
-    def of(cls, operator: LinearOperator, vectors: torch.Tensor) -> KnownPairs:
+    def of(cls, operator: LinearOperator, vectors: torch.Tensor) -> DeflatedPairs:
         """By a product each."""
         space, numbers = operator.space, []
         for vector in vectors:

@@ -41,7 +41,7 @@ class Lanczos:
         seeds: of the start and of the vectors that replace an exhausted direction.
         start: the first vectors, shape (n, P), n <= p; random ones for those that lack.
         block_size: the number p of starting vectors.
-        locked: orthonormal vectors (l, P) in whose complement everything happens.
+        deflated: orthonormal vectors (l, P) in whose complement everything happens.
         storage: where the basis lies: `device`; `host`, from where it is multiplied in place, two vectors a pass going
             to and fro; or `bfloat16`, on the device in half the memory. What it rounds away the
             recurrence does not know of: values and residuals are off by up to 4e-3 ||A||, and the vectors are to be
@@ -57,13 +57,13 @@ class Lanczos:
         seeds: tuple[int, ...],
         start: torch.Tensor | None = None,
         block_size: int = 1,
-        locked: torch.Tensor | None = None,
+        deflated: torch.Tensor | None = None,
         storage: Storage = "device",
         sketch: bool = False,
     ) -> None:
-        self.product, self.space, self.seeds, self.locked = product, space, seeds, locked
+        self.product, self.space, self.seeds, self.deflated = product, space, seeds, deflated
         self.num_drawn = 0
-        self.dim = space.dim - (0 if locked is None else len(locked))
+        self.dim = space.dim - (0 if deflated is None else len(deflated))
         self.block_size = min(block_size, self.dim)
         self.max_basis = min(max_basis, self.dim)
         self.basis = space.stored(storage, self.max_basis + self.block_size)
@@ -74,7 +74,7 @@ class Lanczos:
         length = 0 if self.sketch is None else self.sketch.size
         self.sketched = np.zeros((self.max_basis, length))  # S Q^T, a row each
         self.part_sketched = np.zeros((0, self.max_basis, length))  # S A_b Q^T
-        self.leak = np.zeros((0 if locked is None else len(locked), self.max_basis))  # L A Q^T: what was left out
+        self.leak = np.zeros((0 if deflated is None else len(deflated), self.max_basis))  # L A Q^T: what was left out
         self.size = 0  # vectors that have been multiplied
         self.waiting = self.block_size  # vectors after them that have not
         self.num_steps = 0
@@ -156,7 +156,7 @@ class Lanczos:
                 their sketches and that of v, shape (B, size + 1 + 2 length), where there is one.
         """
         j, known = self.size, self.size + self.waiting
-        leak = self.space.coefficients(self.locked, vector) if self.locked is not None else vector.new_empty(0)
+        leak = self.space.coefficients(self.deflated, vector) if self.deflated is not None else vector.new_empty(0)
         column, half_way = self._orthogonalize(vector, known)
         norm = self.space.norm(vector)
         full = known == self.dim
@@ -196,7 +196,7 @@ class Lanczos:
         """A direction more to grow from, as wide as the block is made by it; whether there was room.
 
         Args:
-            vector: in the complement of the locked vectors; overwritten.
+            vector: in the complement of the deflated vectors; overwritten.
             keep: which pairs survive a restart that is needed for it.
         """
         if self.size + self.waiting >= self.dim or self.max_basis < 2:
@@ -244,7 +244,7 @@ class Lanczos:
         return products.to(device="cpu", dtype=torch.float64).numpy()
 
     def leaks(self, pairs: RitzPairs, index: np.ndarray) -> np.ndarray:
-        """||L A y|| of the Ritz vectors of these indices: how far they are coupled with the locked vectors L, which
+        """||L A y|| of the Ritz vectors of these indices: how far they are coupled with the deflated vectors L, which
         their residual norms in the complement leave out; 0 for exact eigenvectors L."""
         return np.linalg.norm(self.leak[:, : self.size] @ pairs.coefficients[:, index], axis=0)
 
@@ -298,8 +298,8 @@ class Lanczos:
         for attempt in range(2):
             if attempt:
                 half_way = self.space.norm(vector)
-            if self.locked is not None:
-                vector.sub_(self.space.combined(self.space.coefficients(self.locked, vector), self.locked))
+            if self.deflated is not None:
+                vector.sub_(self.space.combined(self.space.coefficients(self.deflated, vector), self.deflated))
             column = self.space.coefficients(basis, vector)
             vector.sub_(self.space.combined(column, basis))
             total = total + column

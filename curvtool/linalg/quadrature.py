@@ -34,12 +34,12 @@ def lanczos_quadratures(
     space: VectorSpace,
     num_steps: int,
     seeds: Sequence[tuple[int, ...]],
-    locked: torch.Tensor | None = None,
+    deflated: torch.Tensor | None = None,
 ) -> Iterator[list[Quadrature]]:
     """For each of n vectors v, m nodes and weights with sum_j w_j f(theta_j) = v^T f(A) v for polynomials f up to
     degree 2m - 1.
 
-    v is uniform on the unit sphere (of the complement of the locked vectors), so that the mean over v is tr f(A) / P.
+    v is uniform on the unit sphere (of the complement of the deflated vectors), so that the mean over v is tr f(A) / P.
     Golub & Meurant 1994; Ubaru, Chen, Saad 2017 (SIAM J. Matrix Anal. Appl. 38(4)).
 
     Args:
@@ -47,12 +47,12 @@ def lanczos_quadratures(
         space: the space of the vectors.
         num_steps: m, products a vector; memory is m + 1 vectors each.
         seeds: of the vectors v, a tuple each.
-        locked: orthonormal vectors (l, P) to leave out.
+        deflated: orthonormal vectors (l, P) to leave out.
 
     Yields:
         The quadratures after each step, of one node more each time; the last ones are whole.
     """
-    yield from QuadraturesInStep(matmat, space, num_steps, seeds, locked).steps()
+    yield from QuadraturesInStep(matmat, space, num_steps, seeds, deflated).steps()
 
 
 class QuadraturesInStep:
@@ -64,10 +64,10 @@ class QuadraturesInStep:
         space: VectorSpace,
         num_steps: int,
         seeds: Sequence[tuple[int, ...]],
-        locked: torch.Tensor | None = None,
+        deflated: torch.Tensor | None = None,
     ) -> None:
         self.matmat = matmat
-        self.runs = [Lanczos(_unused, space, num_steps, each, locked=locked) for each in seeds]
+        self.runs = [Lanczos(_unused, space, num_steps, each, deflated=deflated) for each in seeds]
         self.num_steps = min(num_steps, self.runs[0].dim)
 
     def state(self) -> dict[str, Any]:

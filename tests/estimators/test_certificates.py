@@ -57,12 +57,12 @@ def test_limits_beside_vectors_that_were_deflated(left, which, check):
     for seed, size in ((0, 0.0), (1, 0.0), (2, 1e-3), (3, 0.05)):
         chosen = np.random.default_rng(seed).permutation(43)
         moved = vectors[chosen[left:]] + size * torch.randn(43 - left, 43, dtype=torch.float64) / 43**0.5
-        locked = operator.space.orthonormal(moved)
-        forms = torch.einsum("ij,jk,ik->i", locked, operator.matrix, locked).numpy()
+        deflated = operator.space.orthonormal(moved)
+        forms = torch.einsum("ij,jk,ik->i", deflated, operator.matrix, deflated).numpy()
         k = min(2, left // 2 if which == "be" else left) or 1
         if which == "be" and left < 2:
             continue
-        result = eigenvalues(operator, k, which=which, rtol=1e-2, seed=seed, check=check, locked=locked)
+        result = eigenvalues(operator, k, which=which, rtol=1e-2, seed=seed, check=check, deflated=deflated)
         made = result.certificate
         for sign, limit in ((+1, made.above), (-1, made.below)) if made is not None else ():
             if limit is not None:

@@ -120,7 +120,7 @@ def test_the_errors_beside_inexact_known_vectors_hold(rtol):
         values = random_spectrum(seed)
         operator = matrix_of_values(values, seed)
         known = eigenvalues(operator, 3, rtol=rtol, seed=seed)
-        result = eigenvalues(operator, 3, rtol=rtol, locked=known.vectors, seed=seed)
+        result = eigenvalues(operator, 3, rtol=rtol, deflated=known.vectors, seed=seed)
         found, number = violations(result.eigenvalues, values)
         wrong, counted = wrong + len(found), counted + number
     # not one in twenty: an unseen eigenvalue in the gap (there are multiple ones here) is the bound's own supposition
@@ -144,10 +144,10 @@ def test_true_residuals_of_a_full_check():
 def test_known_pairs_are_left_out():
     operator = MatrixOperator(matrix_of(np.concatenate([np.linspace(0, 1, 50), [9.0, 5.0, 4.0]])))
     first = eigenvalues(operator, 2, rtol=1e-10)
-    rest = eigenvalues(operator, 1, rtol=1e-10, locked=first.vectors)
+    rest = eigenvalues(operator, 1, rtol=1e-10, deflated=first.vectors)
     assert rest.values == pytest.approx([4.0], rel=1e-9)
     whole = eigenvalues(MatrixOperator(matrix_of([3.0, -1.0, 2.0])), 1)
-    others = eigenvalues(MatrixOperator(matrix_of([3.0, -1.0, 2.0])), 2, locked=whole.vectors, rtol=1e-10)
+    others = eigenvalues(MatrixOperator(matrix_of([3.0, -1.0, 2.0])), 2, deflated=whole.vectors, rtol=1e-10)
     assert np.allclose(others.values, [2, -1], rtol=1e-9)
 
 
@@ -221,9 +221,9 @@ def test_one_part_tells_no_spread():
         {"max_basis": 3, "k": 3},
         {"check": "some"},
         {"start": torch.ones(1, 7)},
-        {"locked": torch.ones(7)},
+        {"deflated": torch.ones(7)},
         {"method": "power", "block_size": 2},
-        {"k": 40, "locked": torch.eye(50, dtype=torch.float64)[:11]},
+        {"k": 40, "deflated": torch.eye(50, dtype=torch.float64)[:11]},
     ],
 )
 def test_senseless_arguments_are_refused(arguments):

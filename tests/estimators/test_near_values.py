@@ -86,10 +86,10 @@ def test_a_stop_within_a_fresh_start_changes_nothing(seed):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_stop_within_a_fresh_start_beside_deflated_vectors(seed):
     operator = operator_of(np.r_[TWICE, 0.9, 0.8])
-    locked = torch.eye(operator.space.dim, dtype=torch.float64)[-2:]
+    deflated = torch.eye(operator.space.dim, dtype=torch.float64)[-2:]
 
     def found(observer):
-        return eigenvalues(operator, 2, seed=seed, locked=locked, observer=observer)
+        return eigenvalues(operator, 2, seed=seed, deflated=deflated, observer=observer)
 
     whole, stops = stopped_at_each_look(found)
     assert np.abs(np.array(whole.values) - 0.6).max() < 1e-4 and stops >= 2

@@ -210,7 +210,7 @@ def test_a_full_check_keeps_the_interval_and_locked_vectors_have_none():
     full = eigenvalues(MatrixOperator(parts), 2, rtol=1e-6, check="full")
     for one, other in zip(found.eigenvalues, full.eigenvalues, strict=True):
         assert other.over_data.population.value == pytest.approx(one.over_data.population.value, rel=1e-3)
-    rest = eigenvalues(MatrixOperator(parts), 1, locked=found.vectors).eigenvalues[0]
+    rest = eigenvalues(MatrixOperator(parts), 1, deflated=found.vectors).eigenvalues[0]
     assert rest.over_data.stderr > 0 and rest.over_data.population is None and rest.over_data.reason
 
 

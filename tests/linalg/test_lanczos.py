@@ -117,13 +117,13 @@ def test_whole_spectrum_of_a_small_matrix():
 
 @pytest.mark.parametrize("scale", [1.0, 1e-12])
 def test_nothing_but_rounding_in_the_complement(scale):
-    """Beside the locked vectors the matrix is zero: rounding must not pass for a direction."""
+    """Beside the deflated vectors the matrix is zero: rounding must not pass for a direction."""
     generator = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(12, 12, generator=generator, dtype=torch.float64))[0]
     values = torch.tensor([3.0, -2.0, 1.0] + [0.0] * 9, dtype=torch.float64) * scale
     made = MatrixOperator(basis @ torch.diag(values) @ basis.T)
     for seed in range(20):
-        lanczos = Lanczos(made.matvec_in_parts, made.space, 9, (seed,), locked=basis[:, :3].T.contiguous())
+        lanczos = Lanczos(made.matvec_in_parts, made.space, 9, (seed,), deflated=basis[:, :3].T.contiguous())
         while not lanczos.exhausted:
             pairs = lanczos.step(keep_for(2, "be"))
         assert np.abs(pairs.values).max() <= 1e-13 * scale

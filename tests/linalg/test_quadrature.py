@@ -15,8 +15,8 @@ def operator(dim=40):
     return MatrixOperator((matrix + matrix.T) / dim**0.5)
 
 
-def quadrature(made, num_steps, seed, locked=None):
-    *_, ((found,)) = lanczos_quadratures(made.matmat, made.space, num_steps, [(seed,)], locked)
+def quadrature(made, num_steps, seed, deflated=None):
+    *_, ((found,)) = lanczos_quadratures(made.matmat, made.space, num_steps, [(seed,)], deflated)
     return found
 
 
@@ -51,8 +51,8 @@ def test_all_steps_give_the_eigenvalues():
 def test_locked_vectors_are_left_out():
     made = operator(12)
     values, vectors = torch.linalg.eigh(made.matrix)
-    locked = vectors[:, -3:].T.contiguous()
-    found = quadrature(made, 30, 0, locked)
+    deflated = vectors[:, -3:].T.contiguous()
+    found = quadrature(made, 30, 0, deflated)
     assert np.allclose(found.nodes, values[:-3], atol=1e-10)
 
 

@@ -39,12 +39,12 @@ def run(stage: Stage, analysis: Settings) -> Eigs:
         stage.cluster.first(lambda: check_writable(Path(str(analysis.vectors))))
     lr = learning_rate(analysis, stage.config.model.checkpoint, stage.config.model.trust)
     start = _load(stage, analysis.start)
-    locked = None if analysis.deflate is None else stage.deflation_vectors(analysis.deflate)
+    deflated = None if analysis.deflate is None else stage.deflation_vectors(analysis.deflate)
     operator = stage.checked_operator(analysis.operator, keep_gradient=True)
     start = None if start is None else operator.space.part(start)
-    if locked is not None:
-        locked = operator.space.orthonormal(operator.space.part(locked))
-    free = operator.space.dim - (0 if locked is None else len(locked))
+    if deflated is not None:
+        deflated = operator.space.orthonormal(operator.space.part(deflated))
+    free = operator.space.dim - (0 if deflated is None else len(deflated))
     k = stage.fitting(analysis.k, free // 2 if analysis.which == "be" else free)
     start, from_gradient = _chosen_start(stage, analysis, start)
     result = stage.estimate(
@@ -65,7 +65,7 @@ def run(stage: Stage, analysis: Settings) -> Eigs:
             memory_budget=stage.budget // 2,
             seed=stage.config.compute.seed,
             start=start,
-            locked=locked,
+            deflated=deflated,
             check=analysis.check,
             noise=stage.noise,
             independent_start=from_gradient,
