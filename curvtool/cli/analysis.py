@@ -1,18 +1,21 @@
-"""The commands of the analyses, one a kind, made from its settings when it is asked for."""
+"""The commands of the analyses, one a kind, and those of several; each made with its options when it is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
+from functools import partial
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from curvtool import registry
+from curvtool.cli import run, track
 from curvtool.cli.once import Once
 from curvtool.cli.options import Output, with_options
 
 PANEL = "Analyses"
+_OF_SEVERAL = {"run": (run.run, run.command), "track": (track.track, track.command)}  # for its help, and its options
 
 
 def command_of(kind: str) -> Callable[..., None]:
@@ -29,10 +32,10 @@ def command_of(kind: str) -> Callable[..., None]:
 
 
 class _Known(MutableMapping[str, Any]):
-    """Commands by name: those of the registered kinds first, each built when it is taken out.
+    """Commands by name: those of the registered kinds first, then those of several, each built when it is taken out.
 
     Args:
-        others: the commands that are no analyses, or of several.
+        others: the commands that are no analyses.
     """
 
     def __init__(self, others: MutableMapping[str, Any]) -> None:
@@ -40,13 +43,17 @@ class _Known(MutableMapping[str, Any]):
         self.without_options = False  # the help lists the commands, and shows the options of none
 
     def __getitem__(self, name: str) -> Any:
-        if name not in registry.kinds():
+        if name in _OF_SEVERAL:
+            help_of, made = _OF_SEVERAL[name][0].__doc__, _OF_SEVERAL[name][1]
+        elif name in registry.kinds():
+            help_of, made = registry.settings_of(name).__doc__, partial(command_of, name)
+        else:
             return self.others[name]
         own = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
         if self.without_options:
-            own.command(name, rich_help_panel=PANEL, help=registry.settings_of(name).__doc__)(_nothing)
+            own.command(name, rich_help_panel=PANEL, help=help_of)(_nothing)
         else:
-            own.command(name, cls=Once, rich_help_panel=PANEL)(command_of(name))
+            own.command(name, cls=Once, rich_help_panel=PANEL)(made())
         return typer.main.get_command(own)
 
     def __setitem__(self, name: str, command: Any) -> None:
@@ -57,10 +64,11 @@ class _Known(MutableMapping[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         yield from registry.kinds()
+        yield from _OF_SEVERAL
         yield from self.others
 
     def __len__(self) -> int:
-        return len(registry.kinds()) + len(self.others)
+        return len(registry.kinds()) + len(_OF_SEVERAL) + len(self.others)
 
 
 class Commands(TyperGroup):

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -21,10 +22,8 @@ from curvtool.cli import (
     interruption,
     ranks,
     render,
-    run,
-    track,
 )
-from curvtool.cli.analysis import PANEL, Commands
+from curvtool.cli.analysis import Commands
 from curvtool.cli.once import Once
 from curvtool.errors import (
     EXIT_BUG,
@@ -49,9 +48,9 @@ app = typer.Typer(
     help="The curvature of a neural network, from its checkpoint: eigenvalues, trace, density and diagonal of the "
     "loss's Hessian, norms of the input-output Jacobian, each with its error.",
 )
-for command in (run.run, track.track):
-    app.command(cls=Once, rich_help_panel=PANEL)(command)
-for command in (render.render, compare.compare, explain.explain):
+_REPORTS: tuple[Callable[..., None], ...] = (render.render, compare.compare, explain.explain)
+_SETTING_UP: tuple[Callable[..., None], ...] = (init.init, inspect.inspect, doctor.doctor)
+for command in _REPORTS:
     app.command(cls=Once, rich_help_panel="Reports")(command)
 app.add_typer(
     export.app,
@@ -59,7 +58,7 @@ app.add_typer(
     rich_help_panel="Reports",
     short_help="Reports, or rows of track, to TensorBoard, MLflow or Weights & Biases.",
 )
-for command in (init.init, inspect.inspect, doctor.doctor):
+for command in _SETTING_UP:
     app.command(cls=Once, rich_help_panel="Setting up")(command)
 app.add_typer(config.app, name="config", rich_help_panel="Setting up")
 

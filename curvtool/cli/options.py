@@ -224,7 +224,12 @@ def with_options(
 
         expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         expanded.__annotations__ = {p.name: p.annotation for p in parameters}
-        expanded.__name__, expanded.__doc__ = command.__name__, command.__doc__
+        expanded.__name__, expanded.__doc__ = command.__name__, _unwrapped(command.__doc__ or "")
         return expanded
 
     return decorate
+
+
+def _unwrapped(text: str) -> str:
+    """Each paragraph on a line of its own, for the help to break it where the terminal ends."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in inspect.cleandoc(text).split("\n\n"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from curvtool.cli.options import Output, with_options
@@ -9,7 +10,6 @@ from curvtool.cli.options import Output, with_options
 _HELP = "A project file with several analyses; ./curvtool.toml where there is one."
 
 
-@with_options(None, argument="CONFIG", help=_HELP)
 def run(flags: dict[str, Any], output: Output) -> None:
     """Several analyses of one problem that is loaded once, as a project file lists them.
 
@@ -22,3 +22,8 @@ def run(flags: dict[str, Any], output: Output) -> None:
     output.output_formats()
     file = flags.pop("checkpoint") or output.config
     execute_all(resolve_all(flags, config_file=file), output)
+
+
+def command() -> Callable[..., None]:
+    """`run` with its options."""
+    return with_options(None, argument="CONFIG", help=_HELP)(run)

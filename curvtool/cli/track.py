@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +48,6 @@ _OWN = {
 }
 
 
-@with_options(None, argument="PATTERN", help=_HELP, own=_OWN)
 def track(flags: dict[str, Any], output: Output) -> None:
     """The same analyses over the checkpoints of a training run: one row per checkpoint in a JSON Lines file (-o).
 
@@ -106,6 +106,11 @@ def track(flags: dict[str, Any], output: Output) -> None:
             raise track.failed
         if track.was_stopped:
             raise SystemExit(EXIT_INTERRUPTED if interruption.was_ctrl_c() else EXIT_RESUMABLE)
+
+
+def command() -> Callable[..., None]:
+    """`track` with its options."""
+    return with_options(None, argument="PATTERN", help=_HELP, own=_OWN)(track)
 
 
 def _target(output: Output) -> Path:
