@@ -11,8 +11,7 @@ CODE = Path(curvtool.__file__).parent
 MOST_LINES, MOST_IN_A_FUNCTION, MOST_METHODS = 300, 60, 15  # a function's docstring does not count
 FILES = {
     "analyses/eigs/show.py": "verdict, table, list, chart and page of the richest record, one after the other",
-    "estimators/eigenvalues_by_lanczos.py": "one search: its state, its stop and its closing belong together",
-    "estimators/trace_by_probes.py": "likewise; the pass and its looks share their sums",
+    "estimators/trace_by_probes.py": "one search: a pass and its looks share their sums",
     "estimators/full_check.py": "likewise",
     "estimators/jacobian_norms.py": "likewise, and the result's own questions",
     "estimators/trace.py": "five methods behind one call, which choose between each other",

@@ -102,7 +102,7 @@ def eigenvalues(
         search = request
         if check == "full":  # its own products are within the number allowed
             search = replace(request, max_passes=max(1, max_passes - request.num_wanted - 1))
-        result = by_lanczos(operator, search, observer, close=check == "fast" and not anew, beside=check == "fast")
+        result = by_lanczos(operator, search, observer, close=check == "fast" and not anew, look=check == "fast")
         if check != "full" and anew:
             return true_residuals(operator, result, request, observer)
     return full_check(operator, result, request, observer) if check == "full" else result

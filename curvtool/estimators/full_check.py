@@ -277,12 +277,12 @@ def _leading(
     beyond the wanted ones; and what the random start excludes there."""
     which = request.which if request.which != "be" or rest > 1 else "la"
     quick = replace(request, k=1, which=which, rtol=max(_SEARCH_RTOL, request.rtol), vector_rtol=None, start=None)
-    found = by_lanczos(operator, quick, observer, close=False, beside=False)
+    found = by_lanczos(operator, quick, observer, close=False, look=False)
     left = int(request.max_passes - found.cost.num_hvps)
     excluded = found.excluded
     if left > 0 and any(_is_beyond(pair, result, request, slack=pair.error_bound) for pair in found.eigenvalues):
         exact = replace(quick, rtol=request.rtol, vector_rtol=request.vector_rtol, start=found.vectors)
-        found = by_lanczos(operator, replace(exact, max_passes=left), observer, close=False, beside=False)
+        found = by_lanczos(operator, replace(exact, max_passes=left), observer, close=False, look=False)
     beyond = [_is_beyond(pair, result, request) for pair in found.eigenvalues]
     return found.eigenvalues, found.vectors, beyond, excluded
 

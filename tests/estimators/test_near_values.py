@@ -8,7 +8,7 @@ import torch
 from stopping import stopped_at_each_look
 
 from curvtool import MatrixOperator, eigenvalues
-from curvtool.estimators import eigenvalues_by_lanczos, request
+from curvtool.estimators import eigenvalues_by_lanczos, missed_eigenvalues, request
 from curvtool.estimators.accuracy.pairs import PairErrors, in_turn
 from curvtool.estimators.eigenpairs import EMERGED, HIDDEN, MARGIN, Eigenvalue, Tolerance
 from curvtool.estimators.fresh_start import FreshStart
@@ -105,7 +105,7 @@ def test_a_fresh_start_lies_within_the_budget(num, monkeypatch):
             super().__init__(*arguments)
             made.append(len(self.lanczos.basis))
 
-    monkeypatch.setattr(eigenvalues_by_lanczos, "FreshStart", Watched)
+    monkeypatch.setattr(missed_eigenvalues, "FreshStart", Watched)
     monkeypatch.setattr(request, "SMALL_BASIS", 0)
     operator = operator_of(np.sort(np.random.default_rng(0).random(400)))
     budget = num * operator.space.vector_bytes
