@@ -24,15 +24,19 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def wrapped(case, cluster=None):
+def wrapped(case, cluster=None, dtype=DTYPE):
     """Name, operator and dense matrix of every wrapper around a case's matrices, and of wrappers around wrappers."""
     options = {"batch_size": 3, "cluster": cluster}
-    inner = Hessian(case.problem(), group_size=4, **options)
-    other = GaussNewton(case.problem(), group_size=5, **options)
+    inner = Hessian(case.problem(dtype), group_size=4, **options)
+    other = GaussNewton(case.problem(dtype), group_size=5, **options)
     if cluster is not None:  # as timings may have it: one rank finds terms faster, the other batches
         inner.stack.suits_whole, other.stack.suits_whole = cluster.rank == 0, True
     hessian, gauss_newton = dense_hessian(case), dense_gauss_newton(case)
-    size, part = len(hessian), inner.space.part
+    size = len(hessian)
+
+    def part(vectors):
+        return inner.space.part(vectors).to(dtype)
+
     eye = torch.eye(size, dtype=DTYPE)
     basis = torch.linalg.qr(torch.randn(size, 2, generator=seeded(0), dtype=DTYPE))[0].T
     left = eye - basis.T @ basis

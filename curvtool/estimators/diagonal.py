@@ -194,8 +194,10 @@ class _Run:
                 drawn += entries.sum(0)
             drawn = groups.total(drawn)
             of_groups = groups.of_all(forms)[:, 0].to("cpu", torch.float64).numpy()
-            require_usable(of_groups, "a quadratic form of the matrix")
-            unit = self.unit or _unit_of(float(operator.space.total(drawn.abs())))
+            require_finite(of_groups, "a quadratic form of the matrix")
+            size = float(operator.space.total(drawn.abs()))
+            require_usable(size, "a product")
+            unit = self.unit or _unit_of(size)
             drawn = drawn / unit if unit else drawn
             with undisturbed():
                 self.num_passes += 1

@@ -280,12 +280,11 @@ class _Run:
 
     def measure_noise(self) -> None:
         """The noise as the data at hand show it."""
-        if self.jacobian.problem.dtype == torch.float64:
-            return
-        self.observer.begin("the listed examples in float64")
+        is_double = self.jacobian.problem.dtype == torch.float64
+        self.observer.begin("the listed examples " + ("under random rounding" if is_double else "in float64"))
         key = self.estimates.get("spectral", self.estimates.get("frobenius"))
         assert key is not None
-        if self.exact:
+        if self.exact and not is_double:
             self.vjps, self.jvps = settle_kinks(self.jacobian, self.estimates, self.norm)
         self.measured = noise_over_data(self.jacobian, self.estimates, self.norm, largest(key, self.top))
         if self.measured is not None:

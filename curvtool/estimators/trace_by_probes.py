@@ -112,6 +112,7 @@ class ProbeSearch:
         self.look = 0
         self.interval: Interval | None = None
         self.scale = 0.0  # the sum of the groups' Frobenius norms, as estimated
+        self.size = 0.0  # of the largest product's entries: their squares may be lost, and a form may cancel to nothing
         self.is_settled = False  # whether enough is known of the spread to believe it
         self.forms: list[np.ndarray] = []  # y^T A_t y of every group, a pass each
         self.pairs: list[np.ndarray] = []  # of every group, a pair of passes each: see `_FACTS`
@@ -185,6 +186,7 @@ class ProbeSearch:
             return
         found = self._facts()
         self.scale = found.scale
+        require_usable(max(self.size, self.scale), "a product")
         if not found.is_known:
             return
         value, arithmetic = self.value, NOISE_OF_TRACES * self.noise * max(abs(self.value), found.scale)
@@ -273,11 +275,11 @@ class ProbeSearch:
         every = groups.of_all(numbers).to(device="cpu", dtype=torch.float64).numpy()
         require_finite(every, "a quadratic form of the matrix")
         segments = every[:, :-1].reshape(len(every), rows, len(sizes)).copy()
-        require_usable(segments[:, :num], "a quadratic form of the matrix")
         forms = segments[:, :num].sum(axis=2).T
         pair = None
         if num == 2:
             whole, unit = segments[:, num:].sum(axis=2), every[:, -1] ** 2
+            self.size = max(self.size, float(every[:, -1][whole[:, 1] > 0].max(initial=0.0)))
             pair = np.column_stack([whole[:, 0] * unit, whole[:, 1] * unit, whole[:, 2]])
             segments[:, num + 2] *= whole[:, :1] ** 2  # from shares to what they are shares of
         if self._membership is None:

@@ -165,7 +165,7 @@ class Lanczos:
         packed = torch.cat([column, norm.reshape(1), half_way.reshape(1), leak, shares.reshape(-1)])
         numbers = packed.to(device="cpu", dtype=torch.float64).numpy()
         require_finite(numbers, "a product")
-        require_usable(numbers[: known + 1], "a product")
+        require_usable([*numbers[: known + 1], self.scale], "a product")
         with undisturbed():
             self.projected[:known, j] = numbers[:known]
             self.projected[j, : j + 1] = numbers[: j + 1]

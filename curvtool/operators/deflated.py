@@ -50,6 +50,7 @@ class DeflatedOperator(MappedOperator):
 
     @staticmethod
     def _beside(space: VectorSpace, known: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        space = space.in_double() if vectors.dtype == torch.float64 else space  # as a precise product has them
         rows, known = vectors.reshape(-1, vectors.shape[-1]), known.to(vectors.dtype)
         return (rows - space.gram(rows, known) @ known).reshape(vectors.shape)
 

@@ -17,6 +17,7 @@ from curvtool import device
 from curvtool.errors import CurvtoolError, OutOfMemory
 from curvtool.linalg.space import VectorSpace
 from curvtool.operators.calibration import CALIBRATION_SAMPLES
+from curvtool.operators.random_rounding import RandomRounding
 from curvtool.problem.kinks import rows_at_kinks
 from curvtool.problem.tree import num_bytes
 
@@ -57,9 +58,10 @@ def _has_images(problem: Problem) -> bool:
 def distance(
     working: CurvatureOperator, exact: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor, seed: int = 0
 ) -> float:
-    """||fl(A v) - A v|| / ||A v||, A v in float64; infinite where the image is not finite.
+    """||fl(A v) - A v|| over the smaller one's norm, A v in float64 under random rounding; infinite where the image is
+    not finite.
 
-    The larger of what is measured (`_measured`) and, below float64, what another draw of rounding would make of it.
+    The larger of what is measured (`_measured`) and of what other draws of rounding would make of it.
 
     Args:
         working: the matrix in the working precision.
@@ -68,8 +70,11 @@ def distance(
         image: fl(A v).
         seed: of further vectors.
     """
-    found = _measured(working, exact, vector, image, seed)
-    return found if working.problem.dtype == torch.float64 else _or_another_draw(found, working, vector, image)
+    if working.problem.dtype == torch.float64:
+        draws = _DRAWS if working.problem.num_samples <= num_small(working) else 1
+        others = [_ratio([_apart(exact, vector, image, 1 + draw)]) for draw in range(draws)]
+        return max(_measured(working, exact, vector, image, seed), *others)
+    return _or_another_draw(_measured(working, exact, vector, image, seed), working, vector, image)
 
 
 def _measured(
@@ -196,10 +201,12 @@ def _weight(problem: Problem) -> float:
     return problem.weight_of(range(problem.num_samples))
 
 
-def _apart(exact: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor) -> tuple[float, float]:
-    true = exact.matvec(vector.double())
-    norm = float(exact.space.norm(true))
-    return float(exact.space.norm(true.sub_(image))), norm
+def _apart(exact: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor, seed: int = 0) -> tuple[float, float]:
+    with RandomRounding(seed):
+        true = exact.matvec(vector.double())
+    norm, own = float(exact.space.norm(true)), float(exact.space.norm(image.double()))
+    # errors are stated in proportion to what was computed, which may be the smaller one
+    return float(exact.space.norm(true.sub_(image))), min(norm, own) if own > 0 else norm
 
 
 def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
@@ -254,8 +261,7 @@ def measured_noise(
 ) -> float:
     """||fl(A v) - A v|| / ||A v|| for a random v, by samples drawn over all the data, on this process alone.
 
-    By rounded parameters (`sensitivity`) where float64 is not to be had; the unit of rounding where nothing is. In
-    float64 itself the unit of rounding, unless the products are far from symmetric (`or_asymmetry`).
+    By rounded parameters (`sensitivity`) where float64 is not to be had; the unit of rounding where nothing is.
     """
     eps = float(torch.finfo(problem.dtype).eps)
     try:
@@ -265,8 +271,6 @@ def measured_noise(
         vector = working.space.normal(seed, 7, 1)
         vector = vector / working.space.norm(vector)
         image, symmetry = symmetry_of(working, vector, seed)
-        if problem.dtype == torch.float64:
-            return or_asymmetry(eps, symmetry, working.space.dim)
         try:
             size = max(1, working.batch_size // 2)
             exact = kind(part.restricted(range(part.num_samples), torch.float64), batch_size=size, **PLAINLY)
@@ -283,19 +287,19 @@ def measured_noise(
 def size_in_float64(
     kind: type[CurvatureOperator], problem: Problem, memory_budget: int | None = None, seed: int = 0
 ) -> float:
-    """2 sqrt(P) ||A v||, the largest of a few random unit vectors v in float64: an estimate of ||A||_F from above.
+    """2 sqrt(P) ||A v||, the largest of a few random unit vectors v in float64 under random rounding: an estimate of
+    ||A||_F from above, of what float64 can tell of it.
 
-    By samples drawn over all the data, on this process alone; 0 in float64 itself, or where it is not to be had.
+    By samples drawn over all the data, on this process alone; 0 where it is not to be had.
     """
-    if problem.dtype == torch.float64:
-        return 0.0
     with suppress(*FAILURES):
         rows = problem.spread(num_drawn(kind, problem, memory_budget))
         exact = kind(problem.restricted(rows, torch.float64), memory_budget=memory_budget, **PLAINLY)
         norms = [0.0]
         for number in range(1, 2 + _MORE_VECTORS):
             vector = exact.space.normal(seed, 7, number)
-            norms.append(float(exact.space.norm(exact.matvec(vector / exact.space.norm(vector)))))
+            with RandomRounding(number):
+                norms.append(float(exact.space.norm(exact.matvec(vector / exact.space.norm(vector)))))
         return 2 * math.sqrt(exact.space.dim) * max(norms) if all(map(math.isfinite, norms)) else 0.0
     return 0.0
 

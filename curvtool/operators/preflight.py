@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ from curvtool.operators.noise import (
     symmetry_of,
 )
 from curvtool.operators.product_ways import WAYS
+from curvtool.operators.random_rounding import RandomRounding
 from curvtool.problem.cuts import spread
 from curvtool.problem.locate import located
 
@@ -233,17 +235,19 @@ def _finite_difference(
 
 
 def preflight_jacobian(problem: Problem) -> Preflight:
-    """The noise floor of Jacobian norms: the largest relative difference from float64 over a few examples."""
+    """The noise floor of Jacobian norms: the largest relative difference from float64 under random rounding over a few
+    examples."""
     rows = problem.spread(NUM_EXAMPLES)
     missing = dict.fromkeys(("symmetry", "finite_difference"), "no Hessian product takes part")
     try:
-        norms = []
+        norms: list[np.ndarray] = []
         for dtype in (problem.dtype, torch.float64):
             jacobian = InputJacobian(problem.restricted(rows, dtype), memory_budget=2**30, form="torch")
             if jacobian.output_dim > MAX_OUTPUTS:
                 missing["noise_floor"] = f"more than {MAX_OUTPUTS} outputs"
                 return Preflight(len(rows), None, None, None, missing)
-            norms.append(jacobian.materialize().double().flatten(1).norm(dim=1).cpu().numpy())
+            with RandomRounding() if norms else nullcontext():
+                norms.append(jacobian.materialize().double().flatten(1).norm(dim=1).cpu().numpy())
     except (OutOfMemory, TypeError, RuntimeError) as error:
         missing["noise_floor"] = str(error).strip().splitlines()[0][:200]
         return Preflight(len(rows), None, None, None, missing)

@@ -13,8 +13,8 @@ def add_common_warnings(stage: Stage, operator: CurvatureOperator, is_zero: bool
     if stage.noise > rtol and not operator.execution.is_approximate:  # CT217 covers these
         exact = stage.problem.dtype == torch.float64
         remedy = (
-            "the model gives other values each time it is called, or the products are not symmetric (losses that "
-            "float64 rounds to zero)"
+            "float64 itself loses digits (a loss or a probability that saturates; --operator ggn does not form that "
+            "difference), or the model gives other values each time it is called"
             if exact
             else "--dtype float64 for better ones"
         )

@@ -33,6 +33,17 @@ def test_against_the_dense_matrices(case):
             assert deviation < 1e-10, (name, what, deviation)
 
 
+@pytest.mark.parametrize("check", ["fast", "full", "none"])
+def test_estimators_take_them_in_float32(check):
+    case = CASES[0]
+    for name, operator, dense in wrapped(case, dtype=torch.float32):
+        top = eigenvalues(operator, 1, check=check).eigenvalues[0]
+        largest = float(torch.linalg.eigvalsh(dense)[-1])
+        assert abs(top.value - largest) <= top.error_bound + 1e-5 * abs(largest), name
+        found = trace(operator, method="exact")
+        assert found.value == pytest.approx(float(dense.trace()), rel=1e-4, abs=1e-4 * float(dense.norm())), name
+
+
 def test_estimators_take_them():
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(30, 30, generator=generator, dtype=torch.float64)

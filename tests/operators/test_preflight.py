@@ -20,7 +20,7 @@ def test_passes_on_every_case(case):
     if checks.finite_difference is not None:
         assert checks.finite_difference < 1e-3
     exact = preflight_curvature(case.problem(torch.float64))
-    assert exact.noise_floor == 0.0
+    assert 0 < exact.noise_floor < 1e-13  # float64 rounds too
     assert exact.symmetry < 1e-12
 
 

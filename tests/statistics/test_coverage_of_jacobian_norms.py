@@ -129,7 +129,7 @@ def test_a_spread_made_by_one_example_has_an_interval_that_holds(others):
         drawn = [rng.normal(size=(12, len(each))) * np.sqrt(each) for each in spectra]
         gram = torch.from_numpy(np.stack([each @ each.T for each in drawn]))
         rest = gram.diagonal(dim1=1, dim2=2).mean(1).numpy()
-        found = frobenius_norms(np.zeros(len(spectra)), rest, cosines_of_pairs(gram).numpy(), 12)
+        found = frobenius_norms(np.zeros(len(spectra)), rest, cosines_of_pairs(gram).numpy(), 12, np.ones(len(spectra)))
         low, high = found.summary(1e-9).bounds["std"]
         held.append(low <= true <= high)
     assert np.mean(held) >= 0.91  # 0.83 and 0.885 where both sides are taken to be alike

@@ -88,11 +88,17 @@ def run(stage: Stage, analysis: Settings) -> JacNorm:
 
 
 def _warn(stage: Stage, result: JacobianNormsResult) -> None:
-    if stage.noise > 1e-3:
+    if stage.noise > 1e-3 and stage.problem.dtype == torch.float64:
+        stage.warn(
+            "CT205",
+            f"float64 itself loses digits: rounding moves norms by up to {stage.noise:.1e} (outputs that saturate, as "
+            "those of a softmax near 0 and 1): take the outputs before it (the logits)",
+        )
+    elif stage.noise > 1e-3:
         stage.warn(
             "CT205",
             f"norms in {stage.dtype_name} differ from float64 by up to {stage.noise:.1e} (kinks of ReLU that rounding "
-            "crosses): --dtype float64 for better numbers",
+            "crosses, outputs that saturate): --dtype float64 for better numbers",
         )
     if not result.exact:
         stage.warn(

@@ -146,9 +146,15 @@ class NormEstimates:
         self, apart: np.ndarray, rows: np.ndarray, first: np.ndarray, drawn: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """How far each norm may lie towards the mean, and away from it: a few of few degrees may make all of the
-        spread, and theirs are far from alike. Those of no probe count with what an iteration leaves elsewhere."""
+        spread, and theirs are far from alike. Those of no probe count in `_iteration_in_std`."""
         below, above = (np.abs(side[rows] - first) * drawn for side in self.bounds)
         return np.where(apart > 0, below, above), np.where(apart > 0, above, below)
+
+    def _iteration_in_std(self, rows: np.ndarray, first: np.ndarray, drawn: np.ndarray) -> float:
+        """How far what an iteration leaves may move the standard deviation: no farther than the root mean square of the
+        moves, since the deviation of a sum is at most the sum of the deviations."""
+        sides = np.stack([np.abs(side[rows] - first) for side in self.bounds]).max(axis=0) * ~drawn
+        return math.sqrt(float((sides**2).mean()))
 
     def summary(self, noise: float, rows: np.ndarray | None = None) -> NormSummary:
         """The distribution over these rows, all if None.
@@ -178,11 +184,12 @@ class NormEstimates:
             for side in self._sides_of_distance(apart, rows, first, stderr > 0)
         )
         rounding = noise * (mean + math.sqrt(variance))
+        left = rounding + self._iteration_in_std(rows, first, stderr > 0)
         bounds = {
             "mean": (mean - below - rounding, mean + above + rounding),
             "std": (
-                math.sqrt(max(variance - towards, 0.0)) - rounding,
-                math.sqrt(variance + away) + rounding,
+                math.sqrt(max(variance - towards, 0.0)) - left,
+                math.sqrt(variance + away) + left,
             ),
             "min": (float(least.min()), float(most.min())),
             "median": (float(np.median(low)), float(np.median(high))),
