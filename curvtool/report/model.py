@@ -47,7 +47,7 @@ class PreflightChecks(Record):
     symmetry: float | None
     finite_difference: float | None
     noise_floor: float | None = Field(
-        description="relative distance of the working dtype's product from float64's under random rounding"
+        description="relative distance of a product from float64's; in float64 from that under random rounding"
     )
     gradient_error: float | None = Field(
         default=None, description="what rounding may do to grad_norm, absolute; null in float64 and where not known"
