@@ -22,12 +22,12 @@ Completion = Callable[..., list[str]]
 Context = typer.Context
 
 
-def one_of(flag: str, choices: Iterable[str]) -> Callable[[str], str]:
+def one_of(flag: str, choices: Iterable[str]) -> Callable[[str | None], str | None]:
     """A check of an option's value, for `typer.Option(callback=…)`; it raises CT001 where there is no such choice."""
     known = tuple(choices)
 
-    def check(value: str) -> str:
-        if value not in known:
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in known:
             raise UsageError(
                 "CT001", f"unknown value for {flag}", expected=", ".join(known), received=repr(value),
                 remedy=suggest(value, known),

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from curvtool.cli import interruption
+from curvtool.cli import completion, interruption
 from curvtool.cli.options import Output, with_options
 from curvtool.config.section import refuse_unless
 from curvtool.errors import EXIT_INTERRUPTED, EXIT_RESUMABLE, UsageError
 
 _HELP = "Checkpoints of a training run, as 'runs/*/step_*.pt' in quotes; in the order of their last number."
+_WARM_START = {"auto": "auto", "always": "warm", "never": "cold"}  # and what a row says
 _OWN = {
     "shard": Annotated[
         str | None,
@@ -36,12 +37,15 @@ _OWN = {
             show_default=False,
         ),
     ],
-    "start": Annotated[
-        str,
+    "warm_start": Annotated[
+        str | None,
         typer.Option(
-            "--start",
-            metavar="WORD",
-            help="auto, cold or warm: auto measures what pays (default auto).",
+            "--warm-start",
+            metavar="|".join(_WARM_START),
+            callback=completion.one_of("--warm-start", tuple(_WARM_START)),
+            autocompletion=completion.words(tuple(_WARM_START)),
+            help="Searches begin with the eigenvectors of the checkpoint before; auto measures whether that pays "
+            "(default auto).",
             show_default=False,
         ),
     ],
@@ -63,7 +67,8 @@ def track(flags: dict[str, Any], output: Output) -> None:
     from curvtool.threads import fit
     from curvtool.tracking.checkpoints import found_by
 
-    pattern, shard, start = flags.pop("checkpoint"), flags.pop("shard"), flags.pop("start") or "auto"
+    pattern, shard = flags.pop("checkpoint"), flags.pop("shard")
+    start = _WARM_START[flags.pop("warm_start") or "auto"]
     paths = found_by(pattern, shard)
     errors = make_console(output, stderr=True)
     if not paths:

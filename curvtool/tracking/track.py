@@ -61,7 +61,7 @@ class Track:
     ) -> None:
         if start not in STARTS:
             raise UsageError(
-                "CT001", f"no such start {start!r}", expected=", ".join(STARTS), received=start, remedy="--start auto"
+                "CT001", f"no such start {start!r}", expected=", ".join(STARTS), received=start, remedy="start='auto'"
             )
         if shard is not None:
             target = target.with_name(f"{target.stem}.{shard.replace('/', '-of-')}{target.suffix}")
