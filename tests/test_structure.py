@@ -20,7 +20,6 @@ FILES = {
     "operators/execution.py": "how a batch's product is run",
     "operators/noise.py": "every way that rounding is looked at",
     "problem/problem.py": "model, data and loss, and what they are asked for",
-    "report/comparison.py": "what two runs have in common, and what differs",
     "resume/ledger.py": "what a run remembers, and the observer that has it look",
 }
 FUNCTIONS = {

@@ -16,7 +16,8 @@ from curvtool.render.analyses import title_of
 from curvtool.render.chart_types import Chart, Series
 from curvtool.render.numbers import number, percent, percents, with_error
 from curvtool.render.table_parts import least_width, markdown_table, new_table
-from curvtool.report.comparison import ComparedQuantity, Comparison, Difference
+from curvtool.report.comparison import Comparison
+from curvtool.report.difference import ComparedQuantity, Difference
 from curvtool.report.numbers import ComparedValue
 from curvtool.vocabulary import MATRICES
 from curvtool.words import counted

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from curvtool.report.comparison import LEVEL, difference_of
+from curvtool.report.difference import difference_of
+from curvtool.report.numbers import LEVEL
 
 MOST_ALARMS = 0.05 + 3.1 * (0.05 * 0.95 / 300) ** 0.5  # of 300 pairs: by chance one test of 1,000 has more
 

@@ -15,7 +15,7 @@ from curvtool import MatrixOperator, eigenvalues
 from curvtool.analyses.eigs.recording import eigs_record
 from curvtool.analyses.eigs.settings import Settings as EigsSettings
 from curvtool.report import numbers
-from curvtool.report.comparison import ComparedQuantity, difference_of, look_for_missed
+from curvtool.report.difference import ComparedQuantity, difference_of, look_for_missed
 
 STAGE = SimpleNamespace(problem=SimpleNamespace(device=torch.device("cpu")))
 _RNG = np.random.default_rng(0)

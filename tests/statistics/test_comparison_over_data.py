@@ -14,7 +14,8 @@ from curvtool.analyses.eigs.recording import eigenvalue_record
 from curvtool.analyses.jacnorm.recording import jacnorm_record
 from curvtool.analyses.jacnorm.settings import Settings as JacnormSettings
 from curvtool.report import numbers
-from curvtool.report.comparison import LEVEL, difference_of
+from curvtool.report.difference import difference_of
+from curvtool.report.numbers import LEVEL
 
 LAWS = {
     "outliers": lambda: covariance([10, 5, 3] + [1] * 37),

@@ -14,7 +14,7 @@ from curvtool.estimators.accuracy.shares import Form, share_interval
 from curvtool.estimators.density_result import smoothed
 from curvtool.linalg.intervals import beta_probability
 from curvtool.linalg.quadrature import Quadrature
-from curvtool.report.comparison import difference_of
+from curvtool.report.difference import difference_of
 from curvtool.report.numbers import LEVEL, share_of
 from curvtool.report.share import Share
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from curvtool.report import numbers
-from curvtool.report.comparison import difference_of
+from curvtool.report.difference import difference_of
 
 LEVEL = 0.05
 NUM = 600
