@@ -202,7 +202,7 @@ def test_float32_norms_hold_within_their_intervals(activation):
             assert np.all((interval[0] <= norms) & (norms <= interval[1]))
 
 
-def test_noise_widens_every_interval():
+def test_noise_widens_every_interval(monkeypatch):
     jacobian = InputJacobian(wide())
     quiet, loud = (jacobian_norms(jacobian, noise=noise) for noise in (None, 1e-3))
     assert np.ptp(quiet.frobenius_interval, axis=0).max() < 1e-12
@@ -211,7 +211,9 @@ def test_noise_widens_every_interval():
     low, high = loud.summary("spectral").bounds["max"]
     assert high - low >= 2e-3 * loud.spectral.max()
     jacobian.noise = 1e-3
-    assert jacobian_norms(jacobian).noise == loud.noise
+    assert jacobian_norms(jacobian).noise < 1e-12  # what the listed examples show is better known
+    monkeypatch.setattr("curvtool.estimators.jacobian_norms.noise_over_data", lambda *_: None)
+    assert jacobian_norms(jacobian).noise == loud.noise  # where they show nothing
 
 
 @pytest.mark.parametrize("num,outputs", [(1, 1), (1, 5), (3, 1), (2, 2)])
