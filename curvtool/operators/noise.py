@@ -61,10 +61,10 @@ def _has_images(problem: Problem) -> bool:
 def distance(
     working: CurvatureOperator, exact: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor, seed: int = 0
 ) -> float:
-    """||fl(A v) - A v|| over the smaller one's norm, A v in float64 under random rounding; infinite where the image is
-    not finite.
+    """||fl(A v) - A v|| over the smaller one's norm, A v in float64; infinite where the image is not finite.
 
-    The larger of what is measured (`_measured`) and of what other draws of rounding would make of it.
+    In float64 itself, and where the loss is nearly zero, A v is under random rounding. The larger of what is measured
+    (`_measured`) and of what other draws of rounding would make of it.
 
     Args:
         working: the matrix in the working precision.
@@ -75,7 +75,7 @@ def distance(
     """
     if working.problem.dtype == torch.float64:
         draws = _DRAWS if working.problem.num_samples <= num_small(working) else 1
-        others = [_ratio([_apart(exact, vector, image, 1 + draw)]) for draw in range(draws)]
+        others = [_ratio([_apart(exact, vector, image, True, 1 + draw)]) for draw in range(draws)]
         return max(_measured(working, exact, vector, image, seed), *others)
     return _or_another_draw(_measured(working, exact, vector, image, seed), working, vector, image)
 
@@ -90,17 +90,18 @@ def _measured(
     (the error may lie in the direction of a leading eigenvector).
     """
     space = working.space
+    at_random = working.problem.dtype == torch.float64 or _is_saturated(working)
     if working.problem.num_samples > num_small(working):
-        return _ratio([_apart(exact, vector, image)])
+        return _ratio([_apart(exact, vector, image, at_random)])
     for each in (working, exact):
         each.execution.mode = "kept"  # the same products, and several of them
-    vectors, images, pairs = [vector], [image], [_apart(exact, vector, image)]
+    vectors, images, pairs = [vector], [image], [_apart(exact, vector, image, at_random)]
     for number in range(2, 2 + _MORE_VECTORS):
         other = space.normal(seed, 7, number)
         other = other / space.norm(other)
         vectors.append(other)
         images.append(working.matvec(other))
-        pairs.append(_apart(exact, other, images[-1]))
+        pairs.append(_apart(exact, other, images[-1], at_random))
     leading: list[torch.Tensor] = []
     for product in images[: space.dim]:
         rest = product
@@ -109,7 +110,7 @@ def _measured(
         length = float(space.norm(rest))
         if math.isfinite(length) and length > _IN_THE_SPAN * float(space.norm(product)):
             leading.append(rest / length)
-    beside = [_apart(exact, one, working.matvec(one)) for one in leading]
+    beside = [_apart(exact, one, working.matvec(one), at_random) for one in leading]
     size = math.sqrt(sum(norm**2 for _, norm in pairs) / len(pairs))
     found = max(_ratio([(gap, size) for gap, _ in pairs]), _ratio(beside))
     form = space.in_double().gram(torch.stack(vectors).double(), torch.stack(images).double())
@@ -176,6 +177,8 @@ def beyond_kinks(working: CurvatureOperator, problem: Problem, vector: torch.Ten
     """
     if working.problem.num_samples == problem.num_samples:  # none is left out of the noise as it was measured
         return 0.0
+    if problem.dtype == torch.float64:  # there is nothing finer to show where its kinks lie
+        return 0.0
     with suppress(*FAILURES):  # a model that cannot be watched, or that has no float64
         return _beyond_kinks(working, problem, vector, image)
     return 0.0
@@ -204,8 +207,10 @@ def _weight(problem: Problem) -> float:
     return problem.weight_of(range(problem.num_samples))
 
 
-def _apart(exact: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor, seed: int = 0) -> tuple[float, float]:
-    with RandomRounding(seed) if image.dtype == torch.float64 or _is_saturated(exact) else nullcontext():
+def _apart(
+    exact: CurvatureOperator, vector: torch.Tensor, image: torch.Tensor, at_random: bool, seed: int = 0
+) -> tuple[float, float]:
+    with RandomRounding(seed) if at_random else nullcontext():
         true = exact.matvec(vector.double())
     norm, own = float(exact.space.norm(true)), float(exact.space.norm(image.double()))
     # errors are stated in proportion to what was computed, which may be the smaller one
